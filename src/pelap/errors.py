@@ -1,0 +1,17 @@
+"""Mistakes a user can make and mend. The command line prints them in one line and exits 2."""
+
+
+class PelapError(Exception):
+    """Base of every error that names a value, what was expected, and what to do."""
+
+
+class ConfigError(PelapError):
+    """A setting, preset or override that cannot be used."""
+
+
+class DataError(PelapError):
+    """Pictures that cannot be found, read or used at the asked size."""
+
+
+class RunError(PelapError):
+    """A run folder that is missing, incomplete, or in the way."""

@@ -1,0 +1,93 @@
+"""The contract of a run folder: one place that knows its file names. No torch here.
+
+    runs/NAME/
+      config.json               the whole resolved RunConfig
+      metrics.jsonl             one JSON object a line
+      checkpoints/step_N/       resumable state
+      model/                    a diffusers pipeline folder, safetensors only
+      evaluation.json           what `pelap evaluate` measured
+      evaluation_pictures.npz   uint8 (N, H, W, 3): originals, reconstructions,
+                                masked_reconstructions, samples
+      figures/*.png  report.html
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pelap.config import RunConfig, load_config
+from pelap.errors import RunError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside one run folder, and readers for its small files."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def evaluation_path(self) -> Path:
+        return self.path / "evaluation.json"
+
+    @property
+    def pictures_path(self) -> Path:
+        return self.path / "evaluation_pictures.npz"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    def config(self) -> RunConfig:
+        return load_config(self.config_path)
+
+    def metrics(self, split: str | None = None) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl, of one split ("train", "validation") if given."""
+        if not self.metrics_path.exists():
+            return []
+        lines = [json.loads(line) for line in self.metrics_path.read_text().splitlines()]
+        return [line for line in lines if split is None or line["split"] == split]
+
+    def evaluation(self) -> dict[str, Any]:
+        """What `pelap evaluate` wrote.
+
+        Raises:
+            RunError: If the run has not been evaluated.
+        """
+        if not self.evaluation_path.exists():
+            raise RunError(f"{self.path} has no evaluation.json: run `pelap evaluate {self.path}` first.")
+        return json.loads(self.evaluation_path.read_text())
+
+
+def open_run(path: Path | str) -> RunFolder:
+    """The run folder at `path`.
+
+    Raises:
+        RunError: If there is no folder, or it holds no config.json.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise RunError(f"No run folder at {path}: make one with `pelap train PRESET --output {path}`.")
+    if not (path / "config.json").is_file():
+        raise RunError(f"{path} is not a run folder: it holds no config.json.")
+    return RunFolder(path)

@@ -1,0 +1,128 @@
+"""What a run says while it trains: metrics.jsonl, a progress bar, any accelerate tracker."""
+
+import json
+import sys
+import time
+from typing import Any
+
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from pelap.config import RunConfig, to_dict
+from pelap.errors import RunError
+from pelap.run_folder import RunFolder
+from pelap.training.checkpoint import write_text
+from pelap.training.step import StepOutput
+
+
+class Tracker:
+    """Writes a run's metrics and shows its progress, on the main process only."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        config: RunConfig,
+        first_step: int,
+        total_steps: int,
+    ):
+        self.folder = folder
+        self.accelerator = accelerator
+        self.config = config
+        self.num_steps = first_step
+        self.clock = (time.perf_counter(), first_step)
+        self.console = Console(stderr=True, quiet=not accelerator.is_main_process)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[losses]}"),
+            console=self.console,
+            disable=not (accelerator.is_main_process and sys.stderr.isatty()),
+        )
+        self.task = self.progress.add_task(
+            folder.name, total=total_steps, completed=first_step, losses=""
+        )
+
+    def __enter__(self) -> "Tracker":
+        if self.config.run.tracker is not None:
+            settings = {f"{a}.{k}": str(v) for a, b in to_dict(self.config).items()
+                        if isinstance(b, dict) for k, v in b.items()}  # fmt: skip
+            self.accelerator.init_trackers("pelap", settings)
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+        self.accelerator.end_training()
+
+    def advance(self, step: int) -> None:
+        """Move the bar to `step`."""
+        self.progress.update(self.task, completed=step)
+
+    def images_per_second(self, step: int) -> float:
+        """Throughput of all processes together since the last call."""
+        now = time.perf_counter()
+        then, last = self.clock
+        self.clock = (now, step)
+        return (step - last) * self.config.data.batch_size / (now - then)
+
+    def record(self, split: str, step: int, epoch: float, output: StepOutput, **more: float) -> None:
+        """Write one line of metrics.
+
+        Args:
+            split: "train" or "validation".
+            step: Optimiser steps done.
+            epoch: Passes over the training pictures done, with fraction.
+            output: Already averaged over the processes.
+            more: Further figures of the line.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        losses = {name: float(value) for name, value in output.losses.named().items()}
+        mask = _rounded(output.mask_mean)
+        line: dict[str, Any] = {"split": split, "step": step, "epoch": epoch, **losses}
+        line |= {"mask_mean": mask, **more}
+        with self.folder.metrics_path.open("a") as metrics:
+            metrics.write(json.dumps(line) + "\n")
+        if self.config.run.tracker is not None:
+            scalars = losses | {"mask_mean": sum(mask) / len(mask)} | more
+            self.accelerator.log({f"{split}/{k}": v for k, v in scalars.items()}, step=step)
+        summary = _summary(losses, mask)
+        self.progress.update(self.task, losses=summary)
+        if split == "validation":
+            self.console.print(f"{self.folder.name} · epoch {epoch:g} · step {step} · {summary}")
+
+
+def keep_metrics_until(folder: RunFolder, step: int) -> None:
+    """Drop the lines of steps that will be taken again.
+
+    Raises:
+        RunError: If a line before them is broken.
+    """
+    if not folder.metrics_path.exists():
+        return
+    kept = []
+    for line in folder.metrics_path.read_text().splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            break  # the line that was being written when the run was killed
+        if values["step"] <= step:
+            kept.append(line)
+    if step > 0 and not kept:
+        raise RunError(f"{folder.metrics_path} has no line up to step {step}: the run is damaged.")
+    write_text(folder.metrics_path, "".join(line + "\n" for line in kept))
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [float(value) for value in values]
+
+
+def _summary(losses: dict[str, float], mask: list[float]) -> str:
+    short = {"total_loss": "loss", "reconstruction_loss": "rec", "diffusion_loss": "diff"}
+    shown = " ".join(f"{label} {losses[name]:.4f}" for name, label in short.items())
+    return f"{shown} mask {sum(mask) / len(mask):.4f}"
