@@ -23,7 +23,7 @@ _HOMES = {
     "write_report": "pelap.report",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605 - a list of str
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

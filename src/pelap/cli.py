@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pelap import __version__
-from pelap.config import RunConfig, load_config, validate
+from pelap.config import RunConfig, as_option, load_config, validate
 from pelap.errors import ConfigError, PelapError
 from pelap.presets import PRESETS, get_preset
 
@@ -91,7 +91,7 @@ def _unknown_setting(name: str, config: RunConfig) -> str:
     import difflib
 
     known = [
-        f"--{group.name}.{field.name.replace('_', '-')}"
+        as_option(f"{group.name}.{field.name}")
         for group in dataclasses.fields(config)
         if dataclasses.is_dataclass(getattr(config, group.name))
         for field in dataclasses.fields(getattr(config, group.name))
@@ -104,8 +104,8 @@ def _unknown_setting(name: str, config: RunConfig) -> str:
 def _one_line(text: str) -> str:
     """What tyro complains of, without its box, its help and its candidates."""
     words = " ".join(text.replace("│", " ").split())
-    found = re.search(r"(--\S+?): (.*?)(?: -{9,}| Got errors:|$)", words)
-    return f"{found[1]}: {found[2].rstrip('.')}." if found else words.strip("╭╮╰╯─ ")
+    sections = re.split(r" -{9,} ", words)  # title, complaint, help
+    return sections[min(1, len(sections) - 1)].split(" Got errors:")[0].strip("╭╮╰╯─ ")
 
 
 def _is_number(token: str) -> bool:

@@ -6,8 +6,10 @@ is saved with the run as config.json and reloads from it.
 
 import dataclasses
 import json
+import operator
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +27,7 @@ class DataConfig:
     """Where the pictures come from and how they are cut into batches."""
 
     source: DataSource = "photos"
-    """photos (embedded, no download), cifar10, folder (class folders) or dataset (hub id, parquet)."""
+    """photos (embedded), cifar10, folder (class folders) or dataset (hub id, parquet)."""
     path: str | None = None
     """Folder, parquet file or hub id; cifar10 finds $PELAP_DATA/cifar10 without it."""
     size: int = 32
@@ -160,47 +162,79 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
+_RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
+    (
+        "a multiple of 8 above 0",
+        lambda value: value > 0 and value % 8 == 0,
+        ("data.size", "network.autoencoder_channels", "network.denoiser_channels"),
+    ),
+    (
+        "at least 1",
+        lambda value: value is None or value >= 1,
+        (
+            "data.batch_size",
+            "data.num_train",
+            "data.num_test",
+            "network.latent_channels",
+            "gate.hidden_channels",
+            "noise.num_timesteps",
+            "run.epochs",
+            "run.max_steps",
+            "run.log_every",
+            "run.checkpoint_every",
+            "run.keep_checkpoints",
+            "evaluation.batch_size",
+            "evaluation.num_samples",
+            "evaluation.num_steps",
+        ),
+    ),
+    (
+        "0 or more",
+        lambda value: value >= 0,
+        (
+            "run.seed",
+            "evaluation.seed",
+            "objective.reconstruction_weight",
+            "objective.kl_weight",
+            "objective.diffusion_weight",
+            "objective.sparsity_weight",
+            "optimizer.final_learning_rate",
+            "optimizer.weight_decay",
+            "optimizer.max_gradient_norm",
+        ),
+    ),
+    ("above 0", lambda value: value > 0, ("optimizer.learning_rate", "data.memory_gb")),
+    ("an even number above 2", lambda v: v > 2 and v % 2 == 0, ("network.time_channels",)),
+    ("in [0, 1)", lambda value: 0 <= value < 1, ("optimizer.ema_decay",)),
+    (
+        "between 0 and 1",
+        lambda value: 0 < value < 1,
+        ("gate.active_threshold", "noise.beta_start", "noise.beta_end"),
+    ),
+)
+
+
 def validate(config: RunConfig) -> None:
     """Refuse values that no run can use.
 
     Raises:
-        ConfigError: Names the setting, its value, and what it may be.
+        ConfigError: Names the setting, its value, and what it must be.
     """
-    c = config
-    rules = [
-        (c.data.size > 0 and c.data.size % 8 == 0, "data.size", c.data.size, "a multiple of 8"),
-        (c.data.batch_size > 0, "data.batch-size", c.data.batch_size, "at least 1"),
-        (c.data.num_train is None or c.data.num_train > 0, "data.num-train", c.data.num_train, "at least 1"),
-        (c.data.num_test is None or c.data.num_test > 0, "data.num-test", c.data.num_test, "at least 1"),
-        (c.network.latent_channels > 0, "network.latent-channels", c.network.latent_channels, "at least 1"),
-        (c.gate.hidden_channels > 0, "gate.hidden-channels", c.gate.hidden_channels, "at least 1"),
-        (c.network.time_channels > 2 and c.network.time_channels % 2 == 0, "network.time-channels", c.network.time_channels, "an even number above 2"),
-        (0 < c.gate.active_threshold < 1, "gate.active-threshold", c.gate.active_threshold, "between 0 and 1"),
-        (c.noise.num_timesteps > 0, "noise.num-timesteps", c.noise.num_timesteps, "at least 1"),
-        (0 < c.noise.beta_start <= c.noise.beta_end < 1, "noise.beta-start", c.noise.beta_start, "above 0 and at most noise.beta-end"),
-        (c.optimizer.learning_rate > 0, "optimizer.learning-rate", c.optimizer.learning_rate, "above 0"),
-        (c.optimizer.weight_decay >= 0, "optimizer.weight-decay", c.optimizer.weight_decay, "0 or more"),
-        (c.optimizer.max_gradient_norm >= 0, "optimizer.max-gradient-norm", c.optimizer.max_gradient_norm, "0 or more"),
-        (0 <= c.optimizer.ema_decay < 1, "optimizer.ema-decay", c.optimizer.ema_decay, "in [0, 1)"),
-        (c.run.epochs > 0, "run.epochs", c.run.epochs, "at least 1"),
-        (c.run.max_steps is None or c.run.max_steps > 0, "run.max-steps", c.run.max_steps, "at least 1"),
-        (c.run.log_every > 0, "run.log-every", c.run.log_every, "at least 1"),
-        (c.run.checkpoint_every is None or c.run.checkpoint_every > 0, "run.checkpoint-every", c.run.checkpoint_every, "at least 1"),
-        (c.run.keep_checkpoints > 0, "run.keep-checkpoints", c.run.keep_checkpoints, "at least 1"),
-        (c.evaluation.batch_size > 0, "evaluation.batch-size", c.evaluation.batch_size, "at least 1"),
-        (c.evaluation.num_samples > 0, "evaluation.num-samples", c.evaluation.num_samples, "at least 1"),
-        (0 < c.evaluation.num_steps <= c.noise.num_timesteps, "evaluation.num-steps", c.evaluation.num_steps, "from 1 to noise.num-timesteps"),
-    ]  # fmt: skip
-    for name in ("autoencoder_channels", "denoiser_channels"):
-        width = getattr(c.network, name)
-        rules.append(
-            (width > 0 and width % 8 == 0, f"network.{name.replace('_', '-')}", width, "a multiple of 8")
-        )
-    for loss, weight in dataclasses.asdict(c.objective).items():
-        rules.append((weight >= 0, f"objective.{loss.replace('_', '-')}", weight, "0 or more"))
-    for holds, name, value, expected in rules:
-        if not holds:
-            raise ConfigError(f"--{name} is {value!r}: it must be {expected}.")
+    for expected, holds, names in _RULES:
+        for name in names:
+            value = operator.attrgetter(name)(config)
+            if not holds(value):
+                raise ConfigError(f"{as_option(name)} is {value!r}: it must be {expected}.")
+    if config.noise.beta_start > config.noise.beta_end:
+        raise ConfigError("--noise.beta-start must be at most --noise.beta-end.")
+    steps, most = config.evaluation.num_steps, config.noise.num_timesteps
+    if steps > most:
+        raise ConfigError(f"--evaluation.num-steps is {steps}: it must be at most {most}.")
+
+
+def as_option(name: str) -> str:
+    """`group.field_name` as the command line spells it."""
+    return f"--{name.replace('_', '-')}"
 
 
 def settings_without_effect(config: RunConfig) -> list[str]:
@@ -209,7 +243,9 @@ def settings_without_effect(config: RunConfig) -> list[str]:
     default = RunConfig()
     if config.gate.kind == "open":
         if config.objective.sparsity_weight:
-            lines.append("objective.sparsity-weight has no effect: gate kind open has no mask to close.")
+            lines.append(
+                "objective.sparsity-weight has no effect: gate kind open has no mask to close."
+            )
         if config.gate.initial_score != default.gate.initial_score:
             lines.append("gate.initial-score has no effect: gate kind open has no predictor.")
     if config.data.source == "photos" and config.data.path is not None:
@@ -252,7 +288,9 @@ def _from_dict(cls: type, values: Any, where: str) -> Any:
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:
-        raise ConfigError(f"{where} has the unknown field {unknown[0]!r}: known are {', '.join(hints)}.")
+        raise ConfigError(
+            f"{where} has the unknown field {unknown[0]!r}: known are {', '.join(hints)}."
+        )
     arguments = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(hints[name]):
@@ -260,7 +298,9 @@ def _from_dict(cls: type, values: Any, where: str) -> Any:
         elif _fits(value, hints[name]):
             arguments[name] = value
         else:
-            raise ConfigError(f"{where}: {name} is {value!r}, which is not {_describe(hints[name])}.")
+            raise ConfigError(
+                f"{where}: {name} is {value!r}, which is not {_describe(hints[name])}."
+            )
     return cls(**arguments)
 
 

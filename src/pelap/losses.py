@@ -48,7 +48,7 @@ def kl_loss(mean: Tensor, logvar: Tensor) -> Tensor:
 
 
 def diffusion_loss(prediction: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error of the predicted noise, (B, C, h, w) (Ho et al., arXiv 2006.11239, eq. 14)."""
+    """Mean squared error of predicted noise, (B, C, h, w) (Ho et al., arXiv 2006.11239, eq. 14)."""
     return F.mse_loss(prediction, noise)
 
 

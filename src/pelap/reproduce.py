@@ -40,7 +40,9 @@ def reproduce(config: RunConfig, output: Path, lambdas: Sequence[float] = ()) ->
 def planned_runs(config: RunConfig, lambdas: Sequence[float]) -> dict[str, RunConfig]:
     """Configs of all runs by folder name: baseline first, then λ in falling order of notice."""
     if config.gate.kind == "open":
-        raise ConfigError(f"Preset {config.preset} has no gate: give the preset with one, e.g. paper.")
+        raise ConfigError(
+            f"Preset {config.preset} has no gate: give the preset with one, e.g. paper."
+        )
     own = config.objective.sparsity_weight
     runs = {"baseline": as_baseline(config)}
     for weight in dict.fromkeys([own, *lambdas]):

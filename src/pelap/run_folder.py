@@ -1,14 +1,14 @@
 """The contract of a run folder: one place that knows its file names. No torch here.
 
-    runs/NAME/
-      config.json               the whole resolved RunConfig
-      metrics.jsonl             one JSON object a line
-      checkpoints/step_N/       resumable state
-      model/                    a diffusers pipeline folder, safetensors only
-      evaluation.json           what `pelap evaluate` measured
-      evaluation_pictures.npz   uint8 (N, H, W, 3): originals, reconstructions,
-                                masked_reconstructions, samples
-      figures/*.png  report.html
+runs/NAME/
+  config.json               the whole resolved RunConfig
+  metrics.jsonl             one JSON object a line
+  checkpoints/step_N/       resumable state
+  model/                    a diffusers pipeline folder, safetensors only
+  evaluation.json           what `pelap evaluate` measured
+  evaluation_pictures.npz   uint8 (N, H, W, 3): originals, reconstructions,
+                            masked_reconstructions, samples
+  figures/*.png  report.html
 """
 
 import json
@@ -75,7 +75,9 @@ class RunFolder:
             RunError: If the run has not been evaluated.
         """
         if not self.evaluation_path.exists():
-            raise RunError(f"{self.path} has no evaluation.json: run `pelap evaluate {self.path}` first.")
+            raise RunError(
+                f"{self.path} has no evaluation.json: run `pelap evaluate {self.path}` first."
+            )
         return json.loads(self.evaluation_path.read_text())
 
 
@@ -87,7 +89,9 @@ def open_run(path: Path | str) -> RunFolder:
     """
     path = Path(path)
     if not path.is_dir():
-        raise RunError(f"No run folder at {path}: make one with `pelap train PRESET --output {path}`.")
+        raise RunError(
+            f"No run folder at {path}: make one with `pelap train PRESET --output {path}`."
+        )
     if not (path / "config.json").is_file():
         raise RunError(f"{path} is not a run folder: it holds no config.json.")
     return RunFolder(path)

@@ -1,6 +1,7 @@
 """Latents and images from noise, with diffusers' schedulers."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
@@ -70,7 +71,7 @@ def to_pipeline(system: LatentDiffusion) -> LatentDiffusionPipeline:
     )
 
 
-def build_sampler(name: str, forward_process: DDPMScheduler) -> DDPMScheduler:
+def build_sampler(name: str, forward_process: DDPMScheduler) -> Any:
     """The diffusers scheduler of that name for a trained forward process.
 
     Raises:
@@ -83,10 +84,11 @@ def build_sampler(name: str, forward_process: DDPMScheduler) -> DDPMScheduler:
 
 
 @torch.no_grad()
-def denoise(denoiser: PaperUNet, sampler: DDPMScheduler, noise: Tensor, num_steps: int) -> Tensor:
+def denoise(denoiser: PaperUNet, sampler: Any, noise: Tensor, num_steps: int) -> Tensor:
     """Latents (B, C, h, w) from standard normal noise of that shape, deterministic for a seed.
 
-    Ancestral samplers draw their noise from a generator seeded with 0 on the latents' device.
+    `sampler` is any diffusers scheduler: they share methods, not a base class. Ancestral ones draw
+    their noise from a generator seeded with 0 on the latents' device.
     """
     sampler.set_timesteps(num_steps, device=noise.device)
     latents = noise * sampler.init_noise_sigma

@@ -151,9 +151,7 @@ def build_system(config: RunConfig) -> LatentDiffusion:
             importance = ImportancePredictor(
                 network.latent_channels, config.gate.hidden_channels, config.gate.initial_score
             )
-    return LatentDiffusion(
-        autoencoder, denoiser, importance, gate, build_scheduler(config.noise)
-    )
+    return LatentDiffusion(autoencoder, denoiser, importance, gate, build_scheduler(config.noise))
 
 
 def latent_shape(config: RunConfig) -> tuple[int, int, int]:

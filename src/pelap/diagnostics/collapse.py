@@ -1,8 +1,9 @@
 """Tell a healthy latent diffusion model from an empty one.
 
-The noise loss cannot: it falls when the latent disappears. So three other things decide: whether
-the masks are open, whether the latents that reach the denoiser have any size beside unit noise, and
-whether the denoiser does better with the latent than without.
+The noise loss cannot: it falls when the latent disappears. So two other things decide: whether
+the masks are open, and whether the latents that reach the denoiser have any size beside unit noise.
+The denoiser's loss with zeros in the latent's place is reported with each verdict but decides
+nothing: also a sound denoiser may find zeros easier.
 """
 
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def judge(evidence: CollapseEvidence) -> CollapseVerdict:
         )
         return CollapseVerdict("shrunken", [*reasons, with_and_without])
     reasons.append(
-        f"{len(open_channels)} of {len(masks)} channels are open; the widest has standard deviation "
-        f"{widest:.3f}"
+        f"{len(open_channels)} of {len(masks)} channels are open; the widest has standard "
+        f"deviation {widest:.3f}"
     )
     return CollapseVerdict("healthy", [*reasons, with_and_without])

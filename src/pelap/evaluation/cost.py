@@ -70,7 +70,9 @@ def machine() -> str:
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
     features = torch.cpu.get_capabilities()
-    native = [name for name in ("amx_bf16", "avx512_bf16", "avx512_f", "avx2") if features.get(name)]
+    native = [
+        name for name in ("amx_bf16", "avx512_bf16", "avx512_f", "avx2") if features.get(name)
+    ]
     kind = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     return f"{kind}, {native[0]}" if native else kind
 

@@ -2,14 +2,13 @@
 
 import json
 import math
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator
 from diffusers.utils.pil_utils import make_image_grid
 from PIL import Image
 from torch import Tensor
@@ -17,14 +16,15 @@ from torch import Tensor
 from pelap.config import RunConfig
 from pelap.data import load_pictures
 from pelap.diagnostics import CollapseEvidence, judge
+from pelap.errors import ConfigError
 from pelap.evaluation.cost import count_parameters, machine, versions
 from pelap.evaluation.measure import Measurements, measure
-from pelap.errors import ConfigError
 from pelap.latent import build_gate
 from pelap.losses import gaussian_diffusion_loss, psnr_db
 from pelap.run_folder import RunFolder
 from pelap.sampling import SAMPLERS, load_pipeline, sample, to_uint8
 from pelap.system import LatentDiffusion
+from pelap.training.checkpoint import write_text
 
 NUM_BINS = 40
 """Bins of the mask histograms over [0, 1]."""
@@ -48,7 +48,7 @@ def evaluate_run(folder: RunFolder, config: RunConfig | None = None) -> dict[str
         DataError: If its pictures cannot be read.
     """
     config = config or folder.config()
-    device = PartialState().device
+    device = torch_device()
     system = load_system(folder, device)
     splits = load_pictures(config.data, config.run.seed)
     sums = measure(system, splits.test, config, device)
@@ -75,7 +75,7 @@ def sample_run(
     num_samples: int = 64,
     seed: int = 0,
 ) -> None:
-    """Draw pictures with a run's best model into `output`: a grid if it ends in .png, else a folder.
+    """Draw pictures with a run's best model: one grid if `output` ends in .png, else a folder.
 
     Raises:
         ConfigError: If the sampler, a count or `output` cannot be used.
@@ -90,7 +90,7 @@ def sample_run(
         raise ConfigError(f"--num is {num_samples}: it must be at least 1.")
     if output.exists():
         raise ConfigError(f"--output {output} exists already: choose another.")
-    system = load_system(folder, PartialState().device)
+    system = load_system(folder, torch_device())
     pictures = sample(
         system, config, num_samples=num_samples, sampler=sampler, num_steps=num_steps, seed=seed
     )
@@ -98,11 +98,18 @@ def sample_run(
     images = [Image.fromarray(x) for x in pictures.permute(0, 2, 3, 1).numpy()]
     if output.suffix.lower() == ".png":
         columns = math.ceil(math.sqrt(num_samples))
-        make_image_grid(_padded(images, columns), rows=-(-num_samples // columns), cols=columns).save(output)
+        make_image_grid(
+            _padded(images, columns), rows=-(-num_samples // columns), cols=columns
+        ).save(output)
         return
     output.mkdir()
     for index, image in enumerate(images):
         image.save(output / f"{index:05d}.png")
+
+
+def torch_device() -> torch.device:
+    """The device that accelerate would train on."""
+    return Accelerator().device
 
 
 def _padded(images: list[Image.Image], columns: int) -> list[Image.Image]:
@@ -185,15 +192,9 @@ def _histogram(masks: Tensor) -> dict[str, Any]:
 
 
 def _write(folder: RunFolder, result: dict[str, Any], shown: dict[str, Tensor]) -> None:
-    arrays = {name: x.permute(0, 2, 3, 1).cpu().numpy() for name, x in shown.items()}
-    pictures = _partial(folder.pictures_path)
-    with pictures.open("wb") as handle:
+    arrays: dict[str, Any] = {n: x.permute(0, 2, 3, 1).cpu().numpy() for n, x in shown.items()}
+    partial = folder.pictures_path.with_name(f".{folder.pictures_path.name}.partial")
+    with partial.open("wb") as handle:
         np.savez_compressed(handle, **arrays)
-    os.replace(pictures, folder.pictures_path)
-    text = _partial(folder.evaluation_path)
-    text.write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(text, folder.evaluation_path)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")
+    partial.replace(folder.pictures_path)
+    write_text(folder.evaluation_path, json.dumps(result, indent=2) + "\n")

@@ -24,7 +24,8 @@ class Moments:
 
     @classmethod
     def zeros(cls, num_channels: int) -> "Moments":
-        return cls(*torch.zeros(2, num_channels, dtype=torch.float64))
+        total, squares = torch.zeros(2, num_channels, dtype=torch.float64)
+        return cls(total, squares)
 
     def add(self, latents: Tensor) -> None:
         """Take in latents (B, C, h, w)."""

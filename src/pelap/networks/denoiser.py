@@ -27,9 +27,7 @@ class PaperUNet(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(
-        self, latent_channels: int = 4, base_channels: int = 64, time_channels: int = 128
-    ):
+    def __init__(self, latent_channels: int = 4, base_channels: int = 64, time_channels: int = 128):
         super().__init__()
         outer, inner = base_channels, 2 * base_channels
         self.sinusoid = Timesteps(time_channels, flip_sin_to_cos=False, downscale_freq_shift=1)
@@ -47,5 +45,7 @@ class PaperUNet(ModelMixin, ConfigMixin):
         full = self.down(sample, embedding)  # (B, outer, h, w)
         half = self.middle_in(F.avg_pool2d(full, 2), embedding)  # (B, inner, h/2, w/2)
         half = self.middle_out(half, embedding)  # (B, inner, h/2, w/2)
-        x = torch.cat([F.interpolate(half, scale_factor=2.0), full], dim=1)  # (B, inner+outer, h, w)
+        x = torch.cat(
+            [F.interpolate(half, scale_factor=2.0), full], dim=1
+        )  # (B, inner+outer, h, w)
         return UNet2DOutput(sample=self.out(self.up(x, embedding)))  # (B, C, h, w)

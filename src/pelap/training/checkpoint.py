@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -93,7 +94,7 @@ def load_checkpoint(
             for i, parameter in enumerate(ema.shadow_params):
                 parameter.copy_(shadow[str(i)])
             ema.optimization_step = state["ema_steps"]
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(
             f"Checkpoint {path} cannot be resumed ({reason}): remove it to use an older one."

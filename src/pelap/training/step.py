@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from pelap.config import Precision, RunConfig
@@ -62,6 +63,29 @@ def forward_step(system: nn.Module, images: Tensor, draws: Draws, config: RunCon
         output, images, draws.noise, config.objective, gated=config.gate.kind != "open"
     )
     return StepOutput(losses, output.gate.mask.detach().mean(dim=0))
+
+
+def training_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    draws: Draws,
+    config: RunConfig,
+    accelerator: Accelerator,
+) -> tuple[StepOutput, Tensor]:
+    """Forward, backward, clip, update.
+
+    Returns:
+        What the batch gave before the update, and the norm of its gradient before clipping.
+    """
+    model.train()
+    output = forward_step(model, images, draws, config)
+    accelerator.backward(output.losses.total_loss)
+    limit = config.optimizer.max_gradient_norm or float("inf")
+    norm = accelerator.clip_grad_norm_(model.parameters(), limit)
+    optimizer.step()
+    optimizer.zero_grad()
+    return output, torch.as_tensor(norm)
 
 
 def uses_bf16(precision: Precision, device: torch.device) -> bool:

@@ -70,7 +70,9 @@ class Tracker:
         self.clock = (now, step)
         return (step - last) * self.config.data.batch_size / (now - then)
 
-    def record(self, split: str, step: int, epoch: float, output: StepOutput, **more: float) -> None:
+    def record(
+        self, split: str, step: int, epoch: float, output: StepOutput, **more: float
+    ) -> None:
         """Write one line of metrics.
 
         Args:

@@ -22,7 +22,13 @@ from pelap.training.checkpoint import (
     save_checkpoint,
     write_folder,
 )
-from pelap.training.step import StepOutput, cosine_learning_rate, forward_step, make_draws
+from pelap.training.step import (
+    StepOutput,
+    cosine_learning_rate,
+    forward_step,
+    make_draws,
+    training_step,
+)
 from pelap.training.tracking import Tracker, keep_metrics_until
 
 
@@ -102,7 +108,7 @@ def resume(path: Path) -> RunFolder:
 def place(system: LatentDiffusion, config: RunConfig, device: torch.device) -> LatentDiffusion:
     """Move the networks to their device and memory format, and compile them if asked."""
     memory_format = torch.channels_last if config.run.channels_last else torch.preserve_format
-    system = system.to(device, memory_format=memory_format)
+    system = system.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
     if config.run.compile:
         for network in (system.autoencoder.encoder, system.autoencoder.decoder, system.denoiser):
             network.compile()
@@ -134,8 +140,8 @@ def _prepare(config: RunConfig, folder: RunFolder) -> Trainer:
         )
     if len(splits.test) < accelerator.num_processes:
         raise ConfigError(
-            f"{len(splits.test)} test pictures are too few for {accelerator.num_processes} processes: "
-            "each needs at least one."
+            f"{len(splits.test)} test pictures are too few for {accelerator.num_processes} "
+            "processes: each needs at least one."
         )
     system = place(build_system(config), config, accelerator.device)
     optimizer = build_optimizer(system, config)
@@ -186,16 +192,12 @@ def _train_step(trainer: Trainer, step: int) -> tuple[StepOutput, Tensor]:
         flips = torch.rand(size, generator=generator(config.run.seed, "flips", step))[share] < 0.5
     images = _images(trainer, trainer.splits.train, order[index * size :][:size][share], flips)
     draws = make_draws(config, size, "draws", step, accelerator.device).part(share)
-    trainer.model.train()
-    output = forward_step(trainer.model, images, draws, config)
-    accelerator.backward(output.losses.total_loss)
-    limit = config.optimizer.max_gradient_norm or float("inf")
-    norm = accelerator.clip_grad_norm_(trainer.model.parameters(), limit)
-    trainer.optimizer.step()
-    trainer.optimizer.zero_grad()
+    output, norm = training_step(
+        trainer.model, trainer.optimizer, images, draws, config, accelerator
+    )
     if trainer.ema is not None:
         trainer.ema.step(trainer.system.parameters())
-    return output, torch.as_tensor(norm)
+    return output, norm
 
 
 def _images(
@@ -217,8 +219,13 @@ def _share(accelerator: Accelerator, size: int) -> slice:
 def _average(accelerator: Accelerator, output: StepOutput) -> StepOutput:
     named = output.losses.named()
     values = torch.cat([torch.stack([v.detach() for v in named.values()]), output.mask_mean])
-    values = accelerator.reduce(values, reduction="mean")
-    return _unpack(values, list(named))
+    return _unpack(_reduced(accelerator, values, "mean"), list(named))
+
+
+def _reduced(accelerator: Accelerator, values: Tensor, how: str) -> Tensor:
+    reduced = accelerator.reduce(values, reduction=how)
+    assert isinstance(reduced, Tensor)
+    return reduced
 
 
 def _unpack(values: Tensor, names: list[str]) -> StepOutput:
@@ -267,8 +274,7 @@ def _validate(trainer: Trainer) -> StepOutput:
         named = output.losses.named()
         names = list(named)
         sums = sums + len(part) * torch.cat([torch.stack(list(named.values())), output.mask_mean])
-    total = accelerator.reduce(sums, reduction="sum")
-    return _unpack(total / len(trainer.splits.test), names)
+    return _unpack(_reduced(accelerator, sums, "sum") / len(trainer.splits.test), names)
 
 
 def _save_checkpoint(trainer: Trainer, step: int) -> None:

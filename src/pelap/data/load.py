@@ -1,0 +1,71 @@
+"""From the config to the pictures of both splits."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from pelap.config import DataConfig
+from pelap.data.folders import find_folder
+from pelap.data.photos import find_photos
+from pelap.data.pictures import DecodedPictures, Splits
+from pelap.data.tables import find_dataset
+from pelap.errors import DataError
+from pelap.seeding import generator
+
+CIFAR10_HUB_ID = "uoft-cs/cifar10"
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")  # fmt: skip  # noqa: E501
+
+
+def load_pictures(config: DataConfig, seed: int) -> Splits:
+    """The pictures of both splits, decoded into memory if `config.memory_gb` has room for them.
+
+    A source without a test split gives a tenth of its pictures, drawn by `seed`, for it.
+
+    Raises:
+        DataError: If pictures cannot be found, read or used at the asked size. One line.
+    """
+    train, test = _find(config, seed)
+    if test is None:
+        train, test = _hold_out_tenth(train, seed)
+    train = train.select(slice(config.num_train))
+    test = test.select(slice(config.num_test))
+    num_bytes = (len(train) + len(test)) * 3 * config.size**2
+    if num_bytes <= config.memory_gb * 1e9:
+        return Splits(train.in_memory(), test.in_memory())
+    for pictures in (train, test):  # a wrong size should show now, not at some later step
+        pictures.fetch(torch.tensor([0]))
+    return Splits(train, test)
+
+
+def _find(config: DataConfig, seed: int) -> tuple[DecodedPictures, DecodedPictures | None]:
+    if config.source == "photos":
+        return find_photos(config, seed)
+    if config.source == "folder":
+        return find_folder(config)
+    if config.source == "cifar10":
+        path = config.path or _local_cifar10() or CIFAR10_HUB_ID
+        columns = replace(config, path=path, image_column="img", label_column="label")
+        return find_dataset(columns, CIFAR10_CLASSES)
+    return find_dataset(config)
+
+
+def _local_cifar10() -> str | None:
+    root = os.environ.get("PELAP_DATA")
+    folder = Path(root) / "cifar10" if root else None
+    return str(folder) if folder and folder.is_dir() else None
+
+
+def _hold_out_tenth(
+    pictures: DecodedPictures, seed: int
+) -> tuple[DecodedPictures, DecodedPictures]:
+    if len(pictures) < 2:
+        raise DataError(
+            "There is 1 picture and no test split: at least 2 are needed, one for each split."
+        )
+    # The stream of the photos source, which never needs this.
+    order = torch.randperm(len(pictures), generator=generator(seed, "photos"))
+    num_test = max(1, len(pictures) // 10)
+    in_order = order[num_test:].sort().values
+    return pictures.select(in_order), pictures.select(order[:num_test].sort().values)

@@ -1,0 +1,40 @@
+"""Fixtures that several test files share."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pelap.config import RunConfig
+from pelap.presets import tiny
+from pelap.run_folder import RunFolder
+from pelap.training import train
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def tiny_config() -> RunConfig:
+    """The tiny preset cut to one epoch of eight steps."""
+    config = tiny()
+    return replace(
+        config,
+        data=replace(config.data, num_train=128, num_test=32),
+        run=replace(config.run, epochs=1),
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A finished run of the tiny preset."""
+    return train(tiny(), tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def cifar10() -> Path:
+    """The real CIFAR-10, or a skip that says why."""
+    root = os.environ.get("PELAP_DATA")
+    if not root or not (Path(root) / "cifar10").is_dir():
+        pytest.skip("PELAP_DATA names no folder with cifar10/")
+    return Path(root) / "cifar10"

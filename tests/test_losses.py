@@ -1,0 +1,114 @@
+"""Every loss against numpy or a closed form."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributions import Normal, kl_divergence
+
+from pelap.config import ObjectiveConfig
+from pelap.latent import GateOutput
+from pelap.losses import (
+    diffusion_loss,
+    gaussian_diffusion_loss,
+    kl_loss,
+    objective,
+    psnr_db,
+    reconstruction_loss,
+    sparsity_loss,
+)
+from pelap.presets import paper
+from pelap.system import LatentBatch, SystemOutput, build_scheduler
+
+
+def test_squared_errors_against_numpy():
+    a, b = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    expected = np.mean((a.numpy() - b.numpy()) ** 2)
+    assert reconstruction_loss(a, b).item() == pytest.approx(expected, rel=1e-5)
+    assert diffusion_loss(a, b).item() == pytest.approx(expected, rel=1e-5)
+
+
+@given(st.floats(-3, 3), st.floats(-4, 4))
+def test_kl_against_torch_distributions(mean: float, logvar: float):
+    expected = kl_divergence(Normal(mean, math.exp(logvar / 2)), Normal(0.0, 1.0))
+    actual = kl_loss(torch.full((2, 4, 3, 3), mean), torch.full((2, 4, 3, 3), logvar))
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)
+
+
+def test_kl_is_zero_for_the_prior():
+    assert kl_loss(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2)).item() == 0
+
+
+def test_sparsity_is_the_mean_mask():
+    assert sparsity_loss(torch.tensor([[0.0, 1.0], [0.5, 0.1]])).item() == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(("std", "expected"), [(1.0, 0.276), (0.1, 0.041), (0.01, 0.0023)])
+def test_gaussian_loss_is_that_of_the_papers_schedule(std: float, expected: float):
+    alphas = build_scheduler(paper().noise).alphas_cumprod
+    loss = gaussian_diffusion_loss(torch.full((4,), std), alphas).item()
+    assert loss == pytest.approx(expected, rel=0.03)
+
+
+def test_gaussian_loss_is_what_the_best_linear_predictor_reaches():
+    alphas, std = torch.tensor([0.3]), 0.7
+    source = torch.Generator().manual_seed(0)
+    latents, noise = torch.randn(2, 200_000, generator=source, dtype=torch.float64)
+    noisy = math.sqrt(0.3) * std * latents + math.sqrt(0.7) * noise
+    slope = (noisy * noise).mean() / noisy.square().mean()
+    measured = (slope * noisy - noise).square().mean().item()
+    assert gaussian_diffusion_loss(torch.tensor([std]), alphas).item() == pytest.approx(
+        measured, rel=0.02
+    )
+
+
+def make_output() -> tuple[SystemOutput, torch.Tensor, torch.Tensor]:
+    images, noise = torch.rand(2, 3, 8, 8), torch.randn(2, 4, 2, 2)
+    latent = LatentBatch(torch.randn(2, 4, 2, 2), torch.randn(2, 4, 2, 2), torch.randn(2, 4, 2, 2))
+    gate = GateOutput(torch.rand(2, 4))
+    return (
+        SystemOutput(latent, gate, torch.rand(2, 3, 8, 8), torch.randn(2, 4, 2, 2)),
+        images,
+        noise,
+    )
+
+
+def test_objective_adds_up_as_the_paper_says():
+    output, images, noise = make_output()
+    losses = objective(output, images, noise, ObjectiveConfig(sparsity_weight=0.05), gated=True)
+    expected = (
+        np.mean((output.reconstruction.numpy() - images.numpy()) ** 2)
+        + 0.001 * losses.kl_loss.item()
+        + np.mean((output.prediction.numpy() - noise.numpy()) ** 2)
+        + 0.05 * output.gate.mask.numpy().mean()
+    )
+    assert losses.total_loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_each_weight_acts_on_its_own_term():
+    output, images, noise = make_output()
+    nothing = ObjectiveConfig(0, 0, 0, 0)
+    assert objective(output, images, noise, nothing, gated=True).total_loss.item() == 0
+    for index, term in enumerate(
+        ["reconstruction_loss", "kl_loss", "diffusion_loss", "sparsity_loss"]
+    ):
+        weights = [0.0] * 4
+        weights[index] = 2.0
+        losses = objective(output, images, noise, ObjectiveConfig(*weights), gated=True)
+        expected = 2 * losses.named()[term].item()
+        assert losses.total_loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_baseline_has_no_sparsity_term():
+    output, images, noise = make_output()
+    losses = objective(output, images, noise, ObjectiveConfig(), gated=False)
+    assert losses.sparsity_loss is None
+    assert "sparsity_loss" not in losses.named()
+
+
+def test_psnr():
+    assert psnr_db(4.0) == pytest.approx(0)
+    assert psnr_db(0.04) == pytest.approx(20)
