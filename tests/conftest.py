@@ -1,6 +1,12 @@
 """Fixtures that several test files share."""
 
 import os
+
+# Before torch is imported: tiny tensors and two workers, so one thread each, here and in the
+# processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +16,6 @@ from pelap.config import RunConfig
 from pelap.presets import tiny
 from pelap.run_folder import RunFolder
 from pelap.training import train
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture

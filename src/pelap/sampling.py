@@ -8,6 +8,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.utils import logging
 from torch import Tensor
 
 from pelap.config import RunConfig
@@ -145,4 +146,8 @@ def load_pipeline(folder: Path) -> LatentDiffusionPipeline:
             f"No model at {folder}: the run has not finished its first epoch; "
             f"continue it with `pelap resume {folder.parent}`."
         )
-    return LatentDiffusionPipeline.from_pretrained(folder, use_safetensors=True)
+    logging.disable_progress_bar()
+    try:
+        return LatentDiffusionPipeline.from_pretrained(folder, use_safetensors=True)
+    finally:
+        logging.enable_progress_bar()

@@ -74,7 +74,9 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def is_finished(run: RunFolder) -> bool:
     """Whether the run's last checkpoint is its end."""
     checkpoints = list_checkpoints(run.checkpoints)
-    return bool(checkpoints) and json.loads((checkpoints[-1] / "state.json").read_text())["is_last"]
+    if not checkpoints:
+        return False
+    return json.loads((checkpoints[-1] / "state.json").read_text()).get("is_last", False)
 
 
 def load_checkpoint(

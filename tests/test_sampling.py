@@ -1,0 +1,78 @@
+"""Samplers: seeded, of the right shape, and right where the answer is known."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers.models.unets.unet_2d import UNet2DOutput
+
+from pelap.presets import paper, tiny
+from pelap.run_folder import RunFolder
+from pelap.sampling import SAMPLERS, build_sampler, denoise, load_pipeline, sample, to_uint8
+from pelap.system import build_scheduler, build_system
+
+
+class GaussianDenoiser(torch.nn.Module):
+    """The perfect noise prediction for latents that are N(0, std²)."""
+
+    def __init__(self, std: float, alphas_cumprod: torch.Tensor):
+        super().__init__()
+        self.std, self.alphas = std, alphas_cumprod
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> UNet2DOutput:
+        alpha = self.alphas[timestep.long()]
+        variance = alpha * self.std**2 + 1 - alpha
+        return UNet2DOutput(sample=(1 - alpha).sqrt() / variance * sample)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("ddpm", 200), ("ddim", 100), ("dpm-solver++", 25)])
+def test_samples_have_the_spread_of_the_data(name: str, steps: int):
+    forward_process = build_scheduler(paper().noise)
+    noise = torch.randn(2, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    denoiser = GaussianDenoiser(0.5, forward_process.alphas_cumprod)
+    latents = denoise(denoiser, build_sampler(name, forward_process), noise, steps)
+    assert latents.std().item() == pytest.approx(0.5, rel=0.06)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_same_seed_same_pictures(name: str):
+    config = tiny()
+    system = build_system(config)
+
+    def draw(seed: int) -> torch.Tensor:
+        return sample(system, config, num_samples=3, sampler=name, num_steps=4, seed=seed)
+
+    first = draw(1)
+    assert first.shape == (3, 3, 16, 16)
+    assert first.dtype == torch.uint8
+    assert torch.equal(first, draw(1))
+    assert not torch.equal(first, draw(2))
+
+
+def test_unknown_sampler_is_named():
+    with pytest.raises(ValueError, match="known are ddpm"):
+        build_sampler("euler", build_scheduler(tiny().noise))
+
+
+def test_pipeline_gives_the_same_pictures_after_saving(tiny_run: RunFolder):
+    pipeline = load_pipeline(tiny_run.model)
+    noise = torch.randn(2, 4, 4, 4)
+    pictures = pipeline(noise, num_inference_steps=3).images
+    assert [picture.size for picture in pictures] == [(16, 16)] * 2
+    tensors = pipeline(noise, num_inference_steps=3, output_type="pt").images
+    again = load_pipeline(tiny_run.model)(noise, num_inference_steps=3, output_type="pt").images
+    assert torch.equal(tensors, again)
+
+
+def test_bytes_round_to_the_nearest():
+    values = torch.tensor([-1.0, 0.0, 1.0, 3.0, -3.0])
+    assert to_uint8(values).tolist() == [0, 128, 255, 255, 0]
+
+
+def test_batches_do_not_change_deterministic_samples():
+    config = replace(tiny())
+    system = build_system(config)
+    options = {"num_samples": 5, "sampler": "ddim", "num_steps": 3, "seed": 0}
+    whole = sample(system, config, **options)
+    parts = sample(system, config, batch_size=2, **options)
+    assert (whole.int() - parts.int()).abs().max() <= 1
