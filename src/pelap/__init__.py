@@ -23,7 +23,7 @@ _HOMES = {
     "write_report": "pelap.report",
 }
 
-__all__ = list(_HOMES)
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,8 @@ def generator(
     Raises:
         ValueError: If `stream` is not one of STREAMS.
     """
+    if stream not in STREAMS:
+        raise ValueError(f"Unknown stream {stream!r}: known are {', '.join(STREAMS)}.")
     key = (seed, STREAMS.index(stream), index)
     state = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
     return torch.Generator(device).manual_seed(state)

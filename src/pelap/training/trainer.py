@@ -1,5 +1,6 @@
 """The loop: pictures in, a run folder out, on one CPU or many devices through accelerate."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def train(config: RunConfig, output: Path) -> RunFolder:
     trainer = _prepare(config, RunFolder(output))
     if trainer.accelerator.is_main_process:
         for line in settings_without_effect(config):
-            trainer.accelerator.print(f"note: {line}")
+            trainer.accelerator.print(f"note: {line}", file=sys.stderr)
         output.mkdir(parents=True)
         save_config(config, trainer.folder.config_path)
     trainer.accelerator.wait_for_everyone()
