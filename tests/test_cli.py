@@ -49,7 +49,7 @@ def test_split_overrides():
             "--gate.kind=open",
         ]
     )
-    assert own == ["train", "--output", "a.b"]
+    assert own == ["train", "tiny", "--output", "a.b"]
     assert overrides == ["--run.seed", "-3", "--data.resize", "--gate.kind=open"]
 
 
