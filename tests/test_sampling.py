@@ -1,7 +1,5 @@
 """Samplers: seeded, of the right shape, and right where the answer is known."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from diffusers.models.unets.unet_2d import UNet2DOutput
@@ -70,7 +68,7 @@ def test_bytes_round_to_the_nearest():
 
 
 def test_batches_do_not_change_deterministic_samples():
-    config = replace(tiny())
+    config = tiny()
     system = build_system(config)
     options = {"num_samples": 5, "sampler": "ddim", "num_steps": 3, "seed": 0}
     whole = sample(system, config, **options)
