@@ -27,7 +27,7 @@ def paper_baseline() -> RunConfig:
 
 
 def paper_small() -> RunConfig:
-    """The paper at half width and 6 epochs: about 20 minutes a run on two cores."""
+    """The paper at half width and 6 epochs: 20 to 30 minutes a run on two cores."""
     config = paper()
     return replace(
         config,

@@ -81,6 +81,13 @@ class RunFolder:
         return json.loads(self.evaluation_path.read_text())
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
 def open_run(path: Path | str) -> RunFolder:
     """The run folder at `path`.
 

@@ -1,5 +1,6 @@
 """`pelap evaluate`: evaluation.json and the pictures that the report shows."""
 
+import io
 import json
 import math
 from dataclasses import asdict
@@ -21,10 +22,9 @@ from pelap.evaluation.cost import count_parameters, machine, versions
 from pelap.evaluation.measure import Measurements, measure
 from pelap.latent import build_gate
 from pelap.losses import gaussian_diffusion_loss, psnr_db
-from pelap.run_folder import RunFolder
+from pelap.run_folder import RunFolder, write_whole
 from pelap.sampling import SAMPLERS, load_pipeline, sample, to_uint8
 from pelap.system import LatentDiffusion
-from pelap.training.checkpoint import write_text
 
 NUM_BINS = 40
 """Bins of the mask histograms over [0, 1]."""
@@ -193,8 +193,7 @@ def _histogram(masks: Tensor) -> dict[str, Any]:
 
 def _write(folder: RunFolder, result: dict[str, Any], shown: dict[str, Tensor]) -> None:
     arrays: dict[str, Any] = {n: x.permute(0, 2, 3, 1).cpu().numpy() for n, x in shown.items()}
-    partial = folder.pictures_path.with_name(f".{folder.pictures_path.name}.partial")
-    with partial.open("wb") as handle:
-        np.savez_compressed(handle, **arrays)
-    partial.replace(folder.pictures_path)
-    write_text(folder.evaluation_path, json.dumps(result, indent=2) + "\n")
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)
+    write_whole(folder.pictures_path, packed.getvalue())
+    write_whole(folder.evaluation_path, (json.dumps(result, indent=2) + "\n").encode())

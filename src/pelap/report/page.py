@@ -17,7 +17,7 @@ from pelap.report import figures, grids, numbers, words
 from pelap.report.canvas import DPI, Drawing, drawing
 from pelap.report.reported_run import ReportedRun, read_runs
 from pelap.report.table import differing_settings, results_table, versions_table
-from pelap.run_folder import RunFolder
+from pelap.run_folder import RunFolder, write_whole
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def write_report(runs: Sequence[RunFolder], output: Path) -> Path:
     folder = output / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     for card in (*charts, *samples):
-        _write(folder / f"{card.name}.png", card.image.png)
-    _write(output / "report.html", page.encode())
+        write_whole(folder / f"{card.name}.png", card.image.png)
+    write_whole(output / "report.html", page.encode())
     return output / "report.html"
 
 
@@ -230,9 +230,3 @@ def _render(runs: Sequence[ReportedRun], charts: list[Card], samples: list[Card]
         versions=versions_table(runs),
         pelap_version=pelap.__version__,
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -8,12 +8,10 @@ from typing import Any
 from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from pelap.config import RunConfig, to_dict
 from pelap.errors import RunError
-from pelap.run_folder import RunFolder
-from pelap.training.checkpoint import write_text
+from pelap.run_folder import RunFolder, write_whole
 from pelap.training.step import StepOutput
 
 
@@ -31,7 +29,6 @@ class Tracker:
         self.folder = folder
         self.accelerator = accelerator
         self.config = config
-        self.num_steps = first_step
         self.clock = (time.perf_counter(), first_step)
         self.console = Console(stderr=True, quiet=not accelerator.is_main_process)
         self.progress = Progress(
@@ -85,7 +82,7 @@ class Tracker:
         if not self.accelerator.is_main_process:
             return
         losses = {name: float(value) for name, value in output.losses.named().items()}
-        mask = _rounded(output.mask_mean)
+        mask = [float(value) for value in output.mask_mean]
         line: dict[str, Any] = {"split": split, "step": step, "epoch": epoch, **losses}
         line |= {"mask_mean": mask, **more}
         with self.folder.metrics_path.open("a") as metrics:
@@ -117,11 +114,7 @@ def keep_metrics_until(folder: RunFolder, step: int) -> None:
             kept.append(line)
     if step > 0 and not kept:
         raise RunError(f"{folder.metrics_path} has no line up to step {step}: the run is damaged.")
-    write_text(folder.metrics_path, "".join(line + "\n" for line in kept))
-
-
-def _rounded(values: Tensor) -> list[float]:
-    return [float(value) for value in values]
+    write_whole(folder.metrics_path, "".join(line + "\n" for line in kept).encode())
 
 
 def _summary(losses: dict[str, float], mask: list[float]) -> str:
