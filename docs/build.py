@@ -12,7 +12,17 @@ import tempfile
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-PAGES = ["train", "resume", "evaluate", "sample", "report", "reproduce", "describe", "bench"]
+PAGES = [
+    "train",
+    "resume",
+    "evaluate",
+    "diagnose",
+    "sample",
+    "report",
+    "reproduce",
+    "describe",
+    "bench",
+]
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 
 

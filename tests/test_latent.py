@@ -30,5 +30,5 @@ def test_scores_are_float32_under_autocast():
 
 
 def test_gate_of_each_kind():
-    assert build_gate(GateConfig(kind="open")) is None
-    assert isinstance(build_gate(GateConfig(kind="sigmoid")), SigmoidGate)
+    assert build_gate(GateConfig(kind="open"), 4) is None
+    assert isinstance(build_gate(GateConfig(kind="sigmoid"), 4), SigmoidGate)

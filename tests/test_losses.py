@@ -1,6 +1,7 @@
 """Every loss against numpy or a closed form."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from torch.distributions import Normal, kl_divergence
 from pelap.config import ObjectiveConfig
 from pelap.latent import GateOutput
 from pelap.losses import (
+    budget_loss,
+    channel_mean,
     diffusion_loss,
     gaussian_diffusion_loss,
     kl_loss,
@@ -70,7 +73,7 @@ def make_output() -> tuple[SystemOutput, torch.Tensor, torch.Tensor]:
     latent = LatentBatch(torch.randn(2, 4, 2, 2), torch.randn(2, 4, 2, 2), torch.randn(2, 4, 2, 2))
     gate = GateOutput(torch.rand(2, 4))
     return (
-        SystemOutput(latent, gate, torch.rand(2, 3, 8, 8), torch.randn(2, 4, 2, 2)),
+        SystemOutput(latent, gate, torch.rand(2, 3, 8, 8), torch.randn(2, 4, 2, 2), noise),
         images,
         noise,
     )
@@ -78,7 +81,7 @@ def make_output() -> tuple[SystemOutput, torch.Tensor, torch.Tensor]:
 
 def test_objective_adds_up_as_the_paper_says():
     output, images, noise = make_output()
-    losses = objective(output, images, noise, ObjectiveConfig(sparsity_weight=0.05), gated=True)
+    losses = objective(output, images, ObjectiveConfig(sparsity_weight=0.05), gated=True)
     expected = (
         np.mean((output.reconstruction.numpy() - images.numpy()) ** 2)
         + 0.001 * losses.kl_loss.item()
@@ -89,24 +92,64 @@ def test_objective_adds_up_as_the_paper_says():
 
 
 def test_each_weight_acts_on_its_own_term():
-    output, images, noise = make_output()
+    output, images, _ = make_output()
     nothing = ObjectiveConfig(0, 0, 0, 0)
-    assert objective(output, images, noise, nothing, gated=True).total_loss.item() == 0
+    assert objective(output, images, nothing, gated=True).total_loss.item() == 0
     for index, term in enumerate(
         ["reconstruction_loss", "kl_loss", "diffusion_loss", "sparsity_loss"]
     ):
         weights = [0.0] * 4
         weights[index] = 2.0
-        losses = objective(output, images, noise, ObjectiveConfig(*weights), gated=True)
+        losses = objective(output, images, ObjectiveConfig(*weights), gated=True)
         expected = 2 * losses.named()[term].item()
         assert losses.total_loss.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_baseline_has_no_sparsity_term():
-    output, images, noise = make_output()
-    losses = objective(output, images, noise, ObjectiveConfig(), gated=False)
+    output, images, _ = make_output()
+    losses = objective(output, images, ObjectiveConfig(), gated=False)
     assert losses.sparsity_loss is None
     assert "sparsity_loss" not in losses.named()
+
+
+def test_open_channels_only_averages_over_open_channels_as_constants():
+    output, images, noise = make_output()
+    mask = torch.tensor([[1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    output = replace(output, gate=GateOutput(mask))
+    config = ObjectiveConfig(open_channels_only=True, sparsity_weight=0.0)
+    losses = objective(output, images, config, gated=True)
+    error = (output.prediction.numpy() - noise.numpy()) ** 2
+    expected = np.concatenate([error[0, [0, 2]], error[1, [0]]]).mean()
+    assert losses.diffusion_loss.item() == pytest.approx(expected, rel=1e-5)
+    assert not losses.diffusion_loss.requires_grad
+    kl = kl_loss(output.latent.mean, output.latent.logvar, mask)
+    assert losses.kl_loss.item() == pytest.approx(kl.item())
+    assert losses.kl_loss.item() != pytest.approx(
+        kl_loss(output.latent.mean, output.latent.logvar).item()
+    )
+
+
+def test_closing_channels_cannot_lower_a_loss_over_open_ones():
+    values = torch.rand(5, 4, 2, 2)
+    half, whole = torch.full((5, 4), 0.01), torch.ones(5, 4)
+    assert channel_mean(values, half).item() == pytest.approx(channel_mean(values, whole).item())
+
+
+def test_budget_loss_is_the_multiplier_times_the_gap():
+    multiplier, num_open = torch.tensor(0.7), torch.tensor(6.5, requires_grad=True)
+    loss = budget_loss(num_open, 4.0, multiplier, 8)
+    assert loss.item() == pytest.approx(0.7 * 2.5 / 8)
+    loss.backward()
+    assert num_open.grad is not None
+    assert num_open.grad.item() == pytest.approx(0.7 / 8)
+
+
+def test_a_stage_leaves_out_the_terms_it_does_not_make():
+    output, images, _ = make_output()
+    first = objective(replace(output, prediction=None), images, ObjectiveConfig(), gated=False)
+    assert set(first.named()) == {"total_loss", "reconstruction_loss", "kl_loss"}
+    second = objective(replace(output, reconstruction=None), images, ObjectiveConfig(), gated=False)
+    assert set(second.named()) == {"total_loss", "diffusion_loss"}
 
 
 def test_psnr():

@@ -1,11 +1,15 @@
 """The whole method: schedule, where the mask acts, where gradients go."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
+from diffusers.models.unets.unet_2d import UNet2DOutput
 
-from pelap.presets import as_baseline, paper, tiny
+from pelap.config import ObjectiveConfig, RunConfig
+from pelap.presets import as_baseline, kl16, kl16_small, paper, pelap, pelap_small, tiny
 from pelap.system import build_scheduler, build_system, latent_shape
 from pelap.training.step import forward_step, make_draws
 
@@ -55,7 +59,8 @@ def test_decoder_sees_latents_before_the_mask():
     assert with_closed_mask.gate.mask.max() < 1e-6
     torch.testing.assert_close(with_open_mask.reconstruction, with_closed_mask.reconstruction)
     zeros = torch.zeros_like(draws.noise)
-    blind = system.predict_noise(zeros, draws.noise, draws.timesteps)
+    noisy = system.add_noise(zeros, with_open_mask.gate.mask, draws.noise, draws.timesteps)
+    blind = system.predict_noise(noisy, draws.timesteps)
     torch.testing.assert_close(with_closed_mask.prediction, blind, atol=1e-4, rtol=1e-4)
 
 
@@ -97,3 +102,93 @@ def test_draws_of_a_part_are_the_part_of_the_draws():
     assert torch.equal(part.noise, draws.noise[2:5])
     assert torch.equal(make_draws(tiny(), 8, "draws", 5, CPU).noise, draws.noise)
     assert not torch.equal(make_draws(tiny(), 8, "draws", 6, CPU).noise, draws.noise)
+
+
+def cured(**more: object) -> RunConfig:
+    config = tiny()
+    objective = ObjectiveConfig(
+        sparsity_weight=0.0,
+        decoder_sees_mask=True,
+        encoder_diffusion_weight=0.0,
+        open_channels_only=True,
+    )
+    return replace(
+        config,
+        network=replace(config.network, normalize_latents=True),
+        gate=replace(config.gate, kind="top_k", adaptive=False),
+        objective=replace(objective, **more),
+    )
+
+
+def test_decoder_can_see_the_masked_latents():
+    system = build_system(cured()).eval()
+    images, draws = images_and_draws(tiny())
+    system.gate.harden(1)
+    with torch.no_grad():
+        output = system(images, draws)
+        masked = output.latent.latents * output.gate.mask[:, :, None, None]
+        torch.testing.assert_close(output.reconstruction, system.decode(masked))
+
+
+@pytest.mark.parametrize(("weight", "reaches"), [(0.0, False), (0.5, True), (1.0, True)])
+def test_the_diffusion_loss_reaches_encoder_and_gate_as_far_as_it_may(weight: float, reaches: bool):
+    config = cured(reconstruction_weight=0.0, kl_weight=0.0, encoder_diffusion_weight=weight)
+    system = build_system(config)
+    images, draws = images_and_draws(config)
+    forward_step(system, images, draws, config).losses.total_loss.backward()
+    gradient = system.autoencoder.to_mean.weight.grad
+    assert (gradient is not None and float(gradient.abs().sum()) > 0) == reaches
+    assert float(system.denoiser.out.weight.grad.abs().sum()) > 0
+
+
+def test_the_gradient_at_the_encoder_is_scaled():
+    images, draws = images_and_draws(tiny())
+
+    def gradient(weight: float) -> torch.Tensor:
+        config = cured(reconstruction_weight=0.0, kl_weight=0.0, encoder_diffusion_weight=weight)
+        system = build_system(config)
+        forward_step(system, images, draws, config).losses.total_loss.backward()
+        return system.autoencoder.to_mean.weight.grad
+
+    torch.testing.assert_close(gradient(0.25), 0.25 * gradient(1.0), atol=1e-7, rtol=1e-3)
+
+
+def test_closed_channels_reach_the_denoiser_as_zeros_where_only_open_ones_are_noised():
+    system = build_system(cured()).eval()
+    system.gate.harden(2)
+    _, draws = images_and_draws(tiny())
+    latents = torch.randn_like(draws.noise)
+    noisy = system.add_noise(latents, system.mask(latents).mask, draws.noise, draws.timesteps)
+    assert noisy.abs().sum(dim=(0, 2, 3)).count_nonzero() == 2
+
+
+def test_noise_prediction_is_the_same_from_noise_and_from_velocity():
+    config = cured()
+    config = replace(config, noise=replace(config.noise, prediction="v_prediction"))
+    system = build_system(config)
+    images, draws = images_and_draws(config)
+    output = system.eval()(images, draws)
+
+    class Perfect(torch.nn.Module):
+        def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> UNet2DOutput:
+            return UNet2DOutput(sample=output.target)
+
+    system.denoiser = Perfect()
+    mask = output.gate.mask
+    noisy = system.add_noise(output.latent.latents, mask, draws.noise, draws.timesteps)
+    torch.testing.assert_close(
+        system.predict_noise(noisy, draws.timesteps), draws.noise, atol=1e-4, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("preset", [pelap, kl16, pelap_small, kl16_small])
+def test_our_presets_build_and_take_a_step(preset: Callable[[], RunConfig]):
+    config = preset()
+    config = replace(
+        config, network=replace(config.network, autoencoder_channels=8, denoiser_channels=32)
+    )
+    system = build_system(config)
+    images, draws = images_and_draws(config)
+    losses = forward_step(system, images, draws, config).losses
+    losses.total_loss.backward()
+    assert torch.isfinite(losses.total_loss)

@@ -142,6 +142,24 @@ def _build_parser() -> argparse.ArgumentParser:
 
     verb = add("evaluate", _evaluate, "Measure a run on its test split.", overrides=True)
     verb.add_argument("run_folder", type=Path, metavar="RUN")
+    verb.add_argument(
+        "--metrics",
+        nargs="+",
+        default=[],
+        metavar="METRIC",
+        help="quality to add: psnr ssim rfd fd fd_to_reconstructions kid precision recall fid",
+    )
+    _add_json(verb)
+
+    verb = add(
+        "diagnose",
+        _diagnose,
+        "Find at which noise levels a denoiser works, and whether the model is healthy.",
+        overrides=True,
+    )
+    verb.add_argument("model", type=Path, metavar="RUN|MODEL", help="a run, or a diffusers folder")
+    verb.add_argument("--num-pictures", type=int, default=1000, help="test pictures (1000)")
+    verb.add_argument("--output", type=Path, help="folder for the files (default: the run's)")
     _add_json(verb)
 
     verb = add("sample", _sample, "Draw pictures from noise.")
@@ -151,6 +169,12 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--steps", type=int, default=50, help="denoising steps (50)")
     verb.add_argument("--num", type=int, default=64, help="pictures (64)")
     verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument(
+        "--channel-sets",
+        choices=["static", "drawn"],
+        default="static",
+        help="for an adaptive gate: its best static set, or sets drawn as often as they occur",
+    )
 
     verb = add("report", _report, "Write one page about one or several evaluated runs.")
     verb.add_argument("run_folders", type=Path, metavar="RUN", nargs="+")
@@ -224,7 +248,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     config = apply_overrides(folder.config(), options.overrides)
     from pelap.evaluation import evaluate_run
 
-    result = evaluate_run(folder, config)
+    result = evaluate_run(folder, config, options.metrics)
     if options.json:
         _print(json.dumps(result))
         return
@@ -233,9 +257,42 @@ def _evaluate(options: argparse.Namespace) -> None:
     for name in shown:
         _print(f"{name:32} {result[name]:.4f}")
     _print(f"{'mask_mean':32} {' '.join(f'{value:.4f}' for value in result['mask_mean'])}")
+    for name, value in result.get("quality", {}).items():
+        _print(f"{name:32} {_with_interval(value)}")
+    for name, value in _channel_sets(result.get("channel_sets")).items():
+        _print(f"{name:32} {value}")
     _print(f"{'verdict':32} {result['collapse']['verdict']}")
     for reason in result["collapse"]["reasons"]:
         _print(f"{'':32} {reason}")
+
+
+def _with_interval(quality: dict[str, Any]) -> str:
+    text = f"{quality['value']:.4f}"
+    if quality["low"] is not None:
+        text += f" ({quality['low']:.4f} to {quality['high']:.4f})"
+    return f"{text}, {quality['num_pictures']:,} pictures"
+
+
+def _channel_sets(found: dict[str, Any] | None) -> dict[str, str]:
+    if found is None:
+        return {}
+    static = found["static"]
+    channels = " ".join(map(str, static["channels"]))
+    return {
+        "channel_sets": f"{found['num_sets']} distinct",
+        "best_static_set": f"{channels} (costs {static['cost_db']:.2f} dB)",
+    }
+
+
+def _diagnose(options: argparse.Namespace) -> None:
+    from pelap.diagnose import describe_diagnosis, diagnose_model, load_diagnosable
+
+    model = load_diagnosable(options.model)
+    config = apply_overrides(model.config, options.overrides)
+    if not model.is_run_config and "--data.source" not in " ".join(options.overrides):
+        raise ConfigError(f"{options.model} names no pictures: give --data.source.")
+    result = diagnose_model(model, config, num_pictures=options.num_pictures, output=options.output)
+    _print(json.dumps(result) if options.json else describe_diagnosis(result))
 
 
 def _sample(options: argparse.Namespace) -> None:
@@ -251,6 +308,7 @@ def _sample(options: argparse.Namespace) -> None:
         num_steps=options.steps,
         num_samples=options.num,
         seed=options.seed,
+        channel_sets=options.channel_sets,
     )
     _print(str(options.output))
 

@@ -17,7 +17,10 @@ from typing import Any, Literal
 from pelap.errors import ConfigError
 
 DataSource = Literal["photos", "cifar10", "folder", "dataset"]
-GateKind = Literal["open", "sigmoid"]
+AutoencoderKind = Literal["paper", "kl"]
+DenoiserKind = Literal["paper", "unet_2d"]
+GateKind = Literal["open", "sigmoid", "hard_concrete", "top_k", "nested"]
+Prediction = Literal["epsilon", "v_prediction"]
 Precision = Literal["auto", "fp32", "bf16"]
 SamplerName = Literal["ddpm", "ddim", "dpm-solver++"]
 
@@ -52,15 +55,23 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Shapes of the paper's networks."""
+    """Kind and shapes of the networks."""
 
+    autoencoder: AutoencoderKind = "paper"
+    """The paper's, or diffusers' AutoencoderKL (kl)."""
+    denoiser: DenoiserKind = "paper"
+    """The paper's UNet, or diffusers' UNet2DModel (unet_2d)."""
     latent_channels: int = 4
     autoencoder_channels: int = 64
     """Width of the autoencoder's outermost level, a multiple of 8."""
     denoiser_channels: int = 64
     """Width of the denoiser at full latent resolution, a multiple of 8."""
     time_channels: int = 128
-    """Width of the denoiser's time embedding, even."""
+    """Width of the denoiser's time embedding, even (denoiser paper)."""
+    denoiser_layers: int = 2
+    """Residual blocks a level of the denoiser (denoiser unet_2d)."""
+    normalize_latents: bool = False
+    """Bring each latent channel to mean 0 and variance 1 with running statistics."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,21 @@ class GateConfig:
     """The rule from scores to mask."""
 
     kind: GateKind = "sigmoid"
-    """open (mask 1, the baseline) or sigmoid (the paper)."""
+    """open (mask 1, the baseline), sigmoid (the paper), hard_concrete, top_k or nested."""
+    adaptive: bool = True
+    """Each input has its own mask; otherwise one set of channels serves all data."""
+    budget: int | None = None
+    """Channels to keep; None leaves their number to the objective."""
+    warmup: float = 0.05
+    """Fraction of the training before the budget begins to fall from all channels."""
+    harden_at: float = 0.3
+    """Fraction of the training after which exactly `budget` channels are open for good."""
+    multiplier_rate: float = 0.05
+    """Step of the budget's Lagrange multiplier."""
+    learning_rate_factor: float = 1.0
+    """The importance predictor's learning rate as a multiple of the networks'."""
+    full_fraction: float = 0.0
+    """Part of a training batch that kind nested leaves whole."""
     hidden_channels: int = 32
     """Hidden width of the importance predictor."""
     initial_score: float = 3.0
@@ -86,6 +111,12 @@ class ObjectiveConfig:
     diffusion_weight: float = 1.0
     sparsity_weight: float = 0.01
     """λ in the paper; without effect for gate kind open."""
+    decoder_sees_mask: bool = False
+    """Decode the masked latents, as whoever samples will; the paper decodes them unmasked."""
+    encoder_diffusion_weight: float = 1.0
+    """Share of the diffusion loss's gradient that reaches encoder and gate; 0 stops it."""
+    open_channels_only: bool = False
+    """Noise, and average KL and noise loss over, open channels only."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +127,20 @@ class NoiseConfig:
     beta_start: float = 1e-4
     beta_end: float = 0.02
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    prediction: Prediction = "epsilon"
+    """What the denoiser predicts: the noise, or v = √ᾱ·noise − √(1−ᾱ)·latents."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with a cosine schedule per epoch."""
+    """AdamW with a cosine schedule."""
 
     learning_rate: float = 2e-4
     final_learning_rate: float = 1e-5
+    schedule: Literal["epoch", "step"] = "epoch"
+    """The cosine falls once an epoch (the paper) or at each step."""
+    warmup_steps: int = 0
+    """Steps of linear rise before the cosine."""
     weight_decay: float = 1e-4
     max_gradient_norm: float = 1.0
     """Clip the gradient's norm at this; 0 switches clipping off."""
@@ -116,6 +153,17 @@ class LoopConfig:
     """How long, how precise, how often."""
 
     epochs: int = 100
+    """Passes over the pictures; with `denoiser_epochs`, those that train the autoencoder."""
+    denoiser_epochs: int | None = None
+    """Two-stage training: freeze the autoencoder after `epochs`, then train the denoiser for so
+    many passes over cached latents (0 leaves it untrained). None trains both jointly."""
+    autoencoder: str | None = None
+    """Run whose autoencoder, normaliser and gate are taken as they are (first stage skipped)."""
+    latent_cache: str | None = None
+    """Folder for cached latents, to share between runs; by default the run's own, removed at
+    the end."""
+    on_collapse: Literal["warn", "stop"] = "warn"
+    """What to do when a validation finds the model shrunken or collapsed."""
     max_steps: int | None = None
     """Stop after this many steps, whatever epochs says."""
     seed: int = 42
@@ -144,6 +192,10 @@ class EvaluationConfig:
     num_steps: int = 50
     seed: int = 0
     """Seed of the fixed noise and timesteps."""
+    extractor: str = "resnet20"
+    """Features of Fréchet distance and its like: resnet20, inception, package.module:factory."""
+    num_bootstraps: int = 20
+    """Resamples behind a quality metric's interval."""
 
 
 @dataclass(frozen=True)
@@ -176,9 +228,10 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "data.num_train",
             "data.num_test",
             "network.latent_channels",
+            "network.denoiser_layers",
             "gate.hidden_channels",
             "noise.num_timesteps",
-            "run.epochs",
+            "gate.budget",
             "run.max_steps",
             "run.log_every",
             "run.checkpoint_every",
@@ -186,12 +239,18 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "evaluation.batch_size",
             "evaluation.num_samples",
             "evaluation.num_steps",
+            "evaluation.num_bootstraps",
+            "run.epochs",
         ),
     ),
     (
         "0 or more",
-        lambda value: value >= 0,
+        lambda value: value is None or value >= 0,
         (
+            "run.denoiser_epochs",
+            "optimizer.warmup_steps",
+            "objective.encoder_diffusion_weight",
+            "gate.multiplier_rate",
             "run.seed",
             "evaluation.seed",
             "objective.reconstruction_weight",
@@ -203,9 +262,14 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "optimizer.max_gradient_norm",
         ),
     ),
-    ("above 0", lambda value: value > 0, ("optimizer.learning_rate", "data.memory_gb")),
+    (
+        "above 0",
+        lambda value: value > 0,
+        ("optimizer.learning_rate", "data.memory_gb", "gate.learning_rate_factor"),
+    ),
     ("an even number above 2", lambda v: v > 2 and v % 2 == 0, ("network.time_channels",)),
-    ("in [0, 1)", lambda value: 0 <= value < 1, ("optimizer.ema_decay",)),
+    ("in [0, 1)", lambda value: 0 <= value < 1, ("optimizer.ema_decay", "gate.warmup")),
+    ("in [0, 1]", lambda value: 0 <= value <= 1, ("gate.harden_at", "gate.full_fraction")),
     (
         "between 0 and 1",
         lambda value: 0 < value < 1,
@@ -227,6 +291,17 @@ def validate(config: RunConfig) -> None:
                 raise ConfigError(f"{as_option(name)} is {value!r}: it must be {expected}.")
     if config.noise.beta_start > config.noise.beta_end:
         raise ConfigError("--noise.beta-start must be at most --noise.beta-end.")
+    budget, channels = config.gate.budget, config.network.latent_channels
+    if budget is not None and budget > channels:
+        raise ConfigError(
+            f"--gate.budget is {budget}: it must be at most the {channels} latent channels."
+        )
+    if config.gate.warmup > config.gate.harden_at:
+        raise ConfigError("--gate.warmup must be at most --gate.harden-at.")
+    if config.run.autoencoder is not None and not config.run.denoiser_epochs:
+        raise ConfigError(
+            "--run.autoencoder needs --run.denoiser-epochs: only the denoiser is trained."
+        )
     steps, most = config.evaluation.num_steps, config.noise.num_timesteps
     if steps > most:
         raise ConfigError(f"--evaluation.num-steps is {steps}: it must be at most {most}.")
@@ -248,6 +323,16 @@ def settings_without_effect(config: RunConfig) -> list[str]:
             )
         if config.gate.initial_score != default.gate.initial_score:
             lines.append("gate.initial-score has no effect: gate kind open has no predictor.")
+    gate = config.gate
+    if gate.kind == "open" and gate.budget is not None:
+        lines.append("gate.budget has no effect: gate kind open keeps every channel.")
+    if gate.full_fraction and gate.kind != "nested":
+        lines.append("gate.full-fraction has effect for gate kind nested only.")
+    network = config.network
+    if network.denoiser == "unet_2d" and network.time_channels != default.network.time_channels:
+        lines.append("network.time-channels has effect for denoiser paper only.")
+    if network.denoiser == "paper" and network.denoiser_layers != default.network.denoiser_layers:
+        lines.append("network.denoiser-layers has effect for denoiser unet_2d only.")
     if config.data.source == "photos" and config.data.path is not None:
         lines.append("data.path has no effect: source photos is embedded.")
     if config.data.source != "dataset" and (config.data.image_column or config.data.label_column):

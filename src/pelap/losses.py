@@ -12,14 +12,16 @@ from pelap.system import SystemOutput
 
 @dataclass(frozen=True)
 class Losses:
-    """The terms before their weights, and the weighted total. Scalars."""
+    """The terms before their weights, and the weighted total. Scalars; None where there is none."""
 
     total_loss: Tensor
-    reconstruction_loss: Tensor
-    kl_loss: Tensor
-    diffusion_loss: Tensor
-    sparsity_loss: Tensor | None
-    """Mean mask; None where there is no gate."""
+    reconstruction_loss: Tensor | None = None
+    kl_loss: Tensor | None = None
+    diffusion_loss: Tensor | None = None
+    sparsity_loss: Tensor | None = None
+    """Mean mask, where there is a gate."""
+    budget_loss: Tensor | None = None
+    """The Lagrangian of the number of open channels, where a budget steers a gate."""
 
     def named(self) -> dict[str, Tensor]:
         """The terms there are, by name."""
@@ -32,7 +34,7 @@ def reconstruction_loss(reconstruction: Tensor, images: Tensor) -> Tensor:
     return F.mse_loss(reconstruction, images)
 
 
-def kl_loss(mean: Tensor, logvar: Tensor) -> Tensor:
+def kl_loss(mean: Tensor, logvar: Tensor, weights: Tensor | None = None) -> Tensor:
     """Kullback-Leibler divergence of N(mean, exp(logvar)) from N(0, 1), mean per latent value.
 
     −½·mean(1 + logvar − mean² − exp(logvar)) (Kingma and Welling, arXiv 1312.6114, appendix B).
@@ -40,21 +42,51 @@ def kl_loss(mean: Tensor, logvar: Tensor) -> Tensor:
     Args:
         mean: (B, C, h, w).
         logvar: (B, C, h, w).
+        weights: Weight of each channel in the mean, (B, C); equal without.
 
     Returns:
         Scalar in nats per latent value.
     """
-    return -0.5 * (1 + logvar - mean.square() - logvar.exp()).mean()
+    return channel_mean(-0.5 * (1 + logvar - mean.square() - logvar.exp()), weights)
 
 
-def diffusion_loss(prediction: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error of predicted noise, (B, C, h, w) (Ho et al., arXiv 2006.11239, eq. 14)."""
-    return F.mse_loss(prediction, noise)
+def diffusion_loss(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean squared error of what the denoiser predicts (Ho et al., arXiv 2006.11239, eq. 14).
+
+    Args:
+        prediction: (B, C, h, w).
+        target: Noise or velocity, (B, C, h, w).
+        weights: Weight of each channel in the mean, (B, C); equal without.
+    """
+    return channel_mean((prediction - target).square(), weights)
+
+
+def channel_mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean of (B, C, h, w) with weights (B, C), as constants: no mask can lower it by closing."""
+    if weights is None:
+        return values.mean()
+    weights = weights.detach()
+    return (values.mean(dim=(2, 3)) * weights).sum() / weights.sum()
 
 
 def sparsity_loss(mask: Tensor) -> Tensor:
     """Mean mask, (B, C) in [0, 1] (arXiv 2606.23086)."""
     return mask.mean()
+
+
+def budget_loss(num_open: Tensor, target: float, multiplier: Tensor, num_channels: int) -> Tensor:
+    """The Lagrangian of a budget: multiplier · (num_open − target) / C.
+
+    The multiplier rises by the same gap at each step (dual ascent), as in CoFi (arXiv 2204.00408)
+    and Sheared-LLaMA (arXiv 2310.06694), so that the budget is met whatever the other terms weigh.
+
+    Args:
+        num_open: Expected number of open channels, scalar.
+        target: Wanted number.
+        multiplier: Scalar, a constant here.
+        num_channels: C.
+    """
+    return multiplier * (num_open - target) / num_channels
 
 
 def gaussian_diffusion_loss(latent_std: Tensor, alphas_cumprod: Tensor) -> Tensor:
@@ -74,30 +106,36 @@ def gaussian_diffusion_loss(latent_std: Tensor, alphas_cumprod: Tensor) -> Tenso
     return (signal / (signal + 1 - alphas_cumprod[:, None])).mean()
 
 
-def objective(
-    output: SystemOutput, images: Tensor, noise: Tensor, config: ObjectiveConfig, gated: bool
-) -> Losses:
-    """The paper's joint objective: reconstruction + KL + diffusion + λ·mean mask.
+def objective(output: SystemOutput, images: Tensor, config: ObjectiveConfig, gated: bool) -> Losses:
+    """The joint objective: reconstruction + KL + diffusion + λ·mean mask + budget.
+
+    Terms whose tensors the stage did not make are left out.
 
     Args:
         output: What the system made of `images`.
-        images: (B, 3, H, W) in [-1, 1].
-        noise: What the denoiser had to predict, (B, C, h, w).
+        images: (B, 3, H, W) in [-1, 1]; unused where there is no reconstruction.
         config: Weights of the terms.
         gated: Whether there is a gate whose mask the sparsity term closes.
     """
-    reconstruction = reconstruction_loss(output.reconstruction, images)
-    kl = kl_loss(output.latent.mean, output.latent.logvar)
-    diffusion = diffusion_loss(output.prediction, noise)
-    sparsity = sparsity_loss(output.gate.mask) if gated else None
-    total = (
-        config.reconstruction_weight * reconstruction
-        + config.kl_weight * kl
-        + config.diffusion_weight * diffusion
-    )
-    if sparsity is not None:
+    latent, gate = output.latent, output.gate
+    weights = gate.mask if config.open_channels_only else None
+    reconstruction = kl = diffusion = sparsity = budget = None
+    total = latent.latents.new_zeros(())
+    if output.reconstruction is not None:
+        reconstruction = reconstruction_loss(output.reconstruction, images)
+        kl = kl_loss(latent.mean, latent.logvar, weights)
+        total = total + config.reconstruction_weight * reconstruction + config.kl_weight * kl
+    if output.prediction is not None and output.target is not None:
+        diffusion = diffusion_loss(output.prediction, output.target, weights)
+        total = total + config.diffusion_weight * diffusion
+    if gated:
+        sparsity = sparsity_loss(gate.mask)
         total = total + config.sparsity_weight * sparsity
-    return Losses(total, reconstruction, kl, diffusion, sparsity)
+    if gate.num_open is not None and gate.multiplier is not None:
+        channels = gate.mask.shape[1]
+        budget = budget_loss(gate.num_open, gate.target, gate.multiplier, channels)
+        total = total + budget
+    return Losses(total, reconstruction, kl, diffusion, sparsity, budget)
 
 
 def psnr_db(mean_squared_error: float) -> float:

@@ -10,6 +10,8 @@ from pelap.config import (
     GateConfig,
     LoopConfig,
     NetworkConfig,
+    NoiseConfig,
+    ObjectiveConfig,
     OptimizerConfig,
     RunConfig,
 )
@@ -63,6 +65,66 @@ def demo() -> RunConfig:
     )
 
 
+def pelap() -> RunConfig:
+    """Our objective on the paper's networks: 8 latent channels, of which 4 are kept.
+
+    Latents are normalised, the decoder sees the mask, no gradient of the diffusion loss reaches the
+    encoder, and a budget is met exactly. The autoencoder is trained first, then the denoiser.
+    """
+    return _cured(
+        RunConfig(preset="pelap", data=DataConfig(source="cifar10")), budget=4, channels=8
+    )
+
+
+def pelap_small() -> RunConfig:
+    """`pelap` at half width and few epochs: about an hour on two cores."""
+    config = pelap()
+    return replace(
+        config,
+        preset="pelap_small",
+        network=replace(config.network, autoencoder_channels=32, denoiser_channels=64),
+        run=replace(config.run, epochs=6, denoiser_epochs=12, channels_last=False),
+    )
+
+
+def kl16() -> RunConfig:
+    """diffusers' AutoencoderKL with 16 channels and UNet2DModel; `--gate.budget` by choice."""
+    config = _cured(RunConfig(preset="kl16", data=DataConfig(source="cifar10")), None, channels=16)
+    network = replace(config.network, autoencoder="kl", denoiser="unet_2d", denoiser_channels=128)
+    return replace(config, network=network)
+
+
+def kl16_small() -> RunConfig:
+    """`kl16` at a quarter of the width and few epochs: about two hours on two cores."""
+    config = kl16()
+    return replace(
+        config,
+        preset="kl16_small",
+        network=replace(config.network, autoencoder_channels=16, denoiser_channels=32),
+        run=replace(config.run, epochs=6, denoiser_epochs=12, channels_last=False),
+    )
+
+
+def _cured(config: RunConfig, budget: int | None, channels: int) -> RunConfig:
+    return replace(
+        config,
+        network=NetworkConfig(latent_channels=channels, normalize_latents=True),
+        gate=GateConfig(kind="top_k", adaptive=False, budget=budget, learning_rate_factor=30.0),
+        objective=ObjectiveConfig(
+            kl_weight=1e-4,
+            sparsity_weight=0.0,
+            decoder_sees_mask=True,
+            encoder_diffusion_weight=0.0,
+            open_channels_only=True,
+        ),
+        noise=NoiseConfig(prediction="v_prediction"),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3, ema_decay=0.999, schedule="step", warmup_steps=100
+        ),
+        run=replace(config.run, denoiser_epochs=config.run.epochs),
+    )
+
+
 def as_baseline(config: RunConfig) -> RunConfig:
     """The same run with every mask 1 and no sparsity term."""
     return replace(
@@ -74,7 +136,18 @@ def as_baseline(config: RunConfig) -> RunConfig:
 
 
 PRESETS: dict[str, Callable[[], RunConfig]] = {
-    preset.__name__: preset for preset in (paper, paper_baseline, paper_small, tiny, demo)
+    preset.__name__: preset
+    for preset in (
+        paper,
+        paper_baseline,
+        paper_small,
+        pelap,
+        pelap_small,
+        kl16,
+        kl16_small,
+        tiny,
+        demo,
+    )
 }
 
 

@@ -4,10 +4,12 @@ runs/NAME/
   config.json               the whole resolved RunConfig
   metrics.jsonl             one JSON object a line
   checkpoints/step_N/       resumable state
+  latents/                  cached latents of a two-stage run, removed at its end
   model/                    a diffusers pipeline folder, safetensors only
   evaluation.json           what `pelap evaluate` measured
   evaluation_pictures.npz   uint8 (N, H, W, 3): originals, reconstructions,
                             masked_reconstructions, samples
+  diagnosis.json            what `pelap diagnose` measured
   figures/*.png  report.html
 """
 
@@ -47,12 +49,20 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def latents(self) -> Path:
+        return self.path / "latents"
+
+    @property
     def evaluation_path(self) -> Path:
         return self.path / "evaluation.json"
 
     @property
     def pictures_path(self) -> Path:
         return self.path / "evaluation_pictures.npz"
+
+    @property
+    def diagnosis_path(self) -> Path:
+        return self.path / "diagnosis.json"
 
     @property
     def figures(self) -> Path:
@@ -79,6 +89,12 @@ class RunFolder:
                 f"{self.path} has no evaluation.json: run `pelap evaluate {self.path}` first."
             )
         return json.loads(self.evaluation_path.read_text())
+
+    def diagnosis(self) -> dict[str, Any] | None:
+        """What `pelap diagnose` wrote; None if it was not run."""
+        if not self.diagnosis_path.exists():
+            return None
+        return json.loads(self.diagnosis_path.read_text())
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -12,11 +12,17 @@ from diffusers.utils import logging
 from torch import Tensor
 
 from pelap.config import RunConfig
-from pelap.errors import RunError
-from pelap.latent import ImportancePredictor
-from pelap.networks import PaperAutoencoder, PaperUNet
+from pelap.errors import ConfigError, RunError
+from pelap.latent import (
+    Gate,
+    ImportancePredictor,
+    NestedGate,
+    build_gate,
+    read_statistics,
+    write_statistics,
+)
 from pelap.seeding import generator
-from pelap.system import LatentDiffusion, latent_shape
+from pelap.system import Autoencoder, Denoiser, LatentDiffusion, latent_shape
 
 SAMPLERS = {
     "ddpm": DDPMScheduler,
@@ -29,21 +35,27 @@ class LatentDiffusionPipeline(DiffusionPipeline):
     """Noise → latents → images: what a run saves in model/, as a diffusers pipeline.
 
     The importance predictor travels along for analysis. Sampling does not use it: it needs the
-    clean latent, which does not exist when one starts from noise.
+    clean latent, which does not exist when one starts from noise. A hardened static gate says which
+    channels there are; the autoencoder's `latents_mean` and `latents_std` how large.
     """
 
-    _optional_components = ["importance"]  # noqa: RUF012 - diffusers reads it off the class
+    _optional_components = ["importance", "gate"]  # noqa: RUF012 - diffusers reads it off the class
 
     def __init__(
         self,
-        autoencoder: PaperAutoencoder,
-        denoiser: PaperUNet,
+        autoencoder: Autoencoder,
+        denoiser: Denoiser,
         scheduler: DDPMScheduler,
         importance: ImportancePredictor | None = None,
+        gate: Gate | None = None,
     ):
         super().__init__()
         self.register_modules(
-            autoencoder=autoencoder, denoiser=denoiser, scheduler=scheduler, importance=importance
+            autoencoder=autoencoder,
+            denoiser=denoiser,
+            scheduler=scheduler,
+            importance=importance,
+            gate=gate,
         )
 
     @torch.no_grad()
@@ -57,7 +69,12 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             num_inference_steps: Steps of the scheduler.
             output_type: "pil", or "pt" for a tensor (B, 3, H, W) in [-1, 1].
         """
-        denoised = denoise(self.denoiser, self.scheduler, latents, num_inference_steps)
+        denoised = denoise(
+            self.denoiser, self.scheduler, latents, num_inference_steps, kept_channels(self.gate)
+        )
+        normalizer = read_statistics(self.autoencoder)
+        if normalizer is not None:
+            denoised = normalizer.to(denoised.device).inverse(denoised)
         images = self.autoencoder.decode(denoised).sample.float().clamp(-1, 1)  # (B, 3, H, W)
         if output_type == "pt":
             return ImagePipelineOutput(images=images)  # type: ignore[arg-type]
@@ -67,9 +84,78 @@ class LatentDiffusionPipeline(DiffusionPipeline):
 
 def to_pipeline(system: LatentDiffusion) -> LatentDiffusionPipeline:
     """The system's parts as a diffusers pipeline; shares the weights."""
+    if system.normalizer is not None:
+        write_statistics(system.normalizer, system.autoencoder)
     return LatentDiffusionPipeline(
-        system.autoencoder, system.denoiser, system.scheduler, system.importance
+        system.autoencoder, system.denoiser, system.scheduler, system.importance, system.gate
     )
+
+
+def to_system(pipeline: LatentDiffusionPipeline, config: RunConfig) -> LatentDiffusion:
+    """The pipeline's parts as the system of a run with that config; shares the weights."""
+    gate = pipeline.gate
+    if gate is None and pipeline.importance is not None:  # saved before gates were
+        gate = build_gate(config.gate, config.network.latent_channels)
+    return LatentDiffusion(
+        pipeline.autoencoder,
+        pipeline.denoiser,
+        pipeline.importance,
+        gate,
+        pipeline.scheduler,
+        read_statistics(pipeline.autoencoder),
+        config.objective,
+    )
+
+
+def take_autoencoder(system: LatentDiffusion, path: Path, budget: int | None) -> None:
+    """Put another run's autoencoder, normaliser, importance predictor and gate into the system.
+
+    Args:
+        system: Keeps its denoiser.
+        path: A run, or the model folder of one.
+        budget: Harden the gate to so many channels, if it has not been yet or is nested.
+
+    Raises:
+        ConfigError: If their latents differ in number of channels, or the gate cannot be hardened.
+        RunError: If there is no model at `path`.
+    """
+    model = path if (path / "model_index.json").is_file() else path / "model"
+    source = load_pipeline(model)
+    theirs = source.autoencoder.config["latent_channels"]
+    ours = system.autoencoder.config["latent_channels"]
+    if theirs != ours:
+        raise ConfigError(
+            f"--run.autoencoder {path} has {theirs} latent channels: "
+            f"give --network.latent-channels {theirs} (now {ours})."
+        )
+    system.autoencoder = source.autoencoder
+    system.importance, system.gate = source.importance, source.gate
+    system.normalizer = read_statistics(source.autoencoder)
+    harden(system, budget)
+
+
+def harden(system: LatentDiffusion, budget: int | None) -> None:
+    """Open exactly `budget` channels, where the system's gate can still decide that.
+
+    Raises:
+        ConfigError: If there is no gate, or it has been hardened to another number.
+    """
+    if budget is None:
+        return
+    gate = system.gate
+    if gate is None:
+        raise ConfigError(f"--gate.budget is {budget}: this model has no gate to meet it with.")
+    if gate.is_hard and int(gate.num_kept) != budget and not isinstance(gate, NestedGate):
+        raise ConfigError(
+            f"--gate.budget is {budget}: this gate was hardened to {int(gate.num_kept)} channels; "
+            "only nested gates serve other budgets afterwards."
+        )
+    gate.harden(budget)
+
+
+def kept_channels(gate: Gate | None) -> Tensor | None:
+    """Zeros and ones (C,) of a hardened static gate; None where there is no one set."""
+    return gate.kept if gate is not None and gate.is_hard and not gate.adaptive else None
 
 
 def build_sampler(name: str, forward_process: DDPMScheduler) -> Any:
@@ -85,22 +171,26 @@ def build_sampler(name: str, forward_process: DDPMScheduler) -> Any:
 
 
 @torch.no_grad()
-def denoise(denoiser: PaperUNet, sampler: Any, noise: Tensor, num_steps: int) -> Tensor:
+def denoise(
+    denoiser: Denoiser, sampler: Any, noise: Tensor, num_steps: int, mask: Tensor | None = None
+) -> Tensor:
     """Latents (B, C, h, w) from standard normal noise of that shape, deterministic for a seed.
 
     `sampler` is any diffusers scheduler: they share methods, not a base class. Ancestral ones draw
-    their noise from a generator seeded with 0 on the latents' device.
+    their noise from a generator seeded with 0 on the latents' device. Closed channels of `mask`,
+    (C,) or (B, C), are zero throughout.
     """
+    open_ = 1.0 if mask is None else mask.expand(len(noise), -1)[:, :, None, None]
     sampler.set_timesteps(num_steps, device=noise.device)
     latents = noise * sampler.init_noise_sigma
     step_generator = generator(0, "sampling", 1, noise.device)
     takes_generator = not isinstance(sampler, DPMSolverMultistepScheduler)
     for timestep in sampler.timesteps:
-        model_input = sampler.scale_model_input(latents, timestep)
+        model_input = sampler.scale_model_input(latents * open_, timestep)
         prediction = denoiser(model_input, timestep).sample
         options = {"generator": step_generator} if takes_generator else {}
         latents = sampler.step(prediction, timestep, latents, **options).prev_sample
-    return latents
+    return latents * open_
 
 
 @torch.no_grad()
@@ -113,8 +203,20 @@ def sample(
     num_steps: int,
     seed: int,
     batch_size: int = 250,
+    masks: Tensor | None = None,
 ) -> Tensor:
     """Pictures from noise as bytes (N, 3, H, W), on the CPU, the same for the same seed.
+
+    Args:
+        system: The networks.
+        config: Gives the shapes.
+        num_samples: N.
+        sampler: One of SAMPLERS.
+        num_steps: Steps of the sampler.
+        seed: Of the noise.
+        batch_size: Pictures at a time.
+        masks: Channel set of each picture, (C,) or (N, C); by default that of a hardened static
+            gate.
 
     Raises:
         ValueError: If the sampler is unknown.
@@ -123,10 +225,13 @@ def sample(
     source = generator(seed, "sampling", 0, device)
     noise = torch.randn((num_samples, *latent_shape(config)), generator=source, device=device)
     scheduler = build_sampler(sampler, system.scheduler)
-    parts = [
-        to_uint8(system.decode(denoise(system.denoiser, scheduler, part, num_steps))).cpu()
-        for part in noise.split(batch_size)
-    ]
+    masks = kept_channels(system.gate) if masks is None else masks.to(device)
+    parts = []
+    for start in range(0, num_samples, batch_size):
+        part = noise[start : start + batch_size]
+        mask = masks[start : start + batch_size] if masks is not None and masks.dim() > 1 else masks
+        latents = denoise(system.denoiser, scheduler, part, num_steps, mask)
+        parts.append(to_uint8(system.decode(latents)).cpu())
     return torch.cat(parts)
 
 

@@ -1,20 +1,23 @@
 """Tell a healthy latent diffusion model from an empty one.
 
-The noise loss cannot: it falls when the latent disappears. So two other things decide: whether
-the masks are open, and whether the latents that reach the denoiser have any size beside unit noise.
-The denoiser's loss with zeros in the latent's place is reported with each verdict but decides
-nothing: also a sound denoiser may find zeros easier.
+The noise loss cannot: it falls when the latent disappears. So three other things decide: whether
+the masks are open, whether the latents that reach the denoiser have any size beside unit noise, and
+whether the denoiser recovers the clean latent better than its mean would, measured in the latent's
+own variance. The denoiser's loss with zeros in the latent's place is reported with each verdict but
+decides nothing: also a sound denoiser may find zeros easier.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["healthy", "shrunken", "collapsed"]
+Verdict = Literal["healthy", "shrunken", "collapsed", "undertrained"]
 
 OPEN_MASK = 0.1
 """A channel whose mean mask is below this carries under 1 % of its power past the gate: closed."""
 MIN_LATENT_STD = 0.25
 """Below this the best linear predictor's noise loss is under 0.1, against 0.28 at unit scale."""
+MAX_RELATIVE_ERROR = 1.0
+"""Error of the recovered clean latent, in its own variance, that always guessing the mean has."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,13 @@ class CollapseEvidence:
     """Mean mask, 1 without a gate."""
     masked_latent_std: list[float]
     """Standard deviation of the latents that reach the denoiser."""
-    diffusion_loss: float
-    """The denoiser's noise loss with those latents."""
-    zero_latent_diffusion_loss: float
+    diffusion_loss: float | None = None
+    """The denoiser's noise loss with those latents; None before there is a denoiser."""
+    zero_latent_diffusion_loss: float | None = None
     """The same with the latents set to zero, same noise and timesteps."""
+    relative_error: float | None = None
+    """Error of the recovered clean latent at a signal-to-noise ratio of 0 dB, in the latent's own
+    variance; None where it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -40,33 +46,47 @@ class CollapseVerdict:
 
 
 def judge(evidence: CollapseEvidence) -> CollapseVerdict:
-    """Decide between healthy, shrunken (latents scaled away) and collapsed (masks closed)."""
+    """Decide between healthy, collapsed (masks closed), shrunken (latents scaled away) and
+    undertrained (a denoiser that recovers nothing)."""
     masks = evidence.mask_mean
     open_channels = [c for c, mask in enumerate(masks) if mask >= OPEN_MASK]
     closed = [c for c, mask in enumerate(masks) if mask < OPEN_MASK]
-    with_and_without = (
-        f"the denoiser's loss is {evidence.diffusion_loss:.4f} with the latents and "
-        f"{evidence.zero_latent_diffusion_loss:.4f} with zeros in their place"
-    )
+    losses = _losses(evidence)
     if not open_channels:
-        return CollapseVerdict(
-            "collapsed",
-            [
-                f"all {len(masks)} masks are closed: the widest open has mean {max(masks):.4f}, "
-                f"below {OPEN_MASK}",
-                with_and_without,
-            ],
+        reason = (
+            f"all {len(masks)} masks are closed: the widest open has mean {max(masks):.4f}, "
+            f"below {OPEN_MASK}"
         )
-    reasons = [f"channel {c} is closed: mean mask {masks[c]:.4f}" for c in closed]
+        return CollapseVerdict("collapsed", [reason, *losses])
+    named = [f"channel {c} is closed: mean mask {masks[c]:.4f}" for c in closed]
     widest = max(evidence.masked_latent_std[c] for c in open_channels)
     if widest < MIN_LATENT_STD:
-        reasons.append(
+        reason = (
             f"masks are open but the latents are small beside unit noise: the widest open channel "
             f"has standard deviation {widest:.4f}, below {MIN_LATENT_STD}"
         )
-        return CollapseVerdict("shrunken", [*reasons, with_and_without])
-    reasons.append(
+        return CollapseVerdict("shrunken", [reason, *named, *losses])
+    opened = (
         f"{len(open_channels)} of {len(masks)} channels are open; the widest has standard "
         f"deviation {widest:.3f}"
     )
-    return CollapseVerdict("healthy", [*reasons, with_and_without])
+    error = evidence.relative_error
+    if error is None:
+        return CollapseVerdict("healthy", [opened, *named, *losses])
+    recovered = (
+        f"the clean latent recovered at 0 dB has an error of {error:.3f} of its own variance "
+        f"(the best linear guess has at most 0.5, the mean {MAX_RELATIVE_ERROR:g})"
+    )
+    verdict = "healthy" if error < MAX_RELATIVE_ERROR else "undertrained"
+    reasons = [opened, recovered] if verdict == "healthy" else [recovered, opened]
+    return CollapseVerdict(verdict, [*reasons, *named, *losses])
+
+
+def _losses(evidence: CollapseEvidence) -> list[str]:
+    with_latents, with_zeros = evidence.diffusion_loss, evidence.zero_latent_diffusion_loss
+    if with_latents is None or with_zeros is None:
+        return []
+    return [
+        f"the denoiser's loss is {with_latents:.4f} with the latents and {with_zeros:.4f} with "
+        "zeros in their place"
+    ]

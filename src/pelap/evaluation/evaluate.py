@@ -3,9 +3,11 @@
 import io
 import json
 import math
-from dataclasses import asdict
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -14,23 +16,30 @@ from diffusers.utils.pil_utils import make_image_grid
 from PIL import Image
 from torch import Tensor
 
-from pelap.config import RunConfig
+from pelap.config import EvaluationConfig, RunConfig, SamplerName
 from pelap.data import load_pictures
 from pelap.diagnostics import CollapseEvidence, judge
 from pelap.errors import ConfigError
+from pelap.evaluation.channel_sets import best_static_set, count_sets, draw_sets, to_mask
 from pelap.evaluation.cost import count_parameters, machine, versions
 from pelap.evaluation.measure import Measurements, measure
-from pelap.latent import build_gate
+from pelap.evaluation.quality import QualityPictures, check_metrics, measure_quality
+from pelap.latent import NestedGate
 from pelap.losses import gaussian_diffusion_loss, psnr_db
 from pelap.run_folder import RunFolder, write_whole
-from pelap.sampling import SAMPLERS, load_pipeline, sample, to_uint8
+from pelap.sampling import SAMPLERS, harden, load_pipeline, sample, to_system, to_uint8
 from pelap.system import LatentDiffusion
 
+ChannelSetChoice = Literal["static", "drawn"]
+NUM_SAMPLES_KEPT = 64
+"""Samples that are kept for the report, however many are measured."""
 NUM_BINS = 40
 """Bins of the mask histograms over [0, 1]."""
 
 
-def evaluate_run(folder: RunFolder, config: RunConfig | None = None) -> dict[str, Any]:
+def evaluate_run(
+    folder: RunFolder, config: RunConfig | None = None, metrics: Sequence[str] = ()
+) -> dict[str, Any]:
     """Evaluate a run's best model on the test split and write evaluation.json.
 
     Noise and timesteps come from `config.evaluation.seed`, so two runs are comparable and a second
@@ -38,32 +47,104 @@ def evaluate_run(folder: RunFolder, config: RunConfig | None = None) -> dict[str
 
     Args:
         folder: The run.
-        config: The run's own by default; for pictures that moved or another sampler.
+        config: The run's own by default; for pictures that moved, another sampler, or another
+            budget of a nested gate.
+        metrics: Names of quality metrics to add, see `pelap.evaluation.quality`.
 
     Returns:
         What was written.
 
     Raises:
+        ConfigError: If a metric is unknown, or the gate cannot meet the config's budget.
         RunError: If the run has no model yet.
         DataError: If its pictures cannot be read.
     """
     config = config or folder.config()
+    check_metrics(metrics)
     device = torch_device()
     system = load_system(folder, device)
+    if isinstance(system.gate, NestedGate):
+        harden(system, config.gate.budget)
     splits = load_pictures(config.data, config.run.seed)
-    sums = measure(system, splits.test, config, device)
-    result = summarise(sums, splits.test.labels, splits.test.class_names, system, config)
-    samples = sample(
+    sums = measure(system, splits.test, config, device, keep_reconstructions=bool(metrics))
+    result = {"run": folder.name}
+    result |= summarise(sums, splits.test.labels, splits.test.class_names, system, config)
+    masks, channel_sets = torch.cat(sums.masks), None
+    if is_adaptive(system):
+        found = count_sets(masks)
+        channel_sets = found.as_dict(splits.test.labels, splits.test.class_names)
+        channel_sets["static"] = best_static_set(system, splits.test, found, config, device)
+        result["channel_sets"] = channel_sets
+    samples = draw_samples(system, config, channel_sets)
+    if metrics:
+        originals = splits.test.fetch(torch.arange(len(splits.test)))
+        pictures = QualityPictures(originals, torch.cat(sums.reconstructions), samples)
+        result["quality"] = _quality(metrics, pictures, config, device)
+    shown = {name: to_uint8(images) for name, images in sums.shown.items()}
+    _write(folder, result, shown | {"samples": samples[:NUM_SAMPLES_KEPT]})
+    return result
+
+
+def is_adaptive(system: LatentDiffusion) -> bool:
+    """Whether each input has its own set of channels: a gate that is adaptive and hard."""
+    return system.gate is not None and system.gate.is_hard and system.gate.adaptive
+
+
+def draw_samples(
+    system: LatentDiffusion,
+    config: RunConfig,
+    channel_sets: dict[str, Any] | None = None,
+    *,
+    how: ChannelSetChoice = "static",
+) -> Tensor:
+    """Pictures from noise as the config's evaluation says, uint8 (N, 3, H, W).
+
+    Args:
+        system: The networks.
+        config: Its evaluation gives number, sampler, steps and seed.
+        channel_sets: What an adaptive gate was found to do; needed for one.
+        how: For an adaptive gate, its best static set, or sets drawn from the measured frequencies.
+    """
+    evaluation, masks = config.evaluation, None
+    if channel_sets is not None:
+        channels, num = config.network.latent_channels, evaluation.num_samples
+        if how == "static":
+            masks = to_mask(channel_sets["static"]["channels"], channels)
+        else:
+            masks = draw_sets(channel_sets, num, channels, evaluation.seed)
+    return sample(
         system,
         config,
-        num_samples=config.evaluation.num_samples,
-        sampler=config.evaluation.sampler,
-        num_steps=config.evaluation.num_steps,
-        seed=config.evaluation.seed,
+        num_samples=evaluation.num_samples,
+        sampler=evaluation.sampler,
+        num_steps=evaluation.num_steps,
+        seed=evaluation.seed,
+        masks=masks,
     )
-    shown = {name: to_uint8(images) for name, images in sums.shown.items()} | {"samples": samples}
-    _write(folder, {"run": folder.name, **result}, shown)
-    return {"run": folder.name, **result}
+
+
+def _quality(
+    metrics: Sequence[str], pictures: QualityPictures, config: RunConfig, device: torch.device
+) -> dict[str, Any]:
+    evaluation = config.evaluation
+    values = measure_quality(
+        metrics,
+        pictures,
+        evaluation.extractor,
+        device=device,
+        cache=cache_folder(),
+        num_bootstraps=evaluation.num_bootstraps,
+        seed=evaluation.seed,
+    )
+    sampler = {"sampler": evaluation.sampler, "num_steps": evaluation.num_steps}
+    return {name: value.as_dict() | sampler for name, value in values.items()}
+
+
+def cache_folder() -> Path:
+    """Where reference features are kept: $PELAP_CACHE, or pelap in the user's cache folder."""
+    own = os.environ.get("PELAP_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(base) / "pelap"
 
 
 def sample_run(
@@ -74,12 +155,23 @@ def sample_run(
     num_steps: int = 50,
     num_samples: int = 64,
     seed: int = 0,
+    channel_sets: ChannelSetChoice = "static",
 ) -> None:
     """Draw pictures with a run's best model: one grid if `output` ends in .png, else a folder.
 
+    Args:
+        folder: The run.
+        output: A .png file or a new folder.
+        sampler: One of `pelap.sampling.SAMPLERS`.
+        num_steps: Steps of the sampler.
+        num_samples: Pictures.
+        seed: Of the noise.
+        channel_sets: For an adaptive gate: its best static set, or sets drawn from the frequencies
+            measured by `pelap evaluate`.
+
     Raises:
         ConfigError: If the sampler, a count or `output` cannot be used.
-        RunError: If the run has no model yet.
+        RunError: If the run has no model yet, or an adaptive gate was not evaluated.
     """
     config = folder.config()
     if sampler not in SAMPLERS:
@@ -91,9 +183,12 @@ def sample_run(
     if output.exists():
         raise ConfigError(f"--output {output} exists already: choose another.")
     system = load_system(folder, torch_device())
-    pictures = sample(
-        system, config, num_samples=num_samples, sampler=sampler, num_steps=num_steps, seed=seed
+    measured = folder.evaluation()["channel_sets"] if is_adaptive(system) else None
+    evaluation = EvaluationConfig(
+        num_samples=num_samples, sampler=cast(SamplerName, sampler), num_steps=num_steps, seed=seed
     )
+    config = replace(config, evaluation=evaluation)
+    pictures = draw_samples(system, config, measured, how=channel_sets)
     output.parent.mkdir(parents=True, exist_ok=True)
     images = [Image.fromarray(x) for x in pictures.permute(0, 2, 3, 1).numpy()]
     if output.suffix.lower() == ".png":
@@ -123,12 +218,7 @@ def load_system(folder: RunFolder, device: torch.device) -> LatentDiffusion:
     Raises:
         RunError: If the run has not saved one yet.
     """
-    pipeline = load_pipeline(folder.model)
-    gate = build_gate(folder.config().gate)
-    system = LatentDiffusion(
-        pipeline.autoencoder, pipeline.denoiser, pipeline.importance, gate, pipeline.scheduler
-    )
-    return system.to(device).eval()
+    return to_system(load_pipeline(folder.model), folder.config()).to(device).eval()
 
 
 def summarise(

@@ -7,37 +7,14 @@ from torch import Tensor
 
 from pelap.config import RunConfig
 from pelap.data import Pictures, to_batch
-from pelap.system import LatentDiffusion
+from pelap.diagnostics.moments import Moments
+from pelap.losses import channel_mean
+from pelap.sampling import to_uint8
+from pelap.system import Draws, LatentDiffusion
 from pelap.training.step import make_draws
 
 NUM_SHOWN = 8
 """Pictures kept for the reconstruction figure."""
-
-
-@dataclass
-class Moments:
-    """Running mean and standard deviation per channel, in float64."""
-
-    total: Tensor
-    total_of_squares: Tensor
-    count: int = 0
-
-    @classmethod
-    def zeros(cls, num_channels: int) -> "Moments":
-        total, squares = torch.zeros(2, num_channels, dtype=torch.float64)
-        return cls(total, squares)
-
-    def add(self, latents: Tensor) -> None:
-        """Take in latents (B, C, h, w)."""
-        values = latents.double().cpu()
-        self.total += values.sum(dim=(0, 2, 3))
-        self.total_of_squares += values.square().sum(dim=(0, 2, 3))
-        self.count += values[:, 0].numel()
-
-    def std(self) -> Tensor:
-        """Standard deviation of each channel, (C,)."""
-        mean = self.total / self.count
-        return (self.total_of_squares / self.count - mean.square()).clamp(min=0).sqrt()
 
 
 @dataclass
@@ -53,13 +30,20 @@ class Measurements:
     masked_squared_error: float = 0.0
     masks: list[Tensor] = field(default_factory=list)
     """(B, C) a batch."""
+    reconstructions: list[Tensor] = field(default_factory=list)
+    """uint8 (B, 3, H, W) a batch, if they were asked for."""
     shown: dict[str, Tensor] = field(default_factory=dict)
     """Images (NUM_SHOWN, 3, H, W) in [-1, 1] by name."""
 
 
 @torch.no_grad()
 def measure(
-    system: LatentDiffusion, pictures: Pictures, config: RunConfig, device: torch.device
+    system: LatentDiffusion,
+    pictures: Pictures,
+    config: RunConfig,
+    device: torch.device,
+    *,
+    keep_reconstructions: bool = False,
 ) -> Measurements:
     """Run the system over all pictures with fixed noise and timesteps, in float32.
 
@@ -77,20 +61,22 @@ def measure(
         latents = system.encode(images, draws.latent_noise).latents  # (B, C, h, w)
         mask = system.mask(latents).mask  # (B, C)
         masked = latents * mask[:, :, None, None]  # (B, C, h, w)
-        reconstruction = system.decode(latents)  # (B, 3, H, W)
         masked_reconstruction = system.decode(masked)  # (B, 3, H, W)
-        for_real = system.predict_noise(masked, draws.noise, draws.timesteps)
-        for_zero = system.predict_noise(torch.zeros_like(masked), draws.noise, draws.timesteps)
+        reconstruction = masked_reconstruction
+        if not system.options.decoder_sees_mask:
+            reconstruction = system.decode(latents)  # (B, 3, H, W)
 
         size = len(indices)
         sums.num_pictures += size
-        sums.diffusion += size * float((for_real - draws.noise).square().mean())
-        sums.zero_latent_diffusion += size * float((for_zero - draws.noise).square().mean())
+        sums.diffusion += size * _noise_loss(system, latents, mask, draws)
+        sums.zero_latent_diffusion += size * _noise_loss(system, 0 * latents, mask, draws)
         sums.squared_error += float((reconstruction - images).square().sum())
         sums.masked_squared_error += float((masked_reconstruction - images).square().sum())
         sums.latents.add(latents)
         sums.masked_latents.add(masked)
         sums.masks.append(mask.cpu())
+        if keep_reconstructions:
+            sums.reconstructions.append(to_uint8(reconstruction).cpu())
         if not sums.shown:
             sums.shown = {
                 "originals": images[:NUM_SHOWN],
@@ -98,3 +84,9 @@ def measure(
                 "masked_reconstructions": masked_reconstruction[:NUM_SHOWN],
             }
     return sums
+
+
+def _noise_loss(system: LatentDiffusion, latents: Tensor, mask: Tensor, draws: Draws) -> float:
+    noisy = system.add_noise(latents, mask, draws.noise, draws.timesteps)
+    error = (system.predict_noise(noisy, draws.timesteps) - draws.noise).square()
+    return float(channel_mean(error, mask if system.options.open_channels_only else None))

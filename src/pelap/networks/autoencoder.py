@@ -20,10 +20,18 @@ class PaperAutoencoder(ModelMixin, ConfigMixin):
         latent_channels: C.
         base_channels: Width of the outermost level; the inner levels are twice as wide. A
             multiple of 8.
+        latents_mean: Mean of each latent channel, kept for whoever normalises; unused here.
+        latents_std: Standard deviation of each latent channel, likewise.
     """
 
     @register_to_config
-    def __init__(self, latent_channels: int = 4, base_channels: int = 64):
+    def __init__(
+        self,
+        latent_channels: int = 4,
+        base_channels: int = 64,
+        latents_mean: list[float] | None = None,
+        latents_std: list[float] | None = None,
+    ):
         super().__init__()
         outer, inner = base_channels, 2 * base_channels
         self.encoder = nn.Sequential(

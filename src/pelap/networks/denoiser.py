@@ -40,6 +40,9 @@ class PaperUNet(ModelMixin, ConfigMixin):
 
     def forward(self, sample: Tensor, timestep: Tensor | float) -> UNet2DOutput:
         """Predict the noise in `sample` (B, C, h, w) at `timestep` (B,) or scalar."""
+        if not sample.requires_grad:
+            # torch 2.13 crashes in GroupNorm's backward for channels_last without input gradient
+            sample = sample.contiguous()
         timesteps = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])  # (B,)
         embedding = self.time(self.sinusoid(timesteps).to(sample.dtype))  # (B, time)
         full = self.down(sample, embedding)  # (B, outer, h, w)

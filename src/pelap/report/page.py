@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 import pelap
 from pelap.config import settings_without_effect, to_dict
-from pelap.report import figures, grids, numbers, words
+from pelap.report import diagnosis_figures, figures, grids, numbers, words
 from pelap.report.canvas import DPI, Drawing, drawing
 from pelap.report.reported_run import ReportedRun, read_runs
 from pelap.report.table import differing_settings, results_table, versions_table
@@ -74,7 +74,7 @@ def write_report(runs: Sequence[RunFolder], output: Path) -> Path:
 def draw_charts(runs: Sequence[ReportedRun]) -> list[Card]:
     """Every figure but the samples, those left out for which these runs hold nothing."""
     gated = [(number, run) for number, run in enumerate(runs, 1) if run.has_gate]
-    cards = [_denoiser_card(runs)]
+    cards = [_denoiser_card(runs), *_diagnosis_cards(runs)]
     if len({run.sparsity_weight for _, run in gated}) > 1:
         cards.append(_sparsity_card(runs))
     if any(run.train or run.validation for run in runs):
@@ -119,6 +119,36 @@ def _denoiser_card(runs: Sequence[ReportedRun]) -> Card:
         " ".join(f"{run.label}: {words.denoiser_sentence(run)}" for run in runs),
         lambda: figures.draw_denoiser_and_latent(runs),
     )
+
+
+def _diagnosis_cards(runs: Sequence[ReportedRun]) -> list[Card]:
+    found = {run.label: run.diagnosis for run in runs if run.diagnosis is not None}
+    if not found:
+        return []
+    return [
+        _card(
+            "denoiser_by_timestep",
+            "At which noise levels does the denoiser work?",
+            words.timesteps_caption(found),
+            f"The denoiser's loss against the timestep of {', '.join(found)}.",
+            lambda: diagnosis_figures.plot_denoisers(found),
+        ),
+        _card(
+            "recovered_latent",
+            "How much of the latent the denoiser recovers",
+            words.recovery_caption(found),
+            f"Error of the recovered latent against the signal-to-noise ratio of "
+            f"{', '.join(found)}.",
+            lambda: diagnosis_figures.plot_recovery(found),
+        ),
+        _card(
+            "latent_channels",
+            "Channel by channel",
+            "A channel whose bar is gone after the mask never reaches the denoiser.",
+            f"Bars of standard deviation and mask of each channel of {', '.join(found)}.",
+            lambda: diagnosis_figures.plot_channels(found),
+        ),
+    ]
 
 
 def _sparsity_card(runs: Sequence[ReportedRun]) -> Card:

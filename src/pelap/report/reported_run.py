@@ -35,6 +35,8 @@ class ReportedRun:
     validation: list[dict[str, Any]]
     pictures: dict[str, NDArray[np.uint8]]
     """uint8 (N, H, W, 3) by name, see PICTURE_KEYS."""
+    diagnosis: dict[str, Any] | None = None
+    """What `pelap diagnose` wrote, if it was run."""
 
     @property
     def has_gate(self) -> bool:
@@ -87,14 +89,14 @@ def _read_run(folder: RunFolder, shared_name: bool) -> ReportedRun:
     try:
         evaluation = folder.evaluation()
         train, validation = folder.metrics("train"), folder.metrics("validation")
+        diagnosis = folder.diagnosis()
     except ValueError as error:
         raise RunError(f"{folder.path} holds a file that is not JSON: {error}.") from error
     missing = [key for key in EVALUATION_KEYS if key not in evaluation]
     if missing:
         raise RunError(f"{folder.evaluation_path} lacks {missing[0]!r}: {_again(folder)}")
-    return ReportedRun(
-        label, folder.config(), evaluation, train, validation, _read_pictures(folder)
-    )
+    pictures = _read_pictures(folder)
+    return ReportedRun(label, folder.config(), evaluation, train, validation, pictures, diagnosis)
 
 
 def _read_pictures(folder: RunFolder) -> dict[str, NDArray[np.uint8]]:

@@ -5,7 +5,8 @@ zeros, in either direction: on zeros a sound denoiser may well score lower, as t
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pelap.diagnostics.collapse import OPEN_MASK
 from pelap.report import numbers
@@ -185,3 +186,30 @@ def denoiser_caption(runs: Sequence[ReportedRun]) -> str:
             f"normalisation erases mean and scale of each channel's {values} values."
         )
     return text
+
+
+def timesteps_caption(diagnoses: Mapping[str, dict[str, Any]]) -> str:
+    """How to read the losses by timestep, with the verdicts of `pelap diagnose`."""
+    verdicts = "; ".join(
+        f"{name}: {found['collapse']['verdict']}" for name, found in diagnoses.items()
+    )
+    return (
+        "A denoiser that knows its latents stays near the grey line or below it. One whose curve "
+        "is flat and the same with zeros predicts the noise without any latent. "
+        f"Verdicts of pelap diagnose, {verdicts}."
+    )
+
+
+def recovery_caption(diagnoses: Mapping[str, dict[str, Any]]) -> str:
+    """How to read the recovered latents, with each model's error at 0 dB."""
+    parts = []
+    for name, found in diagnoses.items():
+        error = found["recovery"][0]["relative_error"]
+        if error is None:
+            parts.append(f"{name} has none: no timestep comes within 1 dB of it")
+        else:
+            parts.append(f"{name} {numbers.significant(error)}")
+    return (
+        "Squared error in the latent's own variance, which no shrinking of the latent can lower. "
+        f"At 0 dB: {'; '.join(parts)}."
+    )

@@ -9,16 +9,35 @@ from torch import Tensor, nn
 from pelap.config import Precision, RunConfig
 from pelap.losses import Losses, objective
 from pelap.seeding import generator
-from pelap.system import Draws, SystemOutput, latent_shape
+from pelap.system import Draws, Stage, SystemOutput, latent_shape
 
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What one batch gave."""
+    """What one batch gave. All of it averages over batches and processes."""
 
     losses: Losses
     mask_mean: Tensor
     """Mean mask of each channel, (C,)."""
+    masked_mean: Tensor
+    """Mean of each channel of the masked latents, (C,)."""
+    masked_square: Tensor
+    """Mean square of the same, (C,)."""
+
+    def masked_latent_std(self) -> Tensor:
+        """Standard deviation of each channel of the masked latents, (C,)."""
+        return (self.masked_square - self.masked_mean.square()).clamp(min=0).sqrt()
+
+    def to_vector(self) -> Tensor:
+        """All numbers in one tensor, detached, to be averaged."""
+        losses = torch.stack([value.detach() for value in self.losses.named().values()])
+        return torch.cat([losses, self.mask_mean, self.masked_mean, self.masked_square])
+
+    def from_vector(self, values: Tensor) -> "StepOutput":
+        """The numbers of `to_vector`, in the shape of this output."""
+        names = list(self.losses.named())
+        losses = Losses(**dict(zip(names, values, strict=False)))
+        return StepOutput(losses, *values[len(names) :].chunk(3))
 
 
 def make_draws(
@@ -48,30 +67,37 @@ def make_draws(
         timesteps=torch.randint(
             config.noise.num_timesteps, (batch_size,), generator=source, device=device
         ),
+        gate_noise=torch.rand(shape[:2], generator=source, device=device),
     )
 
 
-def forward_step(system: nn.Module, images: Tensor, draws: Draws, config: RunConfig) -> StepOutput:
-    """Losses and mean mask of a batch of images (B, 3, H, W) in [-1, 1].
+def forward_step(
+    system: nn.Module, inputs: Tensor, draws: Draws, config: RunConfig, stage: Stage = "joint"
+) -> StepOutput:
+    """Losses and mean mask of a batch of images (B, 3, H, W) in [-1, 1], or of cached moments.
 
     The networks run in the config's precision; losses are float32.
     """
-    use_bf16 = uses_bf16(config.run.precision, images.device)
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=use_bf16):
-        output: SystemOutput = system(images, draws)
-    losses = objective(
-        output, images, draws.noise, config.objective, gated=config.gate.kind != "open"
+    use_bf16 = uses_bf16(config.run.precision, inputs.device)
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=use_bf16):
+        output: SystemOutput = system(inputs, draws, stage)
+    gated = config.gate.kind != "open" and stage != "denoiser"
+    losses = objective(output, inputs, config.objective, gated=gated)
+    mask = output.gate.mask.detach()
+    masked = output.latent.latents.detach() * mask[:, :, None, None]  # (B, C, h, w)
+    return StepOutput(
+        losses, mask.mean(dim=0), masked.mean(dim=(0, 2, 3)), masked.square().mean(dim=(0, 2, 3))
     )
-    return StepOutput(losses, output.gate.mask.detach().mean(dim=0))
 
 
 def training_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    images: Tensor,
+    inputs: Tensor,
     draws: Draws,
     config: RunConfig,
     accelerator: Accelerator,
+    stage: Stage = "joint",
 ) -> tuple[StepOutput, Tensor]:
     """Forward, backward, clip, update.
 
@@ -79,7 +105,7 @@ def training_step(
         What the batch gave before the update, and the norm of its gradient before clipping.
     """
     model.train()
-    output = forward_step(model, images, draws, config)
+    output = forward_step(model, inputs, draws, config, stage)
     accelerator.backward(output.losses.total_loss)
     limit = config.optimizer.max_gradient_norm or float("inf")
     norm = accelerator.clip_grad_norm_(model.parameters(), limit)
@@ -99,8 +125,8 @@ def uses_bf16(precision: Precision, device: torch.device) -> bool:
     return device.type == "cpu" and native
 
 
-def cosine_learning_rate(epoch: int, config: RunConfig) -> float:
-    """Learning rate of an epoch (from 0): half a cosine from the first to the final rate."""
+def cosine_learning_rate(epoch: float, num_epochs: float, config: RunConfig) -> float:
+    """Learning rate after `epoch` of `num_epochs`: half a cosine from the first to the final."""
     first, final = config.optimizer.learning_rate, config.optimizer.final_learning_rate
-    phase = torch.tensor(torch.pi * epoch / config.run.epochs, dtype=torch.float64)
+    phase = torch.tensor(torch.pi * epoch / num_epochs, dtype=torch.float64)
     return final + 0.5 * (first - final) * (1 + float(torch.cos(phase)))

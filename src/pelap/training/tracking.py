@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pelap.config import RunConfig, to_dict
+from pelap.diagnostics import CollapseVerdict
 from pelap.errors import RunError
 from pelap.run_folder import RunFolder, write_whole
 from pelap.training.step import StepOutput
@@ -68,7 +69,13 @@ class Tracker:
         return (step - last) * self.config.data.batch_size / (now - then)
 
     def record(
-        self, split: str, step: int, epoch: float, output: StepOutput, **more: float
+        self,
+        split: str,
+        step: int,
+        epoch: float,
+        output: StepOutput,
+        stage: str,
+        **more: float | list[float],
     ) -> None:
         """Write one line of metrics.
 
@@ -77,23 +84,38 @@ class Tracker:
             step: Optimiser steps done.
             epoch: Passes over the training pictures done, with fraction.
             output: Already averaged over the processes.
+            stage: What is being trained.
             more: Further figures of the line.
         """
         if not self.accelerator.is_main_process:
             return
         losses = {name: float(value) for name, value in output.losses.named().items()}
         mask = [float(value) for value in output.mask_mean]
-        line: dict[str, Any] = {"split": split, "step": step, "epoch": epoch, **losses}
-        line |= {"mask_mean": mask, **more}
-        with self.folder.metrics_path.open("a") as metrics:
-            metrics.write(json.dumps(line) + "\n")
+        line: dict[str, Any] = {"split": split, "step": step, "epoch": epoch, "stage": stage}
+        self._write(line | losses | {"mask_mean": mask, **more})
         if self.config.run.tracker is not None:
-            scalars = losses | {"mask_mean": sum(mask) / len(mask)} | more
+            scalars = losses | {"mask_mean": sum(mask) / len(mask)}
+            scalars |= {name: value for name, value in more.items() if isinstance(value, float)}
             self.accelerator.log({f"{split}/{k}": v for k, v in scalars.items()}, step=step)
         summary = _summary(losses, mask)
         self.progress.update(self.task, losses=summary)
         if split == "validation":
             self.console.print(f"{self.folder.name} · epoch {epoch:g} · step {step} · {summary}")
+
+    def record_event(self, step: int, epoch: float, verdict: CollapseVerdict) -> None:
+        """Write down, and say, that the model was found shrunken or collapsed."""
+        if not self.accelerator.is_main_process:
+            return
+        where = {"split": "event", "step": step, "epoch": epoch}
+        self._write(where | {"verdict": verdict.verdict, "reasons": verdict.reasons})
+        self.console.print(
+            f"{self.folder.name} · epoch {epoch:g} · {verdict.verdict}: {verdict.reasons[0]}",
+            style="bold red",
+        )
+
+    def _write(self, line: dict[str, Any]) -> None:
+        with self.folder.metrics_path.open("a") as metrics:
+            metrics.write(json.dumps(line) + "\n")
 
 
 def keep_metrics_until(folder: RunFolder, step: int) -> None:
@@ -119,5 +141,6 @@ def keep_metrics_until(folder: RunFolder, step: int) -> None:
 
 def _summary(losses: dict[str, float], mask: list[float]) -> str:
     short = {"total_loss": "loss", "reconstruction_loss": "rec", "diffusion_loss": "diff"}
-    shown = " ".join(f"{label} {losses[name]:.4f}" for name, label in short.items())
+    present = [(label, losses[name]) for name, label in short.items() if name in losses]
+    shown = " ".join(f"{label} {value:.4f}" for label, value in present)
     return f"{shown} mask {sum(mask) / len(mask):.4f}"

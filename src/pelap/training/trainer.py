@@ -1,20 +1,24 @@
 """The loop: pictures in, a run folder out, on one CPU or many devices through accelerate."""
 
+import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from pelap.config import RunConfig, save_config, settings_without_effect, validate
 from pelap.data import Pictures, Splits, epoch_order, load_pictures, to_batch
+from pelap.diagnostics import CollapseEvidence, judge
 from pelap.errors import ConfigError, RunError
-from pelap.losses import Losses
+from pelap.latent import follow_budget
 from pelap.run_folder import RunFolder, open_run
-from pelap.sampling import to_pipeline
+from pelap.sampling import take_autoencoder, to_pipeline
 from pelap.seeding import generator
 from pelap.system import LatentDiffusion, build_system
 from pelap.training.checkpoint import (
@@ -23,14 +27,18 @@ from pelap.training.checkpoint import (
     save_checkpoint,
     write_folder,
 )
+from pelap.training.latent_cache import CachedLatents, cache_latents
+from pelap.training.stages import StagePlan, plan_stages
 from pelap.training.step import (
     StepOutput,
-    cosine_learning_rate,
     forward_step,
     make_draws,
     training_step,
 )
 from pelap.training.tracking import Tracker, keep_metrics_until
+
+Fetch = Callable[[Tensor, Tensor | None], Tensor]
+"""From indices (B,) and flips (B,) to a batch of images or cached moments on the device."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +62,12 @@ class Trainer:
         return len(self.splits.train) // self.config.data.batch_size
 
     @property
+    def plan(self) -> tuple[StagePlan, ...]:
+        return plan_stages(self.config, self.steps_per_epoch)
+
+    @property
     def total_steps(self) -> int:
-        steps = self.config.run.epochs * self.steps_per_epoch
-        return min(steps, self.config.run.max_steps or steps)
+        return self.plan[-1].last_step
 
 
 def train(config: RunConfig, output: Path) -> RunFolder:
@@ -116,10 +127,15 @@ def place(system: LatentDiffusion, config: RunConfig, device: torch.device) -> L
     return system
 
 
-def build_optimizer(system: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    """AdamW over all of the system, fused."""
+def build_optimizer(system: LatentDiffusion, config: RunConfig) -> torch.optim.Optimizer:
+    """AdamW over all of the system, fused; the importance predictor at its own rate."""
+    networks = [*system.autoencoder.parameters(), *system.denoiser.parameters()]
+    groups = [{"params": networks, "rate_factor": 1.0}]
+    if system.importance is not None:
+        predictor = list(system.importance.parameters())
+        groups.append({"params": predictor, "rate_factor": config.gate.learning_rate_factor})
     return torch.optim.AdamW(
-        system.parameters(),
+        groups,
         lr=config.optimizer.learning_rate,
         weight_decay=config.optimizer.weight_decay,
         fused=True,
@@ -127,7 +143,13 @@ def build_optimizer(system: nn.Module, config: RunConfig) -> torch.optim.Optimiz
 
 
 def _prepare(config: RunConfig, folder: RunFolder) -> Trainer:
-    accelerator = Accelerator(log_with=config.run.tracker, project_dir=folder.path)
+    # Two stages, and a gate once it is hard, leave some parameters without a gradient.
+    all_used = config.run.denoiser_epochs is None and config.gate.budget is None
+    accelerator = Accelerator(
+        log_with=config.run.tracker,
+        project_dir=folder.path,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=not all_used)],
+    )
     if config.data.batch_size % accelerator.num_processes:
         raise ConfigError(
             f"--data.batch-size is {config.data.batch_size}: it must be a multiple of the "
@@ -144,7 +166,10 @@ def _prepare(config: RunConfig, folder: RunFolder) -> Trainer:
             f"{len(splits.test)} test pictures are too few for {accelerator.num_processes} "
             "processes: each needs at least one."
         )
-    system = place(build_system(config), config, accelerator.device)
+    system = build_system(config)
+    if config.run.autoencoder is not None:
+        take_autoencoder(system, Path(config.run.autoencoder), config.gate.budget)
+    system = place(system, config, accelerator.device)
     optimizer = build_optimizer(system, config)
     ema = None
     if config.optimizer.ema_decay:
@@ -154,51 +179,103 @@ def _prepare(config: RunConfig, folder: RunFolder) -> Trainer:
 
 
 def _fit(trainer: Trainer, first_step: int) -> None:
-    config, folder = trainer.config, trainer.folder
-    with Tracker(folder, trainer.accelerator, config, first_step, trainer.total_steps) as tracker:
-        for step in range(first_step, trainer.total_steps):
-            output, gradient_norm = _train_step(trainer, step)
-            done = step + 1
-            ends_epoch = done % trainer.steps_per_epoch == 0 or done == trainer.total_steps
-            tracker.advance(done)
-            if done % config.run.log_every == 0 or ends_epoch:
-                averaged = _average(trainer.accelerator, output)
-                _refuse_divergence(averaged, done, config)
-                tracker.record(
-                    "train",
-                    done,
-                    done / trainer.steps_per_epoch,
-                    averaged,
-                    learning_rate=trainer.optimizer.param_groups[0]["lr"],
-                    gradient_norm=float(gradient_norm),
-                    images_per_second=tracker.images_per_second(done),
-                )
-            if ends_epoch:
-                _end_epoch(trainer, tracker, done)
-            every = config.run.checkpoint_every
-            if ends_epoch or (every is not None and done % every == 0):
-                _save_checkpoint(trainer, done)
+    with Tracker(
+        trainer.folder, trainer.accelerator, trainer.config, first_step, trainer.total_steps
+    ) as tracker:
+        for plan in trainer.plan:
+            if first_step < plan.last_step:
+                _run_stage(trainer, tracker, plan, max(first_step, plan.first_step))
+    if trainer.accelerator.is_main_process and trainer.config.run.latent_cache is None:
+        shutil.rmtree(trainer.folder.latents, ignore_errors=True)
 
 
-def _train_step(trainer: Trainer, step: int) -> tuple[StepOutput, Tensor]:
+def _run_stage(trainer: Trainer, tracker: Tracker, plan: StagePlan, first_step: int) -> None:
+    config, per_epoch = trainer.config, trainer.steps_per_epoch
+    fetch, fetch_test = _fetchers(trainer, plan)
+    for step in range(first_step, plan.last_step):
+        output, gradient_norm = _train_step(trainer, plan, step, fetch)
+        done = step + 1
+        ends_stage = done == plan.last_step
+        ends_epoch = (done - plan.first_step) % per_epoch == 0 or ends_stage
+        tracker.advance(done)
+        if done % config.run.log_every == 0 or ends_epoch:
+            averaged = _average(trainer.accelerator, output)
+            _refuse_divergence(averaged, done, config)
+            tracker.record(
+                "train",
+                done,
+                done / per_epoch,
+                averaged,
+                plan.stage,
+                learning_rate=trainer.optimizer.param_groups[0]["lr"],
+                gradient_norm=float(gradient_norm),
+                images_per_second=tracker.images_per_second(done),
+            )
+        if ends_epoch:
+            _end_epoch(trainer, tracker, plan, done, fetch_test)
+        if ends_stage:
+            _end_stage(trainer)
+        every = config.run.checkpoint_every
+        if ends_epoch or (every is not None and done % every == 0):
+            _save_checkpoint(trainer, done)
+
+
+def _train_step(
+    trainer: Trainer, plan: StagePlan, step: int, fetch: Fetch
+) -> tuple[StepOutput, Tensor]:
     config, accelerator = trainer.config, trainer.accelerator
-    epoch, index = divmod(step, trainer.steps_per_epoch)
+    rate = plan.learning_rate(step, config, trainer.steps_per_epoch)
     for group in trainer.optimizer.param_groups:
-        group["lr"] = cosine_learning_rate(epoch, config)
+        group["lr"] = rate * group["rate_factor"]
+    if trainer.system.gate is not None and plan.stage != "denoiser":
+        follow_budget(trainer.system.gate, config.gate, plan.progress(step))
+    epoch, index = divmod(step, trainer.steps_per_epoch)
     order = epoch_order(len(trainer.splits.train), config.run.seed, epoch)
     size = config.data.batch_size
     share = _share(accelerator, size)
     flips = None
     if config.data.flip:
         flips = torch.rand(size, generator=generator(config.run.seed, "flips", step))[share] < 0.5
-    images = _images(trainer, trainer.splits.train, order[index * size :][:size][share], flips)
+    inputs = fetch(order[index * size :][:size][share], flips)
     draws = make_draws(config, size, "draws", step, accelerator.device).part(share)
     output, norm = training_step(
-        trainer.model, trainer.optimizer, images, draws, config, accelerator
+        trainer.model, trainer.optimizer, inputs, draws, config, accelerator, plan.stage
     )
     if trainer.ema is not None:
         trainer.ema.step(trainer.system.parameters())
     return output, norm
+
+
+def _fetchers(trainer: Trainer, plan: StagePlan) -> tuple[Fetch, Fetch]:
+    """How this stage gets its training and its test batches."""
+    if plan.stage != "denoiser":
+        train, test = trainer.splits.train, trainer.splits.test
+        return (
+            lambda indices, flips: _images(trainer, train, indices, flips),
+            lambda indices, flips: _images(trainer, test, indices, flips),
+        )
+    train_latents, test_latents = _cached_latents(trainer)
+    device = trainer.accelerator.device
+    return (
+        lambda indices, flips: train_latents.fetch(indices, flips).to(device),
+        lambda indices, flips: test_latents.fetch(indices, flips).to(device),
+    )
+
+
+def _cached_latents(trainer: Trainer) -> tuple[CachedLatents, CachedLatents]:
+    config, splits = trainer.config, trainer.splits
+    shared = config.run.latent_cache
+    folder = Path(shared) if shared is not None else trainer.folder.latents
+
+    def both() -> tuple[CachedLatents, CachedLatents]:
+        flip, system = config.data.flip, trainer.system
+        return (
+            cache_latents(system, splits.train, folder, "train", config, with_flips=flip),
+            cache_latents(system, splits.test, folder, "test", config, with_flips=False),
+        )
+
+    with trainer.accelerator.local_main_process_first():
+        return both()
 
 
 def _images(
@@ -218,20 +295,13 @@ def _share(accelerator: Accelerator, size: int) -> slice:
 
 
 def _average(accelerator: Accelerator, output: StepOutput) -> StepOutput:
-    named = output.losses.named()
-    values = torch.cat([torch.stack([v.detach() for v in named.values()]), output.mask_mean])
-    return _unpack(_reduced(accelerator, values, "mean"), list(named))
+    return output.from_vector(_reduced(accelerator, output.to_vector(), "mean"))
 
 
 def _reduced(accelerator: Accelerator, values: Tensor, how: str) -> Tensor:
     reduced = accelerator.reduce(values, reduction=how)
     assert isinstance(reduced, Tensor)
     return reduced
-
-
-def _unpack(values: Tensor, names: list[str]) -> StepOutput:
-    losses = {"sparsity_loss": None, **dict(zip(names, values, strict=False))}
-    return StepOutput(Losses(**losses), values[len(names) :])
 
 
 def _refuse_divergence(output: StepOutput, step: int, config: RunConfig) -> None:
@@ -242,26 +312,68 @@ def _refuse_divergence(output: StepOutput, step: int, config: RunConfig) -> None
         )
 
 
-def _end_epoch(trainer: Trainer, tracker: Tracker, step: int) -> None:
+def _end_epoch(
+    trainer: Trainer, tracker: Tracker, plan: StagePlan, step: int, fetch: Fetch
+) -> None:
     if trainer.ema is not None:
         trainer.ema.store(trainer.system.parameters())
         trainer.ema.copy_to(trainer.system.parameters())
-    before = [line["total_loss"] for line in trainer.folder.metrics("validation")]
-    output = _validate(trainer)
-    tracker.record("validation", step, step / trainer.steps_per_epoch, output)
+    gate = trainer.system.gate
+    is_hard = gate is not None and gate.is_hard
+    before = [
+        line["total_loss"]
+        for line in trainer.folder.metrics("validation")
+        if (line.get("stage", "joint"), line.get("is_hard", False)) == (plan.stage, is_hard)
+    ]
+    output = _validate(trainer, plan, fetch)
+    epoch = step / trainer.steps_per_epoch
+    tracker.record(
+        "validation",
+        step,
+        epoch,
+        output,
+        plan.stage,
+        is_hard=is_hard,
+        masked_latent_std=output.masked_latent_std().tolist(),
+    )
     is_best = float(output.losses.total_loss) <= min(before, default=float("inf"))
     if trainer.accelerator.is_main_process and is_best:
         write_folder(trainer.folder.model, to_pipeline(trainer.system).save_pretrained)
     if trainer.ema is not None:
         trainer.ema.restore(trainer.system.parameters())
+    _watch_for_collapse(trainer, tracker, step, epoch, output)
+
+
+def _watch_for_collapse(
+    trainer: Trainer, tracker: Tracker, step: int, epoch: float, output: StepOutput
+) -> None:
+    masks, deviations = output.mask_mean.tolist(), output.masked_latent_std().tolist()
+    verdict = judge(CollapseEvidence(masks, deviations))
+    if verdict.verdict not in ("shrunken", "collapsed"):
+        return
+    if not trainer.folder.metrics("event"):
+        tracker.record_event(step, epoch, verdict)
+    if trainer.config.run.on_collapse == "stop":
+        _save_checkpoint(trainer, step)
+        raise RunError(
+            f"Stopped at step {step}: {verdict.verdict}, {verdict.reasons[0]}. "
+            "`--run.on-collapse warn` trains on."
+        )
+
+
+def _end_stage(trainer: Trainer) -> None:
+    """The moving average becomes the weights: the next stage builds on what was measured."""
+    if trainer.ema is not None:
+        trainer.ema.copy_to(trainer.system.parameters())
+        trainer.ema.optimization_step = 0
 
 
 @torch.no_grad()
-def _validate(trainer: Trainer) -> StepOutput:
+def _validate(trainer: Trainer, plan: StagePlan, fetch: Fetch) -> StepOutput:
     """Mean losses over the test split, with the same draws at every call."""
     config, accelerator = trainer.config, trainer.accelerator
     trainer.model.eval()
-    sums, names = torch.zeros(()), []
+    total, output = torch.zeros((), device=accelerator.device), None
     for index, indices in enumerate(
         torch.arange(len(trainer.splits.test)).split(config.evaluation.batch_size)
     ):
@@ -270,12 +382,12 @@ def _validate(trainer: Trainer) -> StepOutput:
         if len(part) == 0:
             continue
         draws = make_draws(config, len(indices), "validation", index, accelerator.device)
-        images = _images(trainer, trainer.splits.test, part)
-        output = forward_step(trainer.model, images, draws.part(share), config)
-        named = output.losses.named()
-        names = list(named)
-        sums = sums + len(part) * torch.cat([torch.stack(list(named.values())), output.mask_mean])
-    return _unpack(_reduced(accelerator, sums, "sum") / len(trainer.splits.test), names)
+        output = forward_step(
+            trainer.model, fetch(part, None), draws.part(share), config, plan.stage
+        )
+        total = total + len(part) * output.to_vector()
+    assert output is not None
+    return output.from_vector(_reduced(accelerator, total, "sum") / len(trainer.splits.test))
 
 
 def _save_checkpoint(trainer: Trainer, step: int) -> None:

@@ -1,0 +1,68 @@
+"""What the experiments of this folder share: trials in run folders, some at a time, resumable."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from pelap.config import RunConfig
+
+QUALITY = ("psnr", "ssim", "rfd", "fd", "fd_to_reconstructions", "kid", "precision", "recall")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training."""
+
+    name: str
+    config: RunConfig
+
+    @property
+    def folder_name(self) -> str:
+        return f"{self.name}-seed={self.config.run.seed}"
+
+
+def with_seeds(configs: dict[str, RunConfig], seeds: Sequence[int]) -> list[Trial]:
+    """Every config with every seed, seeds outermost, so that a partial result has all configs."""
+    return [
+        Trial(name, replace(config, run=replace(config.run, seed=seed)))
+        for seed in seeds
+        for name, config in configs.items()
+    ]
+
+
+def for_each(function: Callable[[Any], None], items: Iterable[Any], jobs: int) -> None:
+    """Call `function` on every item in `jobs` processes of one thread each."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
+        waiting = {pool.submit(function, item): item for item in items}
+        for done in as_completed(waiting):
+            error = done.exception()
+            if error is not None:
+                print(f"failed: {waiting[done]}: {error}", file=sys.stderr)  # noqa: T201
+
+
+def train_trial(trial: Trial, runs: Path) -> None:
+    """Train a trial, or continue it; nothing where it is finished."""
+    from pelap.run_folder import open_run
+    from pelap.training import is_finished, resume, train
+
+    path = runs / trial.folder_name
+    if not path.exists():
+        train(trial.config, path)
+    elif not is_finished(open_run(path)):
+        resume(path)
+
+
+def evaluate_trial(trial: Trial, runs: Path, metrics: Sequence[str] = QUALITY) -> None:
+    """Evaluate a trial unless that has been done with these metrics."""
+    from pelap.evaluation import evaluate_run
+    from pelap.run_folder import open_run
+
+    folder = open_run(runs / trial.folder_name)
+    if not folder.evaluation_path.exists():
+        evaluate_run(folder, metrics=metrics)

@@ -1,0 +1,161 @@
+"""Unconditional latent diffusion pipelines of diffusers as our system, to measure them alike."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from pelap.errors import RunError
+from pelap.latent import read_statistics
+from pelap.system import LatentDiffusion
+
+AUTOENCODER_NAMES = ("vae", "vqvae", "autoencoder")
+DENOISER_NAMES = ("unet", "denoiser", "transformer", "prior")
+PREDICTIONS = ("epsilon", "v_prediction")
+SUPPORTED = (
+    "supported is an autoencoder (vae, vqvae, autoencoder) with an unconditional UNet2DModel "
+    "(unet, denoiser) and a scheduler with betas"
+)
+NO_VARIANCE = -30.0
+"""Logarithm of the variance of latents that are no distribution; diffusers clamps there."""
+
+
+class ForeignAutoencoder(nn.Module):
+    """Any autoencoder of diffusers with the interface of `AutoencoderKL`.
+
+    Encoders without a distribution (VQModel, AutoencoderTiny, AutoencoderDC) get one that is as
+    good as a point.
+
+    Args:
+        autoencoder: `encode` gives `latent_dist`, `latents` or `latent`; `decode` gives `sample`.
+    """
+
+    def __init__(self, autoencoder: Any):
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The autoencoder's, with the number of channels that leave its encoder."""
+        config = dict(self.autoencoder.config)
+        return config | {"latent_channels": config.get("vq_embed_dim") or config["latent_channels"]}
+
+    def encode(self, images: Tensor) -> AutoencoderKLOutput:
+        """Distribution of the latents (B, C, h, w) of images (B, 3, H, W) in [-1, 1]."""
+        encoded = self.autoencoder.encode(images)
+        if "latent_dist" in encoded:
+            return encoded
+        latents = encoded["latents"] if "latents" in encoded else encoded["latent"]
+        moments = torch.cat([latents, torch.full_like(latents, NO_VARIANCE)], dim=1)
+        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(moments))
+
+    def decode(self, latents: Tensor) -> DecoderOutput:
+        """Images (B, 3, H, W) of latents (B, C, h, w)."""
+        return self.autoencoder.decode(latents)
+
+
+def load_foreign(folder: Path) -> LatentDiffusion:
+    """The pipeline at `folder` as a system: `scaling_factor` and the like become its normaliser.
+
+    Only safetensors and classes of diffusers itself are read, never code.
+
+    Args:
+        folder: With model_index.json and a folder for each part.
+
+    Raises:
+        RunError: If it is conditional, of an unknown kind, or incomplete. One line.
+    """
+    parts = _read_json(folder / "model_index.json")
+    autoencoder_name = _find_part(folder, parts, AUTOENCODER_NAMES, "autoencoder")
+    denoiser_name = _find_part(folder, parts, DENOISER_NAMES, "denoiser")
+    if parts[denoiser_name][1] != UNet2DModel.__name__:
+        kind = parts[denoiser_name][1]
+        raise RunError(f"{folder}: the denoiser {kind} is not supported; {SUPPORTED}.")
+    scheduler = _read_scheduler(folder)
+    autoencoder: Any = ForeignAutoencoder(_load_part(folder, parts, autoencoder_name))
+    denoiser = _load_part(folder, parts, denoiser_name)
+    _check_denoiser(folder, denoiser.config, autoencoder.config["latent_channels"])
+    normalizer = read_statistics(autoencoder)
+    return LatentDiffusion(autoencoder, denoiser, None, None, scheduler, normalizer)
+
+
+def picture_size(system: LatentDiffusion) -> int | None:
+    """Side in pixels of the pictures a foreign pipeline was made for; None if it does not say."""
+    levels = dict(system.autoencoder.config).get("block_out_channels")
+    side = dict(system.denoiser.config).get("sample_size")
+    if not levels or not isinstance(side, int):
+        return None
+    return side * 2 ** (len(levels) - 1)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except OSError as error:
+        raise RunError(f"{path.parent} is incomplete: it holds no {path.name}.") from error
+    except ValueError as error:
+        raise RunError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(found, dict):
+        raise RunError(f"{path} should hold a JSON object.")
+    return found
+
+
+def _find_part(folder: Path, parts: dict[str, Any], names: tuple[str, ...], kind: str) -> str:
+    for name in names:
+        part = parts.get(name)
+        if isinstance(part, list) and len(part) == 2 and part[1] is not None:
+            return name
+    raise RunError(f"{folder / 'model_index.json'} names no {kind}; {SUPPORTED}.")
+
+
+def _load_part(folder: Path, parts: dict[str, Any], name: str) -> Any:
+    library, kind = parts[name]
+    part_class = getattr(diffusers, str(kind), None) if library == "diffusers" else None
+    if part_class is None or not issubclass(part_class, diffusers.ModelMixin):
+        raise RunError(f"{folder}: {name} is {library}.{kind}, no model of diffusers; {SUPPORTED}.")
+    try:
+        return part_class.from_pretrained(
+            folder / name, use_safetensors=True, local_files_only=True
+        ).eval()
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(
+            f"{folder / name} cannot be loaded (only safetensors are): {reason}"
+        ) from error
+
+
+def _check_denoiser(folder: Path, config: Any, num_channels: int) -> None:
+    if config.get("num_class_embeds") or config.get("class_embed_type"):
+        raise RunError(f"{folder}: the denoiser needs a class as condition; {SUPPORTED}.")
+    if (config["in_channels"], config["out_channels"]) != (num_channels, num_channels):
+        raise RunError(
+            f"{folder}: the denoiser turns {config['in_channels']} channels into "
+            f"{config['out_channels']}, but the latents have {num_channels}; {SUPPORTED}."
+        )
+
+
+def _read_scheduler(folder: Path) -> DDPMScheduler:
+    """The forward process that the pipeline's scheduler undoes, whichever sampler it is."""
+    config = _read_json(folder / "scheduler" / "scheduler_config.json")
+    prediction = config.get("prediction_type", "epsilon")
+    if "beta_start" not in config or config.get("use_flow_sigmas"):
+        kind = config.get("_class_name")
+        raise RunError(f"{folder}: the scheduler {kind} has no betas; {SUPPORTED}.")
+    if prediction not in PREDICTIONS:
+        raise RunError(
+            f"{folder}: the denoiser predicts {prediction!r}; known are {', '.join(PREDICTIONS)}."
+        )
+    try:
+        scheduler = DDPMScheduler.from_config(config | {"clip_sample": False})
+    except NotImplementedError as error:
+        raise RunError(f"{folder}: {error}.") from error
+    assert isinstance(scheduler, DDPMScheduler)
+    return scheduler

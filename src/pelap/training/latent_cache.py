@@ -1,0 +1,116 @@
+"""Latents of a frozen autoencoder on disk, so that a denoiser's training need not encode.
+
+One file a split: float16, (flips, N, 2C, h, w), the normalised means and then log-variances of each
+picture, and of its mirror image where the training flips. A key tells what made them: the same
+autoencoder on the same pictures finds them again, anything else makes them anew.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from pelap.config import RunConfig
+from pelap.data import Pictures, to_batch
+from pelap.run_folder import write_whole
+from pelap.system import LatentDiffusion, latent_shape
+from pelap.training.step import uses_bf16
+
+
+@dataclass(frozen=True)
+class CachedLatents:
+    """Moments of one split, read from disk as they are needed."""
+
+    moments: np.memmap
+    """float16, (flips, N, 2C, h, w)."""
+
+    def __len__(self) -> int:
+        return self.moments.shape[1]
+
+    def fetch(self, indices: Tensor, flips: Tensor | None = None) -> Tensor:
+        """Moments (B, 2C, h, w), float32, of the pictures at `indices` (B,), mirrored or not."""
+        mirrored = np.zeros(len(indices), int) if flips is None else flips.numpy().astype(int)
+        return torch.from_numpy(self.moments[mirrored, indices.numpy()]).float()
+
+
+def cache_latents(
+    system: LatentDiffusion,
+    pictures: Pictures,
+    folder: Path,
+    name: str,
+    config: RunConfig,
+    *,
+    with_flips: bool,
+) -> CachedLatents:
+    """The cached latents of these pictures, made now unless they are there.
+
+    Args:
+        system: Its autoencoder and normaliser make the latents, in evaluation mode.
+        pictures: N pictures.
+        folder: Where the file is kept, as NAME-KEY.npy.
+        name: Name of the split.
+        config: Gives data, batch size and precision.
+        with_flips: Whether to encode the mirror images too.
+    """
+    channels, height, width = latent_shape(config)
+    shape = (1 + with_flips, len(pictures), 2 * channels, height, width)
+    path = folder / f"{name}-{_key(system, config, shape)}.npy"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        _fill(partial, shape, _encoded(system, pictures, config, with_flips))
+        partial.replace(path)
+        description = {"data": asdict(config.data), "shape": shape}
+        write_whole(path.with_suffix(".json"), json.dumps(description, indent=2).encode())
+    return CachedLatents(np.load(path, mmap_mode="r"))
+
+
+def _key(system: LatentDiffusion, config: RunConfig, shape: tuple[int, ...]) -> str:
+    digest = hashlib.sha256(json.dumps([asdict(config.data), shape]).encode())
+    for part in (system.autoencoder, system.normalizer):
+        for name, tensor in part.state_dict().items() if part is not None else ():
+            digest.update(name.encode())
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _fill(path: Path, shape: tuple[int, ...], batches: Iterator[tuple[int, int, Tensor]]) -> None:
+    file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    for flip, start, moments in batches:
+        file[flip, start : start + len(moments)] = moments.half().cpu().numpy()
+    file.flush()
+
+
+@torch.no_grad()
+def _encoded(
+    system: LatentDiffusion, pictures: Pictures, config: RunConfig, with_flips: bool
+) -> Iterator[tuple[int, int, Tensor]]:
+    system.eval()
+    device = next(system.parameters()).device
+    use_bf16 = uses_bf16(config.run.precision, device)
+    size = config.evaluation.batch_size
+    console = Console(stderr=True)
+    starts = track(
+        range(0, len(pictures), size),
+        "Caching latents",
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    for start in starts:
+        indices = torch.arange(start, min(start + size, len(pictures)))
+        fetched = pictures.fetch(indices)
+        for flip in range(1 + with_flips):
+            flips = torch.full((len(indices),), bool(flip))
+            images = to_batch(fetched, device, flips)
+            if config.run.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
+                yield flip, start, system.encode_moments(images)

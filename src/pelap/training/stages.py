@@ -1,0 +1,54 @@
+"""What a run trains when: all together, or the autoencoder first and then the denoiser."""
+
+from dataclasses import dataclass
+
+from pelap.config import RunConfig
+from pelap.system import Stage
+from pelap.training.step import cosine_learning_rate
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """Steps `first_step` to `last_step` (excluded) of a run."""
+
+    stage: Stage
+    first_step: int
+    num_steps: int
+    num_epochs: float
+    """Passes over the pictures that the learning rate's cosine is made for."""
+
+    @property
+    def last_step(self) -> int:
+        return self.first_step + self.num_steps
+
+    def progress(self, step: int) -> float:
+        """Fraction of the stage done before `step`."""
+        return (step - self.first_step) / self.num_steps
+
+    def learning_rate(self, step: int, config: RunConfig, steps_per_epoch: int) -> float:
+        """Of the networks, at `step`."""
+        done = step - self.first_step
+        whole_epochs = config.optimizer.schedule == "epoch"
+        epoch = done // steps_per_epoch if whole_epochs else done / steps_per_epoch
+        total = self.num_epochs if whole_epochs else self.num_steps / steps_per_epoch
+        rate = cosine_learning_rate(epoch, total, config)
+        warmup = config.optimizer.warmup_steps
+        return rate * min(1.0, (done + 1) / warmup) if warmup else rate
+
+
+def plan_stages(config: RunConfig, steps_per_epoch: int) -> tuple[StagePlan, ...]:
+    """The stages of a run in their order; `run.max_steps` cuts each of them."""
+    run = config.run
+
+    def plan(stage: Stage, first_step: int, epochs: int) -> StagePlan:
+        steps = epochs * steps_per_epoch
+        return StagePlan(stage, first_step, min(steps, run.max_steps or steps), epochs)
+
+    if run.denoiser_epochs is None:
+        return (plan("joint", 0, run.epochs),)
+    if run.autoencoder is not None:
+        return (plan("denoiser", 0, run.denoiser_epochs),)
+    first = plan("autoencoder", 0, run.epochs)
+    if run.denoiser_epochs == 0:
+        return (first,)
+    return (first, plan("denoiser", first.last_step, run.denoiser_epochs))
