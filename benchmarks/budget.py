@@ -7,15 +7,12 @@ channels, unpruned. Then denoisers on the cached latents of those with 8 channel
 not done again, so the command can be interrupted.
 """
 
-import argparse
 import json
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evidence import QUALITY, Trial, evaluate_trial, for_each, train_trial, with_seeds
-
+from evidence import Trial
 from pelap.config import EvaluationConfig, GateConfig, RunConfig
 from pelap.presets import kl16_small
 from pelap.run_folder import RunFolder, write_whole

@@ -6,11 +6,7 @@ Every run sees the same pictures for the same number of steps, three seeds each.
 done again, so the command can be interrupted. Writes collapse.json, the figures and a table.
 """
 
-import argparse
 from dataclasses import replace
-from pathlib import Path
-
-from evidence import Evidence, run_trials, write_evidence
 
 from pelap.config import RunConfig
 from pelap.presets import as_baseline, paper_small, pelap_small

@@ -7,17 +7,16 @@ to stderr.
 
 import argparse
 import contextlib
-import io
 import json
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pelap import __version__
-from pelap.config import RunConfig, as_option, load_config, validate
+from pelap.config import RunConfig, load_config
 from pelap.errors import ConfigError, PelapError
+from pelap.overrides import apply_overrides
 from pelap.presets import PRESETS, get_preset
 
 PRESET_NAMES = ", ".join(PRESETS)
@@ -42,14 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if overrides and not options.takes_overrides:
             raise ConfigError(f"`pelap {options.verb}` takes no setting {overrides[0]}.")
         options.overrides = overrides
-        options.run(options)
+        return options.run(options) or 0
     except PelapError as error:
         print(f"pelap: {error}", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
         print("pelap: interrupted; the same command or `pelap resume` continues.", file=sys.stderr)  # noqa: T201
         return 130
-    return 0
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -62,50 +60,6 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
             target = overrides if "." in token.split("=")[0] else own
         target.append(token)
     return own, overrides
-
-
-def apply_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """The config with dotted settings replaced.
-
-    Raises:
-        ConfigError: If a setting is unknown or its value does not fit.
-    """
-    import tyro
-
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint):
-            config, unknown = tyro.cli(
-                RunConfig, default=config, args=list(overrides), return_unknown_args=True
-            )
-    except SystemExit as error:
-        raise ConfigError(_one_line(complaint.getvalue())) from error
-    if unknown:
-        raise ConfigError(_unknown_setting(unknown[0], config))
-    validate(config)
-    return config
-
-
-def _unknown_setting(name: str, config: RunConfig) -> str:
-    import dataclasses
-    import difflib
-
-    known = [
-        as_option(f"{group.name}.{field.name}")
-        for group in dataclasses.fields(config)
-        if dataclasses.is_dataclass(getattr(config, group.name))
-        for field in dataclasses.fields(getattr(config, group.name))
-    ]
-    near = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
-    hint = f" Did you mean {near[0]}?" if near else " `pelap settings PRESET` lists them all."
-    return f"Unknown setting {name}.{hint}"
-
-
-def _one_line(text: str) -> str:
-    """What tyro complains of, without its box, its help and its candidates."""
-    words = " ".join(text.replace("│", " ").split())
-    sections = re.split(r" -{9,} ", words)  # title, complaint, help
-    return sections[min(1, len(sections) - 1)].split(" Got errors:")[0].strip("╭╮╰╯─ ")
 
 
 def _is_number(token: str) -> bool:
@@ -125,7 +79,7 @@ def _build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
 
     def add(
-        name: str, run: Callable[[argparse.Namespace], None], text: str, *, overrides: bool = False
+        name: str, run: Callable[[argparse.Namespace], int | None], text: str, *, overrides: bool = False
     ) -> argparse.ArgumentParser:
         verb = verbs.add_parser(
             name, help=text, description=text, epilog=OVERRIDES if overrides else None
@@ -189,6 +143,27 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_preset(verb)
     verb.add_argument("--output", type=Path, required=True, help="folder of the runs and the page")
     verb.add_argument("--lambdas", type=float, nargs="*", default=[], help="further λ to train")
+
+    verb = add(
+        "sweep",
+        _sweep,
+        "Train a grid of settings with several seeds; call again to go on. Exit code 1 if a trial "
+        "failed.",
+        overrides=True,
+    )
+    _add_preset(verb)
+    verb.add_argument("--output", type=Path, required=True, help="folder of trials and results")
+    verb.add_argument(
+        "--grid",
+        action="append",
+        default=[],
+        metavar="GROUP.FIELD=A,B",
+        help="a setting and its values; several make all combinations",
+    )
+    verb.add_argument("--seeds", type=int, default=1, help="trainings of each combination (1)")
+    verb.add_argument("--jobs", type=int, default=1, help="trials at a time (1)")
+    verb.add_argument("--metrics", nargs="+", default=[], help="quality metrics, as for evaluate")
+    _add_json(verb)
 
     verb = add("describe", _describe, "Parameters, shapes and MACs.", overrides=True)
     verb.add_argument("subject", metavar="PRESET|RUN", help=f"{PRESET_NAMES}, or a run folder")
@@ -326,6 +301,18 @@ def _reproduce(options: argparse.Namespace) -> None:
     from pelap.reproduce import reproduce
 
     _print(str(reproduce(config, options.output, options.lambdas)))
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    config = _config(options)
+    from pelap.sweep import parse_axis, sweep, table
+
+    grid = [parse_axis(text) for text in options.grid]
+    result = sweep(
+        config, grid, options.seeds, options.output, jobs=options.jobs, metrics=options.metrics
+    )
+    _print(json.dumps(result.as_dict()) if options.json else table(result))
+    return 1 if result.failed else 0
 
 
 def _describe(options: argparse.Namespace) -> None:

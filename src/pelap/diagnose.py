@@ -68,6 +68,11 @@ def _load_folder(path: Path) -> Diagnosable:
     if of_run.is_file():
         config = load_config(of_run)
         return Diagnosable(name, to_system(pipeline, config), config, True, None)
+    if pipeline.importance is not None or pipeline.gate is not None:
+        raise RunError(
+            f"{path} has a gate, and only its run's config.json says where the mask acts: "
+            "keep that in the folder above."
+        )
     channels = pipeline.autoencoder.config["latent_channels"]
     config = RunConfig(network=NetworkConfig(latent_channels=channels))
     return Diagnosable(name, to_system(pipeline, config), config, False, None)

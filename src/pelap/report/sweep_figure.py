@@ -1,0 +1,85 @@
+"""Small multiples of a sweep: every figure against the first setting, a line for the others."""
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pelap.report.canvas import (
+    DPI,
+    RUN_COLOURS,
+    RUN_MARKERS,
+    Drawing,
+    category_ticks,
+    drawing,
+    key,
+    legend,
+    plain,
+    scale_values,
+)
+
+PANEL_WIDTH, PANEL_HEIGHT, COLUMNS = 3.2, 2.2, 2
+
+
+def draw_sweep(result: dict[str, Any]) -> Drawing:
+    """From what sweep.json holds: seeds as dots, means joined."""
+    return drawing(lambda: _draw(result))
+
+
+def _draw(result: dict[str, Any]) -> Figure:
+    measured = list(dict.fromkeys(n for point in result["points"] for n in point["figures"]))
+    rows = -(-len(measured) // COLUMNS)
+    figure = Figure(
+        figsize=(PANEL_WIDTH * COLUMNS, PANEL_HEIGHT * rows + 0.5), dpi=DPI, layout="constrained"
+    )
+    panels = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
+    series = _series(result)
+    for axes, name in zip(panels, measured, strict=False):
+        _panel(axes, name, result, series)
+    for axes in panels[len(measured) :]:
+        axes.remove()
+    if len(series) > 1:
+        handles = [
+            key(colour, plain(label or "all"), marker, line=True)
+            for (label, _), colour, marker in zip(
+                series.items(), RUN_COLOURS * 9, RUN_MARKERS * 9, strict=False
+            )
+        ]
+        legend(figure, handles, columns=3)
+    return figure
+
+
+def _series(result: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
+    """Grid points by the values of all settings but the first."""
+    series: dict[str, list[dict[str, str]]] = {}
+    for point in result["points"]:
+        others = list(point["settings"].items())[1:]
+        label = ", ".join(f"{name.split('.')[-1]} {value}" for name, value in others)
+        series.setdefault(label, []).append(point["settings"])
+    return series
+
+
+def _panel(
+    axes: Axes, name: str, result: dict[str, Any], series: dict[str, list[dict[str, str]]]
+) -> None:
+    first, values = next(iter(result["grid"].items()), ("", [""]))
+    seen = []
+    for index, points in enumerate(series.values()):
+        colour, marker = RUN_COLOURS[index % 7], RUN_MARKERS[index % 7]
+        means = []
+        for settings in points:
+            place = values.index(settings[first]) if first else 0
+            found = [
+                trial["figures"][name]
+                for trial in result["trials"]
+                if trial["settings"] == settings and name in trial["figures"]
+            ]
+            axes.plot([place] * len(found), found, marker, color=colour, ms=4, alpha=0.5, mew=0)
+            if found:
+                means.append((place, sum(found) / len(found)))
+            seen += found
+        axes.plot(*zip(*means, strict=True), color=colour, marker=marker, ms=5, lw=1.5)
+    axes.set_title(plain(name, 34))
+    category_ticks(axes, [plain(value, 12) for value in values])
+    axes.set_xlabel(plain(first))
+    scale_values(axes, seen)
