@@ -7,13 +7,27 @@ channels, unpruned. Then denoisers on the cached latents of those with 8 channel
 not done again, so the command can be interrupted.
 """
 
+import argparse
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evidence import Trial
+from evidence import (
+    Trial,
+    evaluate_trial,
+    for_each,
+    keep_evidence,
+    markdown,
+    plus_minus,
+    put_table,
+    train_trial,
+    with_seeds,
+)
+from evidence_figures import draw_categories, draw_lines, draw_strips, save_figure
 from pelap.config import EvaluationConfig, GateConfig, RunConfig
+from pelap.losses import psnr_db
 from pelap.presets import kl16_small
 from pelap.run_folder import RunFolder, write_whole
 
@@ -21,6 +35,7 @@ SEEDS = (42, 43, 44)
 BUDGETS = (12, 8, 4)
 DENOISED = 8
 NUM_RANDOM = 3
+NUM_MEASURED = 5000
 
 
 def autoencoders() -> dict[str, RunConfig]:
@@ -59,11 +74,11 @@ def denoisers() -> dict[str, RunConfig]:
     network = replace(base.network, latent_channels=DENOISED)
     return {
         "unpruned_16": unpruned,
-        f"scratch_{DENOISED}": replace(unpruned, network=network),
-        f"hard_concrete_{DENOISED}": replace(base, gate=replace(gate, kind="hard_concrete")),
         f"top_k_{DENOISED}": replace(base, gate=gate),
-        f"nested_{DENOISED}": replace(base, gate=replace(gate, kind="nested")),
+        f"hard_concrete_{DENOISED}": replace(base, gate=replace(gate, kind="hard_concrete")),
         f"random_{DENOISED}": replace(base, gate=gate),
+        f"scratch_{DENOISED}": replace(unpruned, network=network),
+        f"nested_{DENOISED}": replace(base, gate=replace(gate, kind="nested")),
     }
 
 
@@ -120,22 +135,32 @@ def _reconstructions(trial: Trial, folder: RunFolder) -> list[Reconstruction]:
     from pelap.data import load_pictures
     from pelap.evaluation.evaluate import load_system
 
-    config, device = trial.config, torch.device("cpu")
-    system = load_system(folder, device)
+    config = trial.config
+    system = load_system(folder, torch.device("cpu"))
     pictures = load_pictures(config.data, config.run.seed).test
-    channels = config.network.latent_channels
-    sets: list[tuple[str, list[int]]] = []
+    originals = pictures.fetch(torch.arange(NUM_MEASURED))
+    latents = _encode_all(system, originals, config)
+    return [
+        _measure_set(trial, system, originals, latents, name, channels)
+        for name, channels in channel_sets(trial, system.gate)
+    ]
+
+
+def channel_sets(trial: Trial, gate: Any) -> list[tuple[str, list[int]]]:
+    """What is measured of a trial's autoencoder: names and channels."""
+    channels, seed = trial.config.network.latent_channels, trial.config.run.seed
     if trial.name == "nested_16":
-        sets += [(f"nested_{k}", list(range(k))) for k in (*BUDGETS, channels)]
-    elif system.gate is not None:
-        sets.append((trial.name, system.gate.kept.nonzero().flatten().tolist()))
-    else:
-        sets.append((trial.name, list(range(channels))))
+        return [(f"nested_{k}", list(range(k))) for k in (*BUDGETS, channels)]
+    if gate is not None:
+        return [(trial.name, gate.kept.nonzero().flatten().tolist())]
+    sets = [(trial.name, list(range(channels)))]
     if trial.name == "unpruned_16":
-        for budget in BUDGETS:
-            for draw in range(NUM_RANDOM):
-                sets.append((f"random_{budget}", random_set(trial.config.run.seed, budget, draw)))
-    return [_measure_set(trial, system, pictures, name, one) for name, one in sets]
+        sets += [
+            (f"random_{budget}", random_set(seed, budget, draw))
+            for budget in BUDGETS
+            for draw in range(NUM_RANDOM)
+        ]
+    return sets
 
 
 def random_set(seed: int, budget: int, draw: int) -> list[int]:
@@ -146,17 +171,18 @@ def random_set(seed: int, budget: int, draw: int) -> list[int]:
 
 
 def _measure_set(
-    trial: Trial, system: Any, pictures: Any, name: str, channels: list[int]
+    trial: Trial, system: Any, originals: Any, latents: Any, name: str, channels: list[int]
 ) -> Reconstruction:
     import torch
 
     from pelap.evaluation.channel_sets import to_mask
     from pelap.evaluation.evaluate import cache_folder
     from pelap.evaluation.quality import QualityPictures, measure_quality
+    from pelap.sampling import to_uint8
 
-    originals = pictures.fetch(torch.arange(len(pictures)))
-    mask = to_mask(channels, trial.config.network.latent_channels)
-    decoded = _decode_all(system, pictures, mask, trial.config)
+    mask = to_mask(channels, latents.shape[1])[:, None, None]
+    with torch.no_grad():
+        decoded = torch.cat([to_uint8(system.decode(part * mask)) for part in latents.split(250)])
     values = measure_quality(
         ["psnr", "ssim", "rfd"],
         QualityPictures(originals, decoded, None),
@@ -165,32 +191,22 @@ def _measure_set(
         cache=cache_folder(),
         num_bootstraps=1,
     )
-    return Reconstruction(
-        name,
-        trial.config.run.seed,
-        len(channels),
-        channels,
-        values["psnr_db"].value,
-        values["ssim"].value,
-        values["rFD-ResNet20"].value,
-        len(originals),
-    )
+    seed = trial.config.run.seed
+    psnr, ssim, rfd = (values[key].value for key in ("psnr_db", "ssim", "rFD-ResNet20"))
+    return Reconstruction(name, seed, len(channels), channels, psnr, ssim, rfd, len(originals))
 
 
-def _decode_all(system: Any, pictures: Any, mask: Any, config: RunConfig) -> Any:
+def _encode_all(system: Any, originals: Any, config: RunConfig) -> Any:
     import torch
 
     from pelap.data import to_batch
-    from pelap.sampling import to_uint8
     from pelap.training.step import make_draws
 
-    parts, device = [], torch.device("cpu")
+    device, parts = torch.device("cpu"), []
     with torch.no_grad():
-        for index, part in enumerate(torch.arange(len(pictures)).split(250)):
-            images = to_batch(pictures.fetch(part), device)
+        for index, part in enumerate(originals.split(250)):
             noise = make_draws(config, len(part), "validation", index, device, seed=0).latent_noise
-            latents = system.encode(images, noise).latents
-            parts.append(to_uint8(system.decode(latents * mask[:, None, None])))
+            parts.append(system.encode(to_batch(part, device), noise).latents)
     return torch.cat(parts)
 
 
@@ -213,3 +229,176 @@ def save_random_model(trial: Trial, runs: Path) -> None:
     with torch.no_grad():
         pipeline.register_modules(gate=gate, importance=ImportancePredictor(16))
     write_folder(target, pipeline.save_pretrained)
+
+
+def measure_denoiser(trial: Trial, runs: Path) -> None:
+    """Train a denoiser on the cached latents of its autoencoder, evaluate it."""
+    if trial.name == f"random_{DENOISED}":
+        seed = trial.config.run.seed
+        (unpruned,) = with_seeds({"unpruned_16": autoencoders()["unpruned_16"]}, [seed])
+        save_random_model(unpruned, runs / "autoencoders")
+    trial = build_on(trial, runs)
+    train_trial(trial, runs / "denoisers")
+    evaluate_trial(trial, runs / "denoisers", trial.config.evaluation)
+
+
+def train_and_measure_autoencoder(trial: Trial, runs: Path) -> None:
+    """Train an autoencoder, measure its reconstructions."""
+    train_trial(trial, runs / "autoencoders")
+    measure_autoencoder(trial, runs / "autoencoders")
+
+
+def summarise(runs: Path, output: Path) -> None:
+    """Tables, figures and budget.json from what the trials measured."""
+    planned = with_seeds(autoencoders(), SEEDS)
+    folders = [runs / "autoencoders" / trial.folder_name for trial in planned]
+    files = [folder / "budget.json" for folder in folders]
+    found = [one for file in files if file.exists() for one in json.loads(file.read_text())]
+    denoised = [
+        (trial, RunFolder(runs / "denoisers" / trial.folder_name))
+        for trial in with_seeds(denoisers(), SEEDS)
+    ]
+    evaluations = [(t, f.evaluation()) for t, f in denoised if f.evaluation_path.exists()]
+    samples = [_denoiser_figures(trial, evaluation) for trial, evaluation in evaluations]
+    content = {"reconstructions": found, "denoisers": samples}
+    write_whole(output / "budget.json", (json.dumps(content, indent=2) + "\n").encode())
+    put_table(output / "README.md", "reconstruction table", _reconstruction_table(found))
+    put_table(output / "README.md", "sample table", _sample_table(samples))
+    keep_evidence(planned, runs / "autoencoders", output / "autoencoders")
+    keep_evidence([t for t, _ in evaluations], runs / "denoisers", output / "denoisers")
+    _draw(found, samples, planned, runs, output / "figures")
+
+
+METHODS = ("scratch", "top_k", "hard_concrete", "nested", "random")
+
+
+def _reconstruction_table(found: list[dict[str, Any]]) -> str:
+    header = ["channels", *(f"{method} PSNR, dB" for method in METHODS),
+              *(f"{method} rFD" for method in METHODS)]  # fmt: skip
+    rows = []
+    for channels in (16, *BUDGETS):
+        cells = [str(channels)]
+        for key, digits in (("psnr_db", 2), ("rfd_resnet20", 2)):
+            for method in METHODS:
+                values = [one[key] for one in found if one["name"] == name_of(method, channels)]
+                cells.append(plus_minus(values, digits))
+        rows.append(cells)
+    return markdown(header, rows)
+
+
+def name_of(method: str, channels: int) -> str:
+    """How the measurements of a method with so many channels are named."""
+    return "unpruned_16" if (method, channels) == ("scratch", 16) else f"{method}_{channels}"
+
+
+def _denoiser_figures(trial: Trial, evaluation: dict[str, Any]) -> dict[str, Any]:
+    quality = {name: value["value"] for name, value in evaluation["quality"].items()}
+    names = ("diffusion_loss", "zero_latent_diffusion_loss", "relative_error")
+    return {
+        "name": trial.name,
+        "seed": trial.config.run.seed,
+        "verdict": evaluation["collapse"]["verdict"],
+        "num_samples": evaluation["sampler"]["num_samples"],
+        "active_channels": evaluation["active_channels"],
+        **{name: evaluation[name] for name in names},
+        **quality,
+    }
+
+
+SAMPLE_COLUMNS = {
+    "psnr_db": 2, "rFD-ResNet20": 2, "relative_error": 3, "diffusion_loss": 4, "FD-ResNet20": 2,
+    "FD-ResNet20-to-reconstructions": 2, "precision-ResNet20": 3, "recall-ResNet20": 3,
+}  # fmt: skip
+
+
+def _sample_table(samples: list[dict[str, Any]]) -> str:
+    names = list(dict.fromkeys(one["name"] for one in samples))
+    rows = []
+    for name in names:
+        mine = [one for one in samples if one["name"] == name]
+        cells = [plus_minus([one[key] for one in mine], d) for key, d in SAMPLE_COLUMNS.items()]
+        verdicts = ", ".join(dict.fromkeys(one["verdict"] for one in mine))
+        rows.append([name, str(len(mine)), *cells, verdicts])
+    return markdown(["model", "seeds", *SAMPLE_COLUMNS, "verdict"], rows)
+
+
+def _draw(
+    found: list[dict[str, Any]],
+    samples: list[dict[str, Any]],
+    planned: list[Trial],
+    runs: Path,
+    folder: Path,
+) -> None:
+    def series(key: str) -> dict[str, dict[float, list[float]]]:
+        lines: dict[str, dict[float, list[float]]] = {}
+        for method in METHODS:
+            for channels in sorted((16, *BUDGETS)):
+                values = [one[key] for one in found if one["name"] == name_of(method, channels)]
+                if values:
+                    lines.setdefault(method, {})[channels] = values
+        return lines
+
+    panels = {
+        "PSNR of reconstructions, dB": series("psnr_db"),
+        "rFD-ResNet20 of reconstructions": series("rfd_resnet20"),
+    }
+    ticks = sorted((16, *BUDGETS))
+    save_figure(lambda: draw_lines(panels, "channels kept", ticks), folder / "reconstruction.png")
+    curves = {"PSNR of training batches, dB (8 channels kept)": _curves(planned, runs)}
+    steps = range(0, 601, 100)
+    save_figure(lambda: draw_lines(curves, "steps", steps), folder / "training.png")
+    names = list(dict.fromkeys(one["name"] for one in samples))
+    bars = {
+        title: {name: [one[key] for one in samples if one["name"] == name] for name in names}
+        for title, key in (
+            ("FD-ResNet20 of samples to test pictures", "FD-ResNet20"),
+            ("FD-ResNet20 to the model's own reconstructions", "FD-ResNet20-to-reconstructions"),
+            ("x̂0 error at 0 dB, of the latent's variance", "relative_error"),
+        )
+    }
+    if samples:
+        save_figure(lambda: draw_categories(bars, log=False), folder / "samples_quality.png")
+        save_figure(lambda: draw_strips(_sample_strips(names, runs)), folder / "samples.png")
+
+
+def _curves(planned: list[Trial], runs: Path) -> dict[str, dict[float, list[float]]]:
+    shown = {name_of(m, 8): m for m in ("scratch", "top_k", "hard_concrete")}
+    shown |= {"unpruned_16": "unpruned", "nested_16": "nested (all 16)"}
+    lines: dict[str, dict[float, list[float]]] = {}
+    for trial in planned:
+        if trial.name in shown:
+            folder = RunFolder(runs / "autoencoders" / trial.folder_name)
+            for line in folder.metrics("train"):
+                point = lines.setdefault(shown[trial.name], {}).setdefault(line["step"], [])
+                point.append(psnr_db(line["reconstruction_loss"]))
+    return lines
+
+
+def _sample_strips(names: list[str], runs: Path) -> list[tuple[str, Any]]:
+    import numpy as np
+
+    strips = []
+    for name in names:
+        folder = RunFolder(runs / "denoisers" / f"{name}-seed={SEEDS[0]}")
+        with np.load(folder.pictures_path) as pictures:
+            if not strips:
+                strips.append(("test pictures", pictures["originals"][:8]))
+            strips.append((f"{name}: samples", pictures["samples"][:8]))
+    return strips
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the trainings")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the evidence")
+    parser.add_argument("--jobs", type=int, default=2, help="trials at a time, a thread each (2)")
+    options = parser.parse_args()
+    first = partial(train_and_measure_autoencoder, runs=options.runs)
+    for_each(first, with_seeds(autoencoders(), SEEDS), options.jobs)
+    second = partial(measure_denoiser, runs=options.runs)
+    for_each(second, with_seeds(denoisers(), SEEDS), options.jobs)
+    summarise(options.runs, options.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,18 +1,41 @@
 """Evidence for what the collapse is: the paper's objective at several λ, its baseline, and ours.
 
-    python benchmarks/collapse.py --output results/collapse [--runs runs/collapse]
+    python benchmarks/collapse.py --runs runs/collapse --output results/collapse
 
-Every run sees the same pictures for the same number of steps, three seeds each. What is done is not
-done again, so the command can be interrupted. Writes collapse.json, the figures and a table.
+Every run sees the same pictures for the same number of steps of each network, three seeds each.
+What is done is not done again, so the command can be interrupted. Needs CIFAR-10 and the ResNet-20
+extractor below PELAP_DATA.
 """
 
+import argparse
+import json
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from pelap.config import RunConfig
+import numpy as np
+
+from evidence import (
+    Trial,
+    evaluate_trial,
+    for_each,
+    keep_evidence,
+    markdown,
+    plus_minus,
+    put_table,
+    train_trial,
+    with_seeds,
+)
+from evidence_figures import draw_categories, draw_strips, save_figure
+from pelap.config import EvaluationConfig, RunConfig
 from pelap.presets import as_baseline, paper_small, pelap_small
+from pelap.run_folder import RunFolder, write_whole
 
 SEEDS = (42, 43, 44)
-LAMBDAS = (0.0, 0.001, 0.01, 0.1)
+LAMBDAS = (0.01, 0.0, 0.1, 0.001)
+EVALUATION = EvaluationConfig(num_samples=5000, sampler="dpm-solver++", num_steps=20)
+NUM_SHOWN = 10
 
 
 def trials() -> dict[str, RunConfig]:
@@ -34,3 +57,119 @@ def _short(config: RunConfig) -> RunConfig:
         optimizer=replace(config.optimizer, learning_rate=1e-3, final_learning_rate=5e-5),
         run=replace(config.run, epochs=2, channels_last=False),
     )
+
+
+def diagnose_trial(trial: Trial, runs: Path) -> None:
+    """`pelap diagnose` on a trial, unless that has been done."""
+    from pelap.diagnose import diagnose_model, load_diagnosable
+
+    folder = RunFolder(runs / trial.folder_name)
+    if not folder.diagnosis_path.exists():
+        diagnose_model(load_diagnosable(folder.path), num_pictures=500)
+
+
+def measure_trial(trial: Trial, runs: Path) -> None:
+    """Train, evaluate and diagnose one trial."""
+    train_trial(trial, runs)
+    evaluate_trial(trial, runs, EVALUATION)
+    diagnose_trial(trial, runs)
+
+
+def label(name: str) -> str:
+    """How a trial is called in tables and figures."""
+    return name.replace("objective.sparsity_weight=", "λ = ")
+
+
+def summarise(planned: list[Trial], runs: Path, output: Path) -> None:
+    """Table, figures and collapse.json from what the trials measured."""
+    done = [
+        trial for trial in planned if RunFolder(runs / trial.folder_name).evaluation_path.exists()
+    ]
+    found = {trial: RunFolder(runs / trial.folder_name).evaluation() for trial in done}
+    names = list(dict.fromkeys(trial.name for trial in done))
+    by_name = {name: [e for t, e in found.items() if t.name == name] for name in names}
+    rows = [[label(name), *_cells(evaluations)] for name, evaluations in by_name.items()]
+    table = markdown(HEADER, rows)
+    put_table(output / "README.md", "table", table)
+    put_table(output.parents[1] / "docs" / "collapse.md", "collapse table", table)
+    content = {name: [_figures(e) for e in evaluations] for name, evaluations in by_name.items()}
+    write_whole(output / "collapse.json", (json.dumps(content, indent=2) + "\n").encode())
+    keep_evidence(done, runs, output / "runs")
+    _draw(by_name, runs, output / "figures")
+
+
+HEADER = (
+    "run", "verdicts", "mean mask", "noise loss", "… with zeros", "x̂0 error at 0 dB",
+    "reconstruction, dB", "… through the mask", "FD-ResNet20", "… to reconstructions",
+)  # fmt: skip
+
+
+def _cells(evaluations: list[dict[str, Any]]) -> list[str]:
+    figures = [_figures(evaluation) for evaluation in evaluations]
+    verdicts = [figure["verdict"] for figure in figures]
+    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
+    digits = {
+        "mean_mask": 4, "diffusion_loss": 4, "zero_latent_diffusion_loss": 4, "relative_error": 2,
+        "reconstruction_psnr_db": 2, "masked_reconstruction_psnr_db": 2, "FD-ResNet20": 1,
+        "FD-ResNet20-to-reconstructions": 1,
+    }  # fmt: skip
+    return [counts] + [
+        plus_minus([f[name] for f in figures if f[name] is not None], number)
+        for name, number in digits.items()
+    ]
+
+
+def _figures(evaluation: dict[str, Any]) -> dict[str, Any]:
+    masks, quality = evaluation["mask_mean"], evaluation["quality"]
+    names = ("diffusion_loss", "zero_latent_diffusion_loss", "gaussian_diffusion_loss",
+             "relative_error", "reconstruction_psnr_db", "masked_reconstruction_psnr_db",
+             "masked_latent_std")  # fmt: skip
+    return {
+        "verdict": evaluation["collapse"]["verdict"],
+        "mean_mask": sum(masks) / len(masks),
+        **{name: evaluation[name] for name in names},
+        **{name: value["value"] for name, value in quality.items()},
+        "num_samples": evaluation["sampler"]["num_samples"],
+    }
+
+
+def _draw(by_name: dict[str, list[dict[str, Any]]], runs: Path, folder: Path) -> None:
+    from pelap.report.diagnosis_figures import draw_denoiser_curves
+
+    def values(key: str) -> dict[str, list[float]]:
+        return {label(n): [_figures(e)[key] for e in es] for n, es in by_name.items()}
+
+    panels = {
+        "FD-ResNet20 of samples to test pictures": values("FD-ResNet20"),
+        "… to the run's own reconstructions": values("FD-ResNet20-to-reconstructions"),
+        "PSNR of decoding through the mask, dB": values("masked_reconstruction_psnr_db"),
+    }
+    save_figure(lambda: draw_categories(panels, log=False), folder / "quality.png")
+    first = {name: RunFolder(runs / f"{name}-seed={SEEDS[0]}") for name in by_name}
+    diagnoses = {label(name): run.diagnosis() for name, run in first.items()}
+    draw_denoiser_curves(
+        {name: diagnosis for name, diagnosis in diagnoses.items() if diagnosis is not None},
+        folder / "denoiser_by_timestep.png",
+    )
+    strips = []
+    for name, run in first.items():
+        with np.load(run.pictures_path) as pictures:
+            if not strips:
+                strips.append(("test pictures", pictures["originals"][:8]))
+            strips.append((f"{label(name)}: samples", pictures["samples"][:8]))
+    save_figure(lambda: draw_strips(strips), folder / "samples.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the trainings")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the evidence")
+    parser.add_argument("--jobs", type=int, default=2, help="trials at a time, a thread each (2)")
+    options = parser.parse_args()
+    planned = with_seeds(trials(), SEEDS)
+    for_each(partial(measure_trial, runs=options.runs), planned, options.jobs)
+    summarise(planned, options.runs, options.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,8 @@
 """What the experiments of this folder share: trials in run folders, some at a time, resumable."""
 
 import os
+import shutil
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -9,9 +11,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from pelap.config import RunConfig
+from pelap.config import EvaluationConfig, RunConfig
 
 QUALITY = ("psnr", "ssim", "rfd", "fd", "fd_to_reconstructions", "kid", "precision", "recall")
+KEPT = ("config.json", "metrics.jsonl", "evaluation.json", "budget.json", "diagnosis.json")
+"""Files of a run folder that are evidence; weights and pictures are not kept."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,50 @@ def train_trial(trial: Trial, runs: Path) -> None:
         resume(path)
 
 
-def evaluate_trial(trial: Trial, runs: Path, metrics: Sequence[str] = QUALITY) -> None:
-    """Evaluate a trial unless that has been done with these metrics."""
+def evaluate_trial(
+    trial: Trial, runs: Path, evaluation: EvaluationConfig, metrics: Sequence[str] = QUALITY
+) -> None:
+    """Evaluate a trial with these metrics unless that has been done."""
     from pelap.evaluation import evaluate_run
     from pelap.run_folder import open_run
 
     folder = open_run(runs / trial.folder_name)
-    if not folder.evaluation_path.exists():
-        evaluate_run(folder, metrics=metrics)
+    if not folder.evaluation_path.exists() or "quality" not in folder.evaluation():
+        evaluate_run(folder, replace(folder.config(), evaluation=evaluation), metrics)
+
+
+def keep_evidence(trials: Iterable[Trial], runs: Path, output: Path) -> None:
+    """Copy the small files of the trials' run folders."""
+    for trial in trials:
+        for name in KEPT:
+            source = runs / trial.folder_name / name
+            if source.exists():
+                target = output / trial.folder_name / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+
+
+def plus_minus(values: Sequence[float], digits: int) -> str:
+    """Mean ± sample standard deviation, or the value where there is one."""
+    if not values:
+        return "–"
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def put_table(readme: Path, name: str, table: str) -> None:
+    """Replace what stands between `<!-- NAME -->` and `<!-- /NAME -->` of a README."""
+    if not readme.exists():
+        return
+    text = readme.read_text()
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    if found:
+        readme.write_text(before + begin + table + end + after)

@@ -79,7 +79,11 @@ def _build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
 
     def add(
-        name: str, run: Callable[[argparse.Namespace], int | None], text: str, *, overrides: bool = False
+        name: str,
+        run: Callable[[argparse.Namespace], int | None],
+        text: str,
+        *,
+        overrides: bool = False,
     ) -> argparse.ArgumentParser:
         verb = verbs.add_parser(
             name, help=text, description=text, epilog=OVERRIDES if overrides else None

@@ -1,8 +1,8 @@
 """`pelap sweep`: every point of a grid with several seeds, each trial a run folder of its own.
 
-    DIR/NAME/        a run for each trial       DIR/logs/NAME.txt   what it said
-    DIR/sweep.json   everything measured        DIR/sweep.md        the table
-    DIR/figures/sweep.png
+DIR/NAME/        a run for each trial       DIR/logs/NAME.txt   what it said
+DIR/sweep.json   everything measured        DIR/sweep.md        the table
+DIR/figures/sweep.png
 """
 
 import itertools
@@ -125,8 +125,8 @@ def plan_trials(config: RunConfig, grid: Sequence[GridAxis], num_seeds: int) -> 
     for offset in range(num_seeds):
         for values in itertools.product(*(axis.values for axis in grid)):
             settings = dict(zip(names, values, strict=True))
-            options = [part for name, value in settings.items() for part in (as_option(name), value)]
-            point = apply_overrides(config, options)
+            options = [(as_option(name), value) for name, value in settings.items()]
+            point = apply_overrides(config, list(itertools.chain(*options)))
             point = replace(point, run=replace(point.run, seed=point.run.seed + offset))
             trials.append(Trial(_folder_name(settings, point.run.seed), settings, point))
     return trials
@@ -189,7 +189,8 @@ def _refuse_other_settings(trial: Trial, output: Path) -> None:
 
 
 def _is_done(path: Path) -> bool:
-    return path.is_dir() and is_finished(RunFolder(path)) and RunFolder(path).evaluation_path.exists()
+    run = RunFolder(path)
+    return path.is_dir() and is_finished(run) and run.evaluation_path.exists()
 
 
 def _run_all(
@@ -324,4 +325,3 @@ def table(result: SweepResult) -> str:
 def _plus_minus(figure: dict[str, float | None]) -> str:
     mean = f"{figure['mean']:.4g}"
     return mean if figure["std"] is None else f"{mean} ± {figure['std']:.2g}"
-

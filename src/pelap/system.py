@@ -14,22 +14,22 @@ through the mask. Each is an option of `ObjectiveConfig`.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from pelap.config import NoiseConfig, ObjectiveConfig, RunConfig
 from pelap.latent import Gate, GateOutput, ImportancePredictor, LatentNormalizer, build_gate
-from pelap.networks import PaperAutoencoder, PaperUNet, build_networks
+from pelap.networks import PaperUNet, build_networks
 
 LATENT_FACTOR = 4
 """Pixels of an image's side to one of its latent's."""
 
-Autoencoder = PaperAutoencoder | AutoencoderKL
+Autoencoder = Any
+"""PaperAutoencoder, AutoencoderKL …: they share methods, not a type that declares them."""
 Denoiser = PaperUNet | UNet2DModel
 Stage = Literal["joint", "autoencoder", "denoiser"]
 """What is trained: all together, or one after the other."""

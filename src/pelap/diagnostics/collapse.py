@@ -16,8 +16,9 @@ OPEN_MASK = 0.1
 """A channel whose mean mask is below this carries under 1 % of its power past the gate: closed."""
 MIN_LATENT_STD = 0.25
 """Below this the best linear predictor's noise loss is under 0.1, against 0.28 at unit scale."""
-MAX_RELATIVE_ERROR = 1.0
-"""Error of the recovered clean latent, in its own variance, that always guessing the mean has."""
+MAX_RELATIVE_ERROR = 0.75
+"""Error of the recovered clean latent at 0 dB, in its own variance: half-way between the best
+linear guess (0.5) and a denoiser that always says the mean, or sees no noise (1)."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def judge(evidence: CollapseEvidence) -> CollapseVerdict:
         return CollapseVerdict("healthy", [opened, *named, *losses])
     recovered = (
         f"the clean latent recovered at 0 dB has an error of {error:.3f} of its own variance "
-        f"(the best linear guess has at most 0.5, the mean {MAX_RELATIVE_ERROR:g})"
+        f"(healthy is below {MAX_RELATIVE_ERROR:g}; the best linear guess has at most 0.5, "
+        "always guessing the mean 1)"
     )
     verdict = "healthy" if error < MAX_RELATIVE_ERROR else "undertrained"
     reasons = [opened, recovered] if verdict == "healthy" else [recovered, opened]

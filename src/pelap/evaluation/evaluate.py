@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from pelap.config import EvaluationConfig, RunConfig, SamplerName
-from pelap.data import load_pictures
+from pelap.data import Pictures, load_pictures, to_batch
 from pelap.diagnostics import CollapseEvidence, judge
+from pelap.diagnostics.curves import diagnose
 from pelap.errors import ConfigError
 from pelap.evaluation.channel_sets import best_static_set, count_sets, draw_sets, to_mask
 from pelap.evaluation.cost import count_parameters, machine, versions
@@ -33,6 +34,8 @@ from pelap.system import LatentDiffusion
 ChannelSetChoice = Literal["static", "drawn"]
 NUM_SAMPLES_KEPT = 64
 """Samples that are kept for the report, however many are measured."""
+NUM_DIAGNOSED = 500
+"""Pictures on which the recovery of the clean latent is measured."""
 NUM_BINS = 40
 """Bins of the mask histograms over [0, 1]."""
 
@@ -67,8 +70,9 @@ def evaluate_run(
         harden(system, config.gate.budget)
     splits = load_pictures(config.data, config.run.seed)
     sums = measure(system, splits.test, config, device, keep_reconstructions=bool(metrics))
-    result = {"run": folder.name}
-    result |= summarise(sums, splits.test.labels, splits.test.class_names, system, config)
+    result: dict[str, Any] = {"run": folder.name}
+    error = _relative_error(system, splits.test, config, device)
+    result |= summarise(sums, error, splits.test, system, config)
     masks, channel_sets = torch.cat(sums.masks), None
     if is_adaptive(system):
         found = count_sets(masks)
@@ -83,6 +87,16 @@ def evaluate_run(
     shown = {name: to_uint8(images) for name, images in sums.shown.items()}
     _write(folder, result, shown | {"samples": samples[:NUM_SAMPLES_KEPT]})
     return result
+
+
+def _relative_error(
+    system: LatentDiffusion, pictures: Pictures, config: RunConfig, device: torch.device
+) -> float | None:
+    """Of the clean latent recovered at 0 dB, on the first `NUM_DIAGNOSED` pictures."""
+    indices = torch.arange(min(NUM_DIAGNOSED, len(pictures)))
+    images = to_batch(pictures.fetch(indices), device)
+    found = diagnose(system, images, num_levels=2, seed=config.evaluation.seed)
+    return found.recovery[0].relative_error
 
 
 def is_adaptive(system: LatentDiffusion) -> bool:
@@ -223,8 +237,8 @@ def load_system(folder: RunFolder, device: torch.device) -> LatentDiffusion:
 
 def summarise(
     sums: Measurements,
-    labels: Tensor,
-    class_names: tuple[str, ...],
+    relative_error: float | None,
+    pictures: Pictures,
     system: LatentDiffusion,
     config: RunConfig,
 ) -> dict[str, Any]:
@@ -235,7 +249,11 @@ def summarise(
     mask_mean = masks.mean(dim=0).tolist()
     masked_std = sums.masked_latents.std()
     evidence = CollapseEvidence(
-        mask_mean, masked_std.tolist(), sums.diffusion / n, sums.zero_latent_diffusion / n
+        mask_mean,
+        masked_std.tolist(),
+        sums.diffusion / n,
+        sums.zero_latent_diffusion / n,
+        relative_error,
     )
     alphas = system.scheduler.alphas_cumprod.double()
     evaluation = config.evaluation
@@ -253,13 +271,14 @@ def summarise(
         "masked_reconstruction_psnr_db": psnr_db(
             sums.masked_squared_error / n / values_per_picture
         ),
+        "relative_error": relative_error,
         "mask_mean": mask_mean,
         "active_channels": float((masks > config.gate.active_threshold).sum(dim=1).float().mean()),
         "active_threshold": config.gate.active_threshold,
         "mask_mean_by_class": {
-            name: masks[labels == index].mean(dim=0).tolist()
-            for index, name in enumerate(class_names)
-            if bool((labels == index).any())
+            name: masks[pictures.labels == index].mean(dim=0).tolist()
+            for index, name in enumerate(pictures.class_names)
+            if bool((pictures.labels == index).any())
         },
         "mask_histogram": _histogram(masks),
         "latent_std": sums.latents.std().tolist(),

@@ -55,6 +55,8 @@ class ResNet20(nn.Module):
 
     name = "ResNet20"
     num_features = 64
+    mean: Tensor
+    std: Tensor
 
     def __init__(self):
         super().__init__()

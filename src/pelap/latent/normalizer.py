@@ -65,7 +65,9 @@ class LatentNormalizer(nn.Module):
         return latents * self.std[:, None, None] + self.mean[:, None, None]
 
 
-def write_statistics(normalizer: LatentNormalizer, autoencoder: PaperAutoencoder | AutoencoderKL):
+def write_statistics(
+    normalizer: LatentNormalizer, autoencoder: PaperAutoencoder | AutoencoderKL
+) -> None:
     """Put the statistics into the autoencoder's config, where diffusers keeps them."""
     autoencoder.register_to_config(
         latents_mean=normalizer.mean.tolist(), latents_std=normalizer.std.tolist()
@@ -109,6 +111,8 @@ def fold_normalizer(normalizer: LatentNormalizer, autoencoder: AutoencoderKL) ->
     mean, std = normalizer.mean, normalizer.std
     channels = len(mean)
     quant.weight[:channels] /= std[:, None, None, None]
+    assert quant.bias is not None
+    assert post_quant.bias is not None
     quant.bias[:channels] = (quant.bias[:channels] - mean) / std
     quant.bias[channels:] -= 2 * std.log()
     post_quant.bias += (post_quant.weight[:, :, 0, 0] * mean).sum(dim=1)

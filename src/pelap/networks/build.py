@@ -26,9 +26,9 @@ def _build_autoencoder(config: NetworkConfig) -> PaperAutoencoder | AutoencoderK
         return PaperAutoencoder(config.latent_channels, width)
     return AutoencoderKL(
         latent_channels=config.latent_channels,
-        block_out_channels=(width, 2 * width, 2 * width),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(width, 2 * width, 2 * width),  # type: ignore[arg-type]
+        down_block_types=("DownEncoderBlock2D",) * 3,  # type: ignore[arg-type]
+        up_block_types=("UpDecoderBlock2D",) * 3,  # type: ignore[arg-type]
         layers_per_block=1,
         norm_num_groups=8,
         scaling_factor=1.0,
