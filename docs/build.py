@@ -20,6 +20,8 @@ PAGES = [
     "sample",
     "report",
     "reproduce",
+    "gates",
+    "sweep",
     "describe",
     "bench",
 ]

@@ -49,8 +49,14 @@ class ReportedRun:
 
     @property
     def kind(self) -> str:
-        """`λ = 0.01`, or `baseline` for a run without a gate."""
-        return f"λ = {self.sparsity_weight:g}" if self.has_gate else "baseline"
+        """`λ = 0.01`, `top_k, 4 of 8`, or `baseline` for a run without a gate."""
+        gate = self.config.gate
+        if gate.kind == "open":
+            return "baseline"
+        if gate.kind == "sigmoid" and gate.budget is None:
+            return f"λ = {self.sparsity_weight:g}"
+        channels = self.config.network.latent_channels
+        return f"{gate.kind}, {gate.budget or channels} of {channels}"
 
     @property
     def title(self) -> str:

@@ -16,6 +16,7 @@ STATES = {
     "healthy": ("is healthy", "are healthy"),
     "shrunken": ("has shrunken latents", "have shrunken latents"),
     "collapsed": ("has collapsed", "have collapsed"),
+    "undertrained": ("is undertrained", "are undertrained"),
 }
 SAME_SCORE, NEARLY_SAME_SCORE = 0.01, 0.05
 
