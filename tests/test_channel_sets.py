@@ -47,9 +47,7 @@ def adaptive_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         config,
         data=replace(config.data, num_train=128, num_test=48),
         network=replace(config.network, normalize_latents=True),
-        gate=GateConfig(
-            kind=request.param, adaptive=True, budget=2, learning_rate_factor=100.0
-        ),
+        gate=GateConfig(kind=request.param, adaptive=True, budget=2, learning_rate_factor=100.0),
         objective=ObjectiveConfig(
             sparsity_weight=0.0,
             decoder_sees_mask=True,
@@ -61,9 +59,7 @@ def adaptive_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     return train(config, tmp_path_factory.mktemp("runs") / request.param)
 
 
-def test_an_adaptive_gate_is_described_and_can_be_sampled(
-    adaptive_run: RunFolder, tmp_path: Path
-):
+def test_an_adaptive_gate_is_described_and_can_be_sampled(adaptive_run: RunFolder, tmp_path: Path):
     with pytest.raises(RunError, match="pelap evaluate"):
         sample_run(adaptive_run, tmp_path / "early.png", num_samples=2, num_steps=2)
     found = evaluate_run(adaptive_run)["channel_sets"]

@@ -1,6 +1,9 @@
 """Two-stage training: the plan, the cached latents, and a run that is cut and goes on."""
 
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pelap.config import GateConfig, NoiseConfig, ObjectiveConfig, RunConfig
+from pelap.config import GateConfig, GateKind, NoiseConfig, ObjectiveConfig, RunConfig
 from pelap.data import load_pictures, to_batch
 from pelap.errors import ConfigError, RunError
 from pelap.run_folder import RunFolder, open_run
@@ -201,3 +204,43 @@ def test_the_saved_model_decodes_like_the_system(cured: RunConfig, tmp_path: Pat
     with torch.no_grad():
         direct = pipeline.autoencoder.decode(system.normalizer.inverse(latents)).sample
         torch.testing.assert_close(system.decode(latents), direct)
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 4])
+@pytest.mark.parametrize("kind", ["sigmoid", "hard_concrete", "top_k", "nested"])
+def test_training_with_a_budget_ends_with_exactly_that_many_open(
+    cured: RunConfig, tmp_path: Path, kind: GateKind, budget: int
+):
+    config = replace(
+        cured,
+        gate=replace(cured.gate, kind=kind, budget=budget),
+        run=replace(cured.run, max_steps=4, denoiser_epochs=0),
+    )
+    folder = train(config, tmp_path / "run")
+    last = folder.metrics("validation")[-1]
+    assert last["is_hard"]
+    assert sorted(last["mask_mean"]) == [0.0] * (4 - budget) + [1.0] * budget
+    assert sum(std > 0 for std in last["masked_latent_std"]) == budget
+
+
+def test_two_processes_train_gate_normaliser_and_both_stages_like_one(
+    cured: RunConfig, tmp_path: Path
+):
+    config = replace(
+        cured,
+        gate=replace(cured.gate, kind="hard_concrete", harden_at=0.6),
+        objective=replace(cured.objective, kl_weight=0.1),
+    )
+    one = train(config, tmp_path / "one")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+               "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+               "--main_process_port", "0", "-m", "pelap", "train",
+               "--config", str(one.config_path), "--output", str(tmp_path / "two")]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    two = RunFolder(tmp_path / "two")
+    assert len(two.metrics("train")) == 16
+    for a, b in zip(one.metrics(), two.metrics(), strict=True):
+        assert a["total_loss"] == pytest.approx(b["total_loss"], abs=1e-3), a["step"]
+        assert a["mask_mean"] == pytest.approx(b["mask_mean"], abs=1e-3), a["step"]
