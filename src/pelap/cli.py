@@ -11,37 +11,24 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from pelap import __version__
+from pelap.arguments import PRESET_NAMES, build_parser
 from pelap.config import RunConfig, load_config
 from pelap.errors import ConfigError, PelapError
 from pelap.overrides import apply_overrides
 from pelap.presets import PRESETS, get_preset
-
-PRESET_NAMES = ", ".join(PRESETS)
-OVERRIDES = (
-    "Any setting of the run follows as --group.field VALUE, e.g. --run.max-steps 300; "
-    "`pelap settings PRESET` lists them all."
-)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, through the errors everybody else uses."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see `{self.prog} --help`.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; 0 when done, 2 for a user's mistake, 130 when interrupted."""
     arguments, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
     try:
-        options = _build_parser().parse_args(arguments)
+        options = build_parser().parse_args(arguments)
         if overrides and not options.takes_overrides:
             raise ConfigError(f"`pelap {options.verb}` takes no setting {overrides[0]}.")
         options.overrides = overrides
-        return options.run(options) or 0
+        return VERBS[options.verb](options) or 0
     except PelapError as error:
         print(f"pelap: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -68,129 +55,6 @@ def _is_number(token: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="pelap",
-        description="Find the latent channels that a latent diffusion model does not need.",
-    )
-    parser.add_argument("--version", action="version", version=f"pelap {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
-
-    def add(
-        name: str,
-        run: Callable[[argparse.Namespace], int | None],
-        text: str,
-        *,
-        overrides: bool = False,
-    ) -> argparse.ArgumentParser:
-        verb = verbs.add_parser(
-            name, help=text, description=text, epilog=OVERRIDES if overrides else None
-        )
-        verb.set_defaults(run=run, takes_overrides=overrides)
-        return verb
-
-    verb = add("train", _train, "Train a preset into a new run folder.", overrides=True)
-    _add_preset(verb)
-    verb.add_argument("--output", type=Path, required=True, help="the new run folder")
-
-    verb = add("resume", _resume, "Continue an interrupted run.")
-    verb.add_argument("run_folder", type=Path, metavar="RUN")
-
-    verb = add("evaluate", _evaluate, "Measure a run on its test split.", overrides=True)
-    verb.add_argument("run_folder", type=Path, metavar="RUN")
-    verb.add_argument(
-        "--metrics",
-        nargs="+",
-        default=[],
-        metavar="METRIC",
-        help="quality to add: psnr ssim rfd fd fd_to_reconstructions kid precision recall fid",
-    )
-    _add_json(verb)
-
-    verb = add(
-        "diagnose",
-        _diagnose,
-        "Find at which noise levels a denoiser works, and whether the model is healthy.",
-        overrides=True,
-    )
-    verb.add_argument("model", type=Path, metavar="RUN|MODEL", help="a run, or a diffusers folder")
-    verb.add_argument("--num-pictures", type=int, default=1000, help="test pictures (1000)")
-    verb.add_argument("--output", type=Path, help="folder for the files (default: the run's)")
-    _add_json(verb)
-
-    verb = add("sample", _sample, "Draw pictures from noise.")
-    verb.add_argument("run_folder", type=Path, metavar="RUN")
-    verb.add_argument("--output", type=Path, required=True, help="a .png file, or a new folder")
-    verb.add_argument("--sampler", default="ddim", help="ddpm, ddim (default) or dpm-solver++")
-    verb.add_argument("--steps", type=int, default=50, help="denoising steps (50)")
-    verb.add_argument("--num", type=int, default=64, help="pictures (64)")
-    verb.add_argument("--seed", type=int, default=0)
-    verb.add_argument(
-        "--channel-sets",
-        choices=["static", "drawn"],
-        default="static",
-        help="for an adaptive gate: its best static set, or sets drawn as often as they occur",
-    )
-
-    verb = add("report", _report, "Write one page about one or several evaluated runs.")
-    verb.add_argument("run_folders", type=Path, metavar="RUN", nargs="+")
-    verb.add_argument("--output", type=Path, help="folder for the page (default: the first run's)")
-
-    verb = add(
-        "reproduce",
-        _reproduce,
-        "Train baseline and PeLAP-A, evaluate and report; call again to go on.",
-        overrides=True,
-    )
-    _add_preset(verb)
-    verb.add_argument("--output", type=Path, required=True, help="folder of the runs and the page")
-    verb.add_argument("--lambdas", type=float, nargs="*", default=[], help="further λ to train")
-
-    verb = add(
-        "sweep",
-        _sweep,
-        "Train a grid of settings with several seeds; call again to go on. Exit code 1 if a trial "
-        "failed.",
-        overrides=True,
-    )
-    _add_preset(verb)
-    verb.add_argument("--output", type=Path, required=True, help="folder of trials and results")
-    verb.add_argument(
-        "--grid",
-        action="append",
-        default=[],
-        metavar="GROUP.FIELD=A,B",
-        help="a setting and its values; several make all combinations",
-    )
-    verb.add_argument("--seeds", type=int, default=1, help="trainings of each combination (1)")
-    verb.add_argument("--jobs", type=int, default=1, help="trials at a time (1)")
-    verb.add_argument("--metrics", nargs="+", default=[], help="quality metrics, as for evaluate")
-    _add_json(verb)
-
-    verb = add("describe", _describe, "Parameters, shapes and MACs.", overrides=True)
-    verb.add_argument("subject", metavar="PRESET|RUN", help=f"{PRESET_NAMES}, or a run folder")
-    _add_json(verb)
-
-    verb = add("settings", _settings, "List every setting of a preset with its value.")
-    verb.add_argument("preset", metavar="PRESET", help=PRESET_NAMES)
-
-    bench = add("bench", _bench_train, "Measure speed on this machine.", overrides=True)
-    bench.add_argument("subject", choices=["train"], help="what to time")
-    bench.add_argument("preset", metavar="PRESET", help=PRESET_NAMES)
-    bench.add_argument("--rounds", type=int, default=5, help="alternations (5)")
-    _add_json(bench)
-    return parser
-
-
-def _add_preset(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("preset", metavar="PRESET", nargs="?", help=PRESET_NAMES)
-    verb.add_argument("--config", type=Path, help="a run's config.json, in place of PRESET")
-
-
-def _add_json(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
 def _config(options: argparse.Namespace) -> RunConfig:
@@ -362,3 +226,18 @@ def _bench_train(options: argparse.Namespace) -> None:
         return
     for name, value in result.items():
         _print(f"{name:32} {value:.3f}" if isinstance(value, float) else f"{name:32} {value}")
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    "train": _train,
+    "resume": _resume,
+    "evaluate": _evaluate,
+    "diagnose": _diagnose,
+    "sample": _sample,
+    "report": _report,
+    "reproduce": _reproduce,
+    "sweep": _sweep,
+    "describe": _describe,
+    "settings": _settings,
+    "bench": _bench_train,
+}

@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from pelap.config import RunConfig, save_config, settings_without_effect, validate
-from pelap.data import Pictures, Splits, epoch_order, load_pictures, to_batch
+from pelap.data import Splits, epoch_order, load_pictures
 from pelap.diagnostics import CollapseEvidence, judge
 from pelap.errors import ConfigError, RunError
 from pelap.latent import follow_budget
@@ -21,24 +20,17 @@ from pelap.run_folder import RunFolder, open_run
 from pelap.sampling import take_autoencoder, to_pipeline
 from pelap.seeding import generator
 from pelap.system import LatentDiffusion, build_system
+from pelap.training.batches import Fetch, batches_of
 from pelap.training.checkpoint import (
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
     write_folder,
 )
-from pelap.training.latent_cache import CachedLatents, cache_latents
 from pelap.training.stages import StagePlan, plan_stages
-from pelap.training.step import (
-    StepOutput,
-    forward_step,
-    make_draws,
-    training_step,
-)
+from pelap.training.step import StepOutput, make_draws, training_step
 from pelap.training.tracking import Tracker, keep_metrics_until
-
-Fetch = Callable[[Tensor, Tensor | None], Tensor]
-"""From indices (B,) and flips (B,) to a batch of images or cached moments on the device."""
+from pelap.training.validation import average, share_of, validate_model
 
 
 @dataclass(frozen=True)
@@ -191,15 +183,17 @@ def _fit(trainer: Trainer, first_step: int) -> None:
 
 def _run_stage(trainer: Trainer, tracker: Tracker, plan: StagePlan, first_step: int) -> None:
     config, per_epoch = trainer.config, trainer.steps_per_epoch
-    fetch, fetch_test = _fetchers(trainer, plan)
+    batches = batches_of(
+        plan.stage, config, trainer.splits, trainer.system, trainer.folder, trainer.accelerator
+    )
     for step in range(first_step, plan.last_step):
-        output, gradient_norm = _train_step(trainer, plan, step, fetch)
+        output, gradient_norm = _train_step(trainer, plan, step, batches.train)
         done = step + 1
         ends_stage = done == plan.last_step
         ends_epoch = (done - plan.first_step) % per_epoch == 0 or ends_stage
         tracker.advance(done)
         if done % config.run.log_every == 0 or ends_epoch:
-            averaged = _average(trainer.accelerator, output)
+            averaged = average(trainer.accelerator, output)
             _refuse_divergence(averaged, done, config)
             tracker.record(
                 "train",
@@ -212,7 +206,7 @@ def _run_stage(trainer: Trainer, tracker: Tracker, plan: StagePlan, first_step: 
                 images_per_second=tracker.images_per_second(done),
             )
         if ends_epoch:
-            _end_epoch(trainer, tracker, plan, done, fetch_test)
+            _end_epoch(trainer, tracker, plan, done, batches.test)
         if ends_stage:
             _end_stage(trainer)
         every = config.run.checkpoint_every
@@ -232,7 +226,7 @@ def _train_step(
     epoch, index = divmod(step, trainer.steps_per_epoch)
     order = epoch_order(len(trainer.splits.train), config.run.seed, epoch)
     size = config.data.batch_size
-    share = _share(accelerator, size)
+    share = share_of(accelerator, size)
     flips = None
     if config.data.flip:
         flips = torch.rand(size, generator=generator(config.run.seed, "flips", step))[share] < 0.5
@@ -244,64 +238,6 @@ def _train_step(
     if trainer.ema is not None:
         trainer.ema.step(trainer.system.parameters())
     return output, norm
-
-
-def _fetchers(trainer: Trainer, plan: StagePlan) -> tuple[Fetch, Fetch]:
-    """How this stage gets its training and its test batches."""
-    if plan.stage != "denoiser":
-        train, test = trainer.splits.train, trainer.splits.test
-        return (
-            lambda indices, flips: _images(trainer, train, indices, flips),
-            lambda indices, flips: _images(trainer, test, indices, flips),
-        )
-    train_latents, test_latents = _cached_latents(trainer)
-    device = trainer.accelerator.device
-    return (
-        lambda indices, flips: train_latents.fetch(indices, flips).to(device),
-        lambda indices, flips: test_latents.fetch(indices, flips).to(device),
-    )
-
-
-def _cached_latents(trainer: Trainer) -> tuple[CachedLatents, CachedLatents]:
-    config, splits = trainer.config, trainer.splits
-    shared = config.run.latent_cache
-    folder = Path(shared) if shared is not None else trainer.folder.latents
-
-    def both() -> tuple[CachedLatents, CachedLatents]:
-        flip, system = config.data.flip, trainer.system
-        return (
-            cache_latents(system, splits.train, folder, "train", config, with_flips=flip),
-            cache_latents(system, splits.test, folder, "test", config, with_flips=False),
-        )
-
-    with trainer.accelerator.local_main_process_first():
-        return both()
-
-
-def _images(
-    trainer: Trainer, pictures: Pictures, indices: Tensor, flips: Tensor | None = None
-) -> Tensor:
-    images = to_batch(pictures.fetch(indices), trainer.accelerator.device, flips)  # (B, 3, H, W)
-    if trainer.config.run.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
-    return images
-
-
-def _share(accelerator: Accelerator, size: int) -> slice:
-    """This process's part of a batch of `size`."""
-    start = accelerator.process_index * size // accelerator.num_processes
-    stop = (accelerator.process_index + 1) * size // accelerator.num_processes
-    return slice(start, stop)
-
-
-def _average(accelerator: Accelerator, output: StepOutput) -> StepOutput:
-    return output.from_vector(_reduced(accelerator, output.to_vector(), "mean"))
-
-
-def _reduced(accelerator: Accelerator, values: Tensor, how: str) -> Tensor:
-    reduced = accelerator.reduce(values, reduction=how)
-    assert isinstance(reduced, Tensor)
-    return reduced
 
 
 def _refuse_divergence(output: StepOutput, step: int, config: RunConfig) -> None:
@@ -325,7 +261,14 @@ def _end_epoch(
         for line in trainer.folder.metrics("validation")
         if (line.get("stage", "joint"), line.get("is_hard", False)) == (plan.stage, is_hard)
     ]
-    output = _validate(trainer, plan, fetch)
+    output = validate_model(
+        trainer.model,
+        fetch,
+        len(trainer.splits.test),
+        trainer.config,
+        trainer.accelerator,
+        plan.stage,
+    )
     epoch = step / trainer.steps_per_epoch
     tracker.record(
         "validation",
@@ -366,28 +309,6 @@ def _end_stage(trainer: Trainer) -> None:
     if trainer.ema is not None:
         trainer.ema.copy_to(trainer.system.parameters())
         trainer.ema.optimization_step = 0
-
-
-@torch.no_grad()
-def _validate(trainer: Trainer, plan: StagePlan, fetch: Fetch) -> StepOutput:
-    """Mean losses over the test split, with the same draws at every call."""
-    config, accelerator = trainer.config, trainer.accelerator
-    trainer.model.eval()
-    total, output = torch.zeros((), device=accelerator.device), None
-    for index, indices in enumerate(
-        torch.arange(len(trainer.splits.test)).split(config.evaluation.batch_size)
-    ):
-        share = _share(accelerator, len(indices))
-        part = indices[share]
-        if len(part) == 0:
-            continue
-        draws = make_draws(config, len(indices), "validation", index, accelerator.device)
-        output = forward_step(
-            trainer.model, fetch(part, None), draws.part(share), config, plan.stage
-        )
-        total = total + len(part) * output.to_vector()
-    assert output is not None
-    return output.from_vector(_reduced(accelerator, total, "sum") / len(trainer.splits.test))
 
 
 def _save_checkpoint(trainer: Trainer, step: int) -> None:

@@ -1,0 +1,150 @@
+"""What the command line takes: one parser a verb. No torch here."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from pelap import __version__
+from pelap.errors import ConfigError
+from pelap.presets import PRESETS
+
+PRESET_NAMES = ", ".join(PRESETS)
+OVERRIDES = (
+    "Any setting of the run follows as --group.field VALUE, e.g. --run.max-steps 300; "
+    "`pelap settings PRESET` lists them all."
+)
+
+AddVerb = Callable[..., argparse.ArgumentParser]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, through the errors everybody else uses."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see `{self.prog} --help`.")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """A parser whose result has `verb`, `takes_overrides` and the verb's own options."""
+    parser = _Parser(
+        prog="pelap",
+        description="Find the latent channels that a latent diffusion model does not need.",
+    )
+    parser.add_argument("--version", action="version", version=f"pelap {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+
+    def add(name: str, text: str, *, overrides: bool = False) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(
+            name, help=text, description=text, epilog=OVERRIDES if overrides else None
+        )
+        verb.set_defaults(takes_overrides=overrides)
+        return verb
+
+    _add_verbs_on_a_run(add)
+    _add_verbs_on_several_runs(add)
+    _add_other_verbs(add)
+    return parser
+
+
+def _add_verbs_on_a_run(add: AddVerb) -> None:
+    verb = add("train", "Train a preset into a new run folder.", overrides=True)
+    _add_preset(verb)
+    verb.add_argument("--output", type=Path, required=True, help="the new run folder")
+
+    verb = add("resume", "Continue an interrupted run.")
+    verb.add_argument("run_folder", type=Path, metavar="RUN")
+
+    verb = add("evaluate", "Measure a run on its test split.", overrides=True)
+    verb.add_argument("run_folder", type=Path, metavar="RUN")
+    verb.add_argument(
+        "--metrics",
+        nargs="+",
+        default=[],
+        metavar="METRIC",
+        help="quality to add: psnr ssim rfd fd fd_to_reconstructions kid precision recall fid",
+    )
+    _add_json(verb)
+
+    verb = add(
+        "diagnose",
+        "Find at which noise levels a denoiser works, and whether the model is healthy.",
+        overrides=True,
+    )
+    verb.add_argument("model", type=Path, metavar="RUN|MODEL", help="a run, or a diffusers folder")
+    verb.add_argument("--num-pictures", type=int, default=1000, help="test pictures (1000)")
+    verb.add_argument("--output", type=Path, help="folder for the files (default: the run's)")
+    _add_json(verb)
+
+    verb = add("sample", "Draw pictures from noise.")
+    verb.add_argument("run_folder", type=Path, metavar="RUN")
+    verb.add_argument("--output", type=Path, required=True, help="a .png file, or a new folder")
+    verb.add_argument("--sampler", default="ddim", help="ddpm, ddim (default) or dpm-solver++")
+    verb.add_argument("--steps", type=int, default=50, help="denoising steps (50)")
+    verb.add_argument("--num", type=int, default=64, help="pictures (64)")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument(
+        "--channel-sets",
+        choices=["static", "drawn"],
+        default="static",
+        help="for an adaptive gate: its best static set, or sets drawn as often as they occur",
+    )
+
+
+def _add_verbs_on_several_runs(add: AddVerb) -> None:
+    verb = add("report", "Write one page about one or several evaluated runs.")
+    verb.add_argument("run_folders", type=Path, metavar="RUN", nargs="+")
+    verb.add_argument("--output", type=Path, help="folder for the page (default: the first run's)")
+
+    verb = add(
+        "reproduce",
+        "Train baseline and PeLAP-A, evaluate and report; call again to go on.",
+        overrides=True,
+    )
+    _add_preset(verb)
+    verb.add_argument("--output", type=Path, required=True, help="folder of the runs and the page")
+    verb.add_argument("--lambdas", type=float, nargs="*", default=[], help="further λ to train")
+
+    verb = add(
+        "sweep",
+        "Train a grid of settings with several seeds; call again to go on. Exit code 1 if a trial "
+        "failed.",
+        overrides=True,
+    )
+    _add_preset(verb)
+    verb.add_argument("--output", type=Path, required=True, help="folder of trials and results")
+    verb.add_argument(
+        "--grid",
+        action="append",
+        default=[],
+        metavar="GROUP.FIELD=A,B",
+        help="a setting and its values; several make all combinations",
+    )
+    verb.add_argument("--seeds", type=int, default=1, help="trainings of each combination (1)")
+    verb.add_argument("--jobs", type=int, default=1, help="trials at a time (1)")
+    verb.add_argument("--metrics", nargs="+", default=[], help="quality metrics, as for evaluate")
+    _add_json(verb)
+
+
+def _add_other_verbs(add: AddVerb) -> None:
+    verb = add("describe", "Parameters, shapes and MACs.", overrides=True)
+    verb.add_argument("subject", metavar="PRESET|RUN", help=f"{PRESET_NAMES}, or a run folder")
+    _add_json(verb)
+
+    verb = add("settings", "List every setting of a preset with its value.")
+    verb.add_argument("preset", metavar="PRESET", help=PRESET_NAMES)
+
+    bench = add("bench", "Measure speed on this machine.", overrides=True)
+    bench.add_argument("subject", choices=["train"], help="what to time")
+    bench.add_argument("preset", metavar="PRESET", help=PRESET_NAMES)
+    bench.add_argument("--rounds", type=int, default=5, help="alternations (5)")
+    _add_json(bench)
+
+
+def _add_preset(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("preset", metavar="PRESET", nargs="?", help=PRESET_NAMES)
+    verb.add_argument("--config", type=Path, help="a run's config.json, in place of PRESET")
+
+
+def _add_json(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--json", action="store_true", help="one JSON object on stdout")

@@ -1,0 +1,64 @@
+"""Where a stage's batches come from: pictures, or the cached latents of a frozen autoencoder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from pelap.config import RunConfig
+from pelap.data import Pictures, Splits, to_batch
+from pelap.run_folder import RunFolder
+from pelap.system import LatentDiffusion, Stage
+from pelap.training.latent_cache import cache_latents
+
+Fetch = Callable[[Tensor, Tensor | None], Tensor]
+"""From indices (B,) and flips (B,) to a batch of images or moments on the device."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How a stage gets what it trains on and what it is validated on."""
+
+    train: Fetch
+    test: Fetch
+
+
+def batches_of(
+    stage: Stage,
+    config: RunConfig,
+    splits: Splits,
+    system: LatentDiffusion,
+    folder: RunFolder,
+    accelerator: Accelerator,
+) -> Batches:
+    """The batches of a stage; for the denoiser's, its latents are cached first."""
+    device = accelerator.device
+    if stage != "denoiser":
+        channels_last = config.run.channels_last
+        return Batches(
+            _from_pictures(splits.train, device, channels_last),
+            _from_pictures(splits.test, device, channels_last),
+        )
+    shared = config.run.latent_cache
+    cache = Path(shared) if shared is not None else folder.latents
+    flip = config.data.flip
+    with accelerator.local_main_process_first():
+        train = cache_latents(system, splits.train, cache, "train", config, with_flips=flip)
+        test = cache_latents(system, splits.test, cache, "test", config, with_flips=False)
+    return Batches(
+        lambda indices, flips: train.fetch(indices, flips).to(device),
+        lambda indices, flips: test.fetch(indices, flips).to(device),
+    )
+
+
+def _from_pictures(pictures: Pictures, device: torch.device, channels_last: bool) -> Fetch:
+    def fetch(indices: Tensor, flips: Tensor | None) -> Tensor:
+        images = to_batch(pictures.fetch(indices), device, flips)  # (B, 3, H, W)
+        if channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images
+
+    return fetch
