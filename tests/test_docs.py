@@ -44,3 +44,53 @@ def test_links_lead_somewhere():
     for page in pages:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} → {target}"
+
+
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+def collapse_evaluations() -> dict[str, list[dict]]:
+    found: dict[str, list[dict]] = {}
+    for path in sorted((ROOT / "results" / "collapse" / "runs").glob("*/evaluation.json")):
+        name = path.parent.name.split("-seed=")[0]
+        found.setdefault(name, []).append(json.loads(path.read_text()))
+    return found
+
+
+def test_collapse_table_is_what_was_measured(benchmarks: None):
+    from collapse import HEADER, _cells, label
+    from evidence import markdown
+
+    found = collapse_evaluations()
+    assert len(found) == 6
+    for page in ("results/collapse/README.md", "docs/collapse.md"):
+        text = (ROOT / page).read_text()
+        for name, evaluations in found.items():
+            row = markdown(HEADER, [[label(name), *_cells(evaluations)]]).splitlines()[-1]
+            assert row in text, (page, name)
+
+
+def test_verdicts_of_the_evidence():
+    verdicts = {
+        name: {evaluation["collapse"]["verdict"] for evaluation in evaluations}
+        for name, evaluations in collapse_evaluations().items()
+    }
+    for weight in ("0", "0.001", "0.01", "0.1"):
+        assert verdicts[f"objective.sparsity_weight={weight}"] == {"collapsed"}
+    assert verdicts["baseline"] <= {"shrunken", "collapsed"}
+    assert verdicts["pelap"] == {"healthy"}
+    for evaluations in collapse_evaluations().values():
+        assert len(evaluations) == 3
+        for evaluation in evaluations:
+            assert evaluation["quality"]["FD-ResNet20"]["num_pictures"] >= 5000
+
+
+def test_budget_tables_are_what_was_measured(benchmarks: None):
+    from budget import _reconstruction_table, _sample_table
+
+    found = json.loads((ROOT / "results" / "budget" / "budget.json").read_text())
+    text = (ROOT / "results" / "budget" / "README.md").read_text()
+    assert _reconstruction_table(found["reconstructions"]) in text
+    assert _sample_table(found["denoisers"]) in text

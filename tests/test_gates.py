@@ -184,6 +184,15 @@ def test_the_budget_falls_in_a_straight_line_and_then_is_exact():
     assert int(gate.kept.sum()) == 2
 
 
+def test_a_budget_may_harden_as_soon_as_the_warmup_ends():
+    config = GateConfig(kind="top_k", adaptive=False, budget=2, warmup=0.3, harden_at=0.3)
+    gate = build_built(config, NUM)
+    follow_budget(gate, config, 0.2)
+    assert float(gate.target) == NUM
+    follow_budget(gate, config, 0.3)
+    assert gate.is_hard
+
+
 def test_without_a_budget_nothing_hardens():
     config = GateConfig(kind="hard_concrete")
     gate = build_built(config, NUM)

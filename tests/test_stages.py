@@ -223,6 +223,12 @@ def test_training_with_a_budget_ends_with_exactly_that_many_open(
     assert sum(std > 0 for std in last["masked_latent_std"]) == budget
 
 
+def test_a_run_of_one_step_meets_its_budget_too(cured: RunConfig, tmp_path: Path):
+    config = replace(cured, run=replace(cured.run, max_steps=1, denoiser_epochs=0))
+    last = train(config, tmp_path / "run").metrics("validation")[-1]
+    assert sum(last["mask_mean"]) == 2
+
+
 def test_two_processes_train_gate_normaliser_and_both_stages_like_one(
     cured: RunConfig, tmp_path: Path
 ):

@@ -268,8 +268,12 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         ("optimizer.learning_rate", "data.memory_gb", "gate.learning_rate_factor"),
     ),
     ("an even number above 2", lambda v: v > 2 and v % 2 == 0, ("network.time_channels",)),
-    ("in [0, 1)", lambda value: 0 <= value < 1, ("optimizer.ema_decay", "gate.warmup")),
-    ("in [0, 1]", lambda value: 0 <= value <= 1, ("gate.harden_at", "gate.full_fraction")),
+    (
+        "in [0, 1)",
+        lambda value: 0 <= value < 1,
+        ("optimizer.ema_decay", "gate.warmup", "gate.harden_at"),
+    ),
+    ("in [0, 1]", lambda value: 0 <= value <= 1, ("gate.full_fraction",)),
     (
         "between 0 and 1",
         lambda value: 0 < value < 1,

@@ -265,6 +265,7 @@ def follow_budget(gate: Gate, config: GateConfig, progress: float) -> None:
     if progress >= config.harden_at:
         gate.harden(config.budget)
         return
-    span = config.harden_at - config.warmup
-    fallen = max(0.0, (progress - config.warmup) / span)
+    if progress <= config.warmup:
+        return
+    fallen = (progress - config.warmup) / (config.harden_at - config.warmup)
     gate.target.fill_(gate.num_channels + (config.budget - gate.num_channels) * fallen)

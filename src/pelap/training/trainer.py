@@ -205,6 +205,8 @@ def _run_stage(trainer: Trainer, tracker: Tracker, plan: StagePlan, first_step: 
                 gradient_norm=float(gradient_norm),
                 images_per_second=tracker.images_per_second(done),
             )
+        if ends_stage and plan.stage != "denoiser":
+            _follow_budget(trainer, plan, done)  # also where the steps were too few to get there
         if ends_epoch:
             _end_epoch(trainer, tracker, plan, done, batches.test)
         if ends_stage:
@@ -221,8 +223,8 @@ def _train_step(
     rate = plan.learning_rate(step, config, trainer.steps_per_epoch)
     for group in trainer.optimizer.param_groups:
         group["lr"] = rate * group["rate_factor"]
-    if trainer.system.gate is not None and plan.stage != "denoiser":
-        follow_budget(trainer.system.gate, config.gate, plan.progress(step))
+    if plan.stage != "denoiser":
+        _follow_budget(trainer, plan, step)
     epoch, index = divmod(step, trainer.steps_per_epoch)
     order = epoch_order(len(trainer.splits.train), config.run.seed, epoch)
     size = config.data.batch_size
@@ -238,6 +240,11 @@ def _train_step(
     if trainer.ema is not None:
         trainer.ema.step(trainer.system.parameters())
     return output, norm
+
+
+def _follow_budget(trainer: Trainer, plan: StagePlan, step: int) -> None:
+    if trainer.system.gate is not None:
+        follow_budget(trainer.system.gate, trainer.config.gate, plan.progress(step))
 
 
 def _refuse_divergence(output: StepOutput, step: int, config: RunConfig) -> None:
