@@ -76,6 +76,17 @@ def test_precision_and_recall_of_planted_sets():
     assert 0.4 < recall < 0.6
 
 
+@pytest.mark.parametrize(("num_real", "num_fake"), [(3, 10), (10, 3)])
+def test_precision_and_recall_need_more_pictures_than_neighbours(num_real: int, num_fake: int):
+    with pytest.raises(ValueError, match="more than 3"):
+        precision_recall(normal(num_real), normal(num_fake))
+
+
+def test_kernel_distance_needs_two_pictures():
+    with pytest.raises(ValueError, match="at least 2"):
+        kernel_distance(normal(5), normal(1))
+
+
 def test_bootstrap_gives_the_standard_error_and_is_deterministic():
     values = normal(1000, 1)[:, 0]
     first = bootstrap(lambda x: float(x.mean()), values, 200)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from pelap.config import DataConfig
@@ -68,6 +69,15 @@ def test_the_extractors_name_is_part_of_the_metrics_names():
     assert found["FD-MeanColour"].num_references == 64
 
 
+def test_the_interval_of_a_small_distance_holds_it():
+    value = measure(["fd"], QualityPictures(pictures(200), samples=pictures(200, 1)))[
+        "FD-MeanColour"
+    ]
+    assert value.low is not None
+    assert value.high is not None
+    assert value.low <= value.value <= value.high
+
+
 def test_unknown_metrics_and_missing_pictures_are_refused():
     with pytest.raises(ConfigError, match="Did you mean psnr"):
         check_metrics(["pnsr"])
@@ -84,6 +94,31 @@ def test_the_originals_features_are_cached_and_a_damaged_cache_is_made_anew(tmp_
     kept.write_bytes(b"broken")
     assert measure(["fd"], found, cache=tmp_path) == first
     assert kept.read_bytes() == content
+    for damaged in (torch.zeros(3, 5), torch.full((64, 3), math.nan)):
+        kept.write_bytes(save({"features": damaged}))
+        assert measure(["fd"], found, cache=tmp_path) == first
+        assert kept.read_bytes() == content
+
+
+def test_the_cache_tells_the_same_bytes_in_another_shape_apart(tmp_path: Path):
+    small = pictures()
+    large = small.reshape(16, 3, 32, 32)
+    measure(["rfd"], QualityPictures(small, small.flip(3)), cache=tmp_path)
+    found = QualityPictures(large, large.flip(2))
+    assert measure(["rfd"], found, cache=tmp_path) == measure(["rfd"], found)
+
+
+def test_equal_pictures_have_no_psnr_interval():
+    value = measure(["psnr"], QualityPictures(pictures(), pictures()))["psnr_db"]
+    assert value.value == math.inf
+    assert (value.std, value.low, value.high) == (None, None, None)
+
+
+def test_too_few_or_unmatched_pictures_are_refused():
+    with pytest.raises(ConfigError, match="precision cannot be measured"):
+        measure(["precision"], QualityPictures(pictures(), samples=pictures(3)))
+    with pytest.raises(ConfigError, match="are not those of the originals"):
+        measure(["psnr"], QualityPictures(pictures(8), pictures(7)))
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ class FeatureStatistics:
 class Interval:
     """Spread of a number over resampled pictures."""
 
+    mean: float
     std: float
     low: float
     """2.5th percentile."""
@@ -64,7 +65,14 @@ def kernel_distance(real: Tensor, fake: Tensor, seed: int = 0) -> float:
     """Unbiased squared maximum mean discrepancy with a cubic kernel (Bińkowski et al., 1801.01401).
 
     Mean over subsets of features (N, D) and (M, D); k(x, y) = (x·y/D + 1)³.
+
+    Raises:
+        ValueError: If a set has fewer than two pictures.
     """
+    if min(len(real), len(fake)) < 2:
+        raise ValueError(
+            f"{len(real)} and {len(fake)} feature vectors: at least 2 of each are needed."
+        )
     size = min(KERNEL_SUBSET_SIZE, len(real), len(fake))
     source = generator(seed, "bootstrap", 1)
     distances = []
@@ -95,7 +103,16 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
         real: (N, D).
         fake: (M, D).
         k: Neighbour whose distance is the radius.
+
+    Raises:
+        ValueError: If a set has no more than k pictures.
     """
+    if min(len(real), len(fake)) <= k:
+        raise ValueError(
+            f"{len(real)} and {len(fake)} feature vectors: more than {k} of each are needed."
+        )
+    offset = real.mean(dim=0)  # distances lose digits far from the origin
+    real, fake = real - offset, fake - offset
     return _covered(fake, real, _radii(real, k)), _covered(real, fake, _radii(fake, k))
 
 
@@ -122,4 +139,4 @@ def bootstrap(
     spread = torch.tensor(values, dtype=torch.float64)
     low, high = spread.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     std = float(spread.std()) if num_resamples > 1 else 0.0
-    return Interval(std, low, high)
+    return Interval(float(spread.mean()), std, low, high)

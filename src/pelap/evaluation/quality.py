@@ -80,12 +80,18 @@ class Comparison:
     def spread(
         self, function: Callable[[Tensor], float], features: Tensor, references: int
     ) -> MetricValue:
-        """`function` of features, with its bootstrap interval."""
-        interval = bootstrap(function, features, self.num_bootstraps, self.seed)
+        """`function` of features, with its bootstrap interval.
+
+        A resample repeats pictures, which makes a Fréchet distance larger: the interval is moved so
+        that its resamples have the value as their mean.
+        """
         value = function(features)
-        return MetricValue(
-            value, len(features), references, interval.std, interval.low, interval.high
-        )
+        if not math.isfinite(value):  # PSNR of equal pictures: no spread, and quantiles give NaN
+            return MetricValue(value, len(features), references)
+        interval = bootstrap(function, features, self.num_bootstraps, self.seed)
+        shift = value - interval.mean
+        low, high = interval.low + shift, interval.high + shift
+        return MetricValue(value, len(features), references, interval.std, low, high)
 
 
 def _need(pictures: Tensor | None) -> Tensor:
@@ -220,9 +226,15 @@ def measure_quality(
         seed: Of the resampling.
 
     Raises:
-        ConfigError: If a metric is unknown or its pictures are missing.
+        ConfigError: If a metric is unknown, its pictures are missing, or too few to measure it.
     """
     check_metrics(metrics)
+    reconstructions = pictures.reconstructions
+    if reconstructions is not None and reconstructions.shape != pictures.originals.shape:
+        raise ConfigError(
+            f"Reconstructions {tuple(reconstructions.shape)} are not those of the originals "
+            f"{tuple(pictures.originals.shape)}."
+        )
     comparison = Comparison(pictures, extractor, device, cache, num_bootstraps, seed)
     inception = Comparison(pictures, "inception", device, cache, num_bootstraps, seed)
     found = {}
@@ -231,7 +243,10 @@ def measure_quality(
         used = inception if name == FID else comparison
         if getattr(pictures, metric.needs) is None:
             raise ConfigError(f"Metric {name} needs {metric.needs}, and there are none.")
-        value = metric.measure(used)
+        try:
+            value = metric.measure(used)
+        except ValueError as error:
+            raise ConfigError(f"Metric {name} cannot be measured: {error}") from error
         label = "FID" if name == FID else metric.label
         found[label.format(used.extractor.name) if "{" in label else label] = value
     return found
@@ -242,13 +257,24 @@ def _cached_features(
 ) -> Tensor:
     if cache is None:
         return extract(extractor, images, device)
-    digest = hashlib.sha256(images.contiguous().numpy().tobytes())
+    # with the shape: the same bytes can be other pictures
+    digest = hashlib.sha256(f"{tuple(images.shape)}".encode())
+    digest.update(images.contiguous().numpy().tobytes())
     digest.update(fingerprint(extractor).encode())
     path = cache / f"features-{digest.hexdigest()[:24]}.safetensors"
-    try:
-        return load_file(path)["features"]
-    except (OSError, KeyError, SafetensorError):  # not there yet, or damaged: made anew
-        features = extract(extractor, images, device)
+    kept = _read_features(path)
+    if kept is not None and kept.shape == (len(images), extractor.num_features):
+        return kept
+    features = extract(extractor, images, device)
     cache.mkdir(parents=True, exist_ok=True)
     write_whole(path, save({"features": features}))
     return features
+
+
+def _read_features(path: Path) -> Tensor | None:
+    """What a cache file holds; None if it is not there, damaged or not finite."""
+    try:
+        features = load_file(path)["features"]
+    except (OSError, KeyError, SafetensorError):
+        return None
+    return features if bool(features.isfinite().all()) else None
