@@ -173,7 +173,8 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 def _sweep(options: argparse.Namespace) -> int:
     config = _config(options)
-    from pelap.sweep import parse_axis, sweep, table
+    from pelap.sweep import parse_axis, sweep
+    from pelap.sweep_table import table
 
     grid = [parse_axis(text) for text in options.grid]
     result = sweep(

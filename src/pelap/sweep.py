@@ -6,36 +6,27 @@ DIR/figures/sweep.png
 """
 
 import itertools
-import json
 import os
 import re
 import signal
-import statistics
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pelap.config import RunConfig, as_option, save_config
 from pelap.errors import ConfigError, RunError
+from pelap.evaluation.quality import check_metrics
 from pelap.overrides import apply_overrides
-from pelap.report.sweep_figure import draw_sweep
-from pelap.run_folder import RunFolder, open_run, write_whole
+from pelap.run_folder import RunFolder, open_run
+from pelap.sweep_table import SweepResult, TrialResult, chosen_figures, summarise, write_result
 from pelap.training import is_finished
-
-FIGURES = (
-    "diffusion_loss",
-    "reconstruction_psnr_db",
-    "masked_reconstruction_mse_sum",
-    "mask_mean",
-    "active_channels",
-)
-"""What is taken from evaluation.json, beside everything under `quality`."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +36,7 @@ class GridAxis:
     name: str
     """Dotted, as in the config: objective.sparsity_weight."""
     values: tuple[str, ...]
-    """As one would write them on the command line."""
+    """As one would write them on the command line; true and false for a switch."""
 
 
 @dataclass(frozen=True)
@@ -56,37 +47,6 @@ class Trial:
     settings: dict[str, str]
     """Value of each axis."""
     config: RunConfig
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """What came of a trial."""
-
-    name: str
-    settings: dict[str, str]
-    seed: int
-    error: str | None
-    """Last line that a failed trial said."""
-    verdict: str | None
-    figures: dict[str, float]
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """All trials, and mean and spread over the seeds of each grid point."""
-
-    preset: str
-    grid: dict[str, list[str]]
-    trials: list[TrialResult]
-    points: list[dict[str, Any]]
-    """`settings`, `verdicts` (counts), `figures` (name → mean, std, n)."""
-
-    @property
-    def failed(self) -> list[TrialResult]:
-        return [trial for trial in self.trials if trial.error is not None]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def parse_axis(text: str) -> GridAxis:
@@ -100,8 +60,6 @@ def parse_axis(text: str) -> GridAxis:
     found = tuple(value.strip() for value in values.split(",") if value.strip())
     if not equals or "." not in name or not found:
         raise ConfigError(f"--grid {text}: give group.field=value,value, e.g. gate.budget=2,4.")
-    if len(set(found)) < len(found):
-        raise ConfigError(f"--grid {text} names a value twice.")
     return GridAxis(name, found)
 
 
@@ -112,7 +70,7 @@ def plan_trials(config: RunConfig, grid: Sequence[GridAxis], num_seeds: int) -> 
     sweep has seen the whole grid.
 
     Raises:
-        ConfigError: If a setting or value cannot be used, or seeds are given twice.
+        ConfigError: If a setting or value cannot be used, or is given twice.
     """
     if num_seeds < 1:
         raise ConfigError(f"--seeds is {num_seeds}: it must be at least 1.")
@@ -125,18 +83,81 @@ def plan_trials(config: RunConfig, grid: Sequence[GridAxis], num_seeds: int) -> 
     for offset in range(num_seeds):
         for values in itertools.product(*(axis.values for axis in grid)):
             settings = dict(zip(names, values, strict=True))
-            options = [(as_option(name), value) for name, value in settings.items()]
+            options = [_as_override(config, name, value) for name, value in settings.items()]
             point = apply_overrides(config, list(itertools.chain(*options)))
             point = replace(point, run=replace(point.run, seed=point.run.seed + offset))
             trials.append(Trial(_folder_name(settings, point.run.seed), settings, point))
+    _refuse_twins(trials)
     return trials
 
 
+def _as_override(config: RunConfig, name: str, value: str) -> list[str]:
+    """As on the command line, where a switch has no value but a second name."""
+    group, _, field = name.partition(".")
+    if not isinstance(getattr(getattr(config, group, None), field, None), bool):
+        return [as_option(name), value]
+    if value.lower() not in ("true", "false"):
+        raise ConfigError(f"--grid {name}={value}: it must be true or false.")
+    return [as_option(name if value.lower() == "true" else f"{group}.no_{field}")]
+
+
 def _folder_name(settings: dict[str, str], seed: int) -> str:
-    parts = [f"{name.split('.')[-1]}={value}" for name, value in settings.items()]
+    fields = ["seed", *(name.split(".")[-1] for name in settings)]
+    parts = []
+    for name, value in settings.items():
+        field = name.split(".")[-1]
+        is_clear = fields.count(field) == 1 or name == "run.seed"
+        parts.append(f"{field if is_clear else name}={value}")
     if "run.seed" not in settings:
         parts.append(f"seed={seed}")
-    return re.sub(r"[^\w.=+-]", "_", "-".join(parts))
+    return re.sub(r"[^\w.=+-]", "_", "-".join(parts), flags=re.ASCII)
+
+
+def _refuse_twins(trials: Sequence[Trial]) -> None:
+    """One folder for two trainings would give one of them the other's figures."""
+    seen: dict[str | RunConfig, Trial] = {}
+    for trial in trials:
+        for key in (trial.config, trial.name):
+            twin = seen.setdefault(key, trial)
+            if twin is not trial:
+                what = "train the same" if key is trial.config else f"both need a folder {key}"
+                values = [" and ".join(one.settings.values()) for one in (twin, trial)]
+                raise ConfigError(f"--grid: {values[0]!r} and {values[1]!r} {what}: drop one.")
+
+
+class Processes:
+    """Runs `pelap` commands, each in a process of its own, until stopped."""
+
+    def __init__(self, num_threads: int):
+        self.environment = {"OMP_NUM_THREADS": str(num_threads), **os.environ}
+        self.running: set[subprocess.Popen[bytes]] = set()
+        self.is_stopped = False
+        self.lock = threading.Lock()
+
+    def run(self, command: Sequence[str], log: Path) -> int:
+        """Run a command to its end, add what it says to `log`, return its exit code."""
+        with log.open("ab") as said:
+            with self.lock:
+                if self.is_stopped:
+                    return 130
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "pelap", *command],
+                    stdout=said,
+                    stderr=said,
+                    env=self.environment,
+                )
+                self.running.add(process)
+            code = process.wait()
+        with self.lock:
+            self.running.discard(process)
+        return code
+
+    def stop(self) -> None:
+        """Interrupt what runs and start nothing more."""
+        with self.lock:
+            self.is_stopped = True
+            for process in self.running:
+                process.send_signal(signal.SIGINT)
 
 
 def sweep(
@@ -147,6 +168,7 @@ def sweep(
     *,
     jobs: int = 1,
     metrics: Sequence[str] = (),
+    processes: Processes | None = None,
 ) -> SweepResult:
     """Train and evaluate every trial that is not done yet, then write table and figure.
 
@@ -157,6 +179,7 @@ def sweep(
         output: Folder of the trials and results.
         jobs: Trials at a time, each a process; they share the processor's cores.
         metrics: Quality metrics, as for `evaluate_run`.
+        processes: What runs the commands of the trials.
 
     Returns:
         Also holds the trials that failed; the others go on.
@@ -167,20 +190,21 @@ def sweep(
     """
     if jobs < 1:
         raise ConfigError(f"--jobs is {jobs}: it must be at least 1.")
+    check_metrics(metrics)
     trials = plan_trials(config, grid, num_seeds)
     for trial in trials:
         _refuse_other_settings(trial, output)
-    waiting = [trial for trial in trials if not _is_done(output / trial.name)]
-    errors = _run_all(waiting, output, jobs, metrics)
+    processes = processes or Processes(max(1, (os.cpu_count() or 1) // jobs))
+    errors = _run_all(trials, output, jobs, metrics, processes)
     results = [_collect(trial, output, errors.get(trial.name)) for trial in trials]
-    points = [_point(settings, results) for settings in _distinct(results)]
-    axes = {axis.name: list(axis.values) for axis in grid}
-    result = SweepResult(config.preset, axes, results, points)
-    _write(result, output)
+    result = summarise(config.preset, {axis.name: list(axis.values) for axis in grid}, results)
+    write_result(result, output)
     return result
 
 
 def _refuse_other_settings(trial: Trial, output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise RunError(f"{output} is not a folder: choose another --output.")
     path = output / trial.name
     if path.exists() and open_run(path).config() != trial.config:
         raise RunError(
@@ -188,72 +212,71 @@ def _refuse_other_settings(trial: Trial, output: Path) -> None:
         )
 
 
-def _is_done(path: Path) -> bool:
+def _is_done(path: Path, metrics: Sequence[str] = ()) -> bool:
     run = RunFolder(path)
-    return path.is_dir() and is_finished(run) and run.evaluation_path.exists()
+    if not (path.is_dir() and is_finished(run) and run.evaluation_path.exists()):
+        return False
+    return not metrics or "quality" in run.evaluation()
 
 
 def _run_all(
-    trials: Sequence[Trial], output: Path, jobs: int, metrics: Sequence[str]
+    trials: Sequence[Trial],
+    output: Path,
+    jobs: int,
+    metrics: Sequence[str],
+    processes: Processes,
 ) -> dict[str, str]:
-    """Run the trials; the last line of what each failed one said, by name."""
-    console = Console(stderr=True)
+    """Run the trials that are not done; the last line of what each failed one said, by name."""
+    waiting = [trial for trial in trials if not _is_done(output / trial.name, metrics)]
+    num_done = len(trials) - len(waiting)
     (output / "logs").mkdir(parents=True, exist_ok=True)
-    running: set[subprocess.Popen[bytes]] = set()
+    console = Console(file=sys.stderr, markup=False, highlight=False, soft_wrap=True)
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not sys.stderr.isatty(),
+    )
+    bar = progress.add_task("trials", total=len(trials), completed=num_done)
     errors: dict[str, str] = {}
-    with ThreadPoolExecutor(jobs) as pool:
+    with progress, ThreadPoolExecutor(jobs) as pool:
         futures = {
-            pool.submit(_run_trial, trial, output, jobs, metrics, running): trial
-            for trial in trials
+            pool.submit(_run_trial, trial, output, metrics, processes): trial for trial in waiting
         }
         try:
-            for count, done in enumerate(as_completed(futures), 1):
+            for count, done in enumerate(as_completed(futures), num_done + 1):
                 trial, error = futures[done], done.result()
                 if error is not None:
                     errors[trial.name] = error
                 told = f"failed: {error}" if error else "done"
-                console.print(f"{count} of {len(trials)} · {trial.name} · {told}", highlight=False)
+                console.print(f"{count} of {len(trials)} · {trial.name} · {told}")
+                progress.advance(bar)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in running.copy():
-                process.send_signal(signal.SIGINT)
+            processes.stop()
             raise
     return errors
 
 
 def _run_trial(
-    trial: Trial,
-    output: Path,
-    jobs: int,
-    metrics: Sequence[str],
-    running: set[subprocess.Popen[bytes]],
+    trial: Trial, output: Path, metrics: Sequence[str], processes: Processes
 ) -> str | None:
     path, log = output / trial.name, output / "logs" / f"{trial.name}.txt"
-    cores = max(1, (os.cpu_count() or 1) // jobs)
-    environment = {"OMP_NUM_THREADS": str(cores), **os.environ}
-    commands = [_training_command(trial, path, output)]
-    commands.append(["evaluate", str(path), *(["--metrics", *metrics] if metrics else [])])
-    with log.open("wb") as said:
-        for command in commands:
-            if command is None:
-                continue
-            process = subprocess.Popen(
-                [sys.executable, "-m", "pelap", *command], stdout=said, stderr=said, env=environment
-            )
-            running.add(process)
-            code = process.wait()
-            running.discard(process)
-            if code != 0:
-                return _last_line(log) or f"`pelap {command[0]}` ended with code {code}"
+    commands = [["evaluate", str(path), *(["--metrics", *metrics] if metrics else [])]]
+    if not path.exists():
+        config = log.with_suffix(".json")
+        save_config(trial.config, config)
+        commands.insert(0, ["train", "--config", str(config), "--output", str(path)])
+    elif not is_finished(RunFolder(path)):
+        commands.insert(0, ["resume", str(path)])
+    log.write_bytes(b"")
+    for command in commands:
+        code = processes.run(command, log)
+        if code != 0:
+            return _last_line(log) or f"`pelap {command[0]}` ended with code {code}"
     return None
-
-
-def _training_command(trial: Trial, path: Path, output: Path) -> list[str] | None:
-    if path.exists():
-        return None if is_finished(RunFolder(path)) else ["resume", str(path)]
-    config = output / "logs" / f"{trial.name}.json"
-    save_config(trial.config, config)
-    return ["train", "--config", str(config), "--output", str(path)]
 
 
 def _last_line(log: Path) -> str:
@@ -265,63 +288,7 @@ def _collect(trial: Trial, output: Path, error: str | None) -> TrialResult:
     seed, path = trial.config.run.seed, output / trial.name
     if error is not None or not _is_done(path):
         said = error or "not finished"
-        return TrialResult(trial.name, trial.settings, seed, said, None, {})
+        return TrialResult(trial.name, trial.settings, seed, "failed", said, None, {})
     evaluation = RunFolder(path).evaluation()
-    figures = {name: _number(evaluation[name]) for name in FIGURES}
-    figures |= {name: one["value"] for name, one in evaluation.get("quality", {}).items()}
-    verdict = evaluation["collapse"]["verdict"]
-    return TrialResult(trial.name, trial.settings, seed, None, verdict, figures)
-
-
-def _number(value: float | list[float]) -> float:
-    return statistics.fmean(value) if isinstance(value, list) else value
-
-
-def _distinct(results: Sequence[TrialResult]) -> list[dict[str, str]]:
-    return [dict(pairs) for pairs in dict.fromkeys(tuple(r.settings.items()) for r in results)]
-
-
-def _point(settings: dict[str, str], results: Sequence[TrialResult]) -> dict[str, Any]:
-    done = [r for r in results if r.settings == settings and r.error is None]
-    verdicts = [r.verdict for r in done]
-    figures = {name: [r.figures[name] for r in done] for name in (done[0].figures if done else {})}
-    return {
-        "settings": settings,
-        "verdicts": {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)},
-        "figures": {name: summary(values) for name, values in figures.items()},
-    }
-
-
-def summary(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean, sample standard deviation (None for one value) and number."""
-    spread = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "std": spread, "n": len(values)}
-
-
-def _write(result: SweepResult, output: Path) -> None:
-    write_whole(output / "sweep.json", (json.dumps(result.as_dict(), indent=2) + "\n").encode())
-    write_whole(output / "sweep.md", table(result).encode())
-    (output / "figures").mkdir(exist_ok=True)
-    if any(point["figures"] for point in result.points):
-        write_whole(output / "figures" / "sweep.png", draw_sweep(result.as_dict()).png)
-
-
-def table(result: SweepResult) -> str:
-    """Markdown: a row for each grid point with mean ± standard deviation, then what failed."""
-    measured = dict.fromkeys(name for point in result.points for name in point["figures"])
-    header = [*result.grid, "trials", *measured, "verdict"]
-    rows = [header, ["---"] * len(header)]
-    for point in result.points:
-        figures = point["figures"]
-        trials = sum(point["verdicts"].values())
-        verdicts = ", ".join(f"{count} {verdict}" for verdict, count in point["verdicts"].items())
-        cells = [_plus_minus(figures[name]) if name in figures else "" for name in measured]
-        rows.append([*point["settings"].values(), str(trials), *cells, verdicts])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines += [f"\nFailed: {trial.name}: {trial.error}" for trial in result.failed]
-    return "\n".join(lines) + "\n"
-
-
-def _plus_minus(figure: dict[str, float | None]) -> str:
-    mean = f"{figure['mean']:.4g}"
-    return mean if figure["std"] is None else f"{mean} ± {figure['std']:.2g}"
+    verdict, figures = evaluation["collapse"]["verdict"], chosen_figures(evaluation)
+    return TrialResult(trial.name, trial.settings, seed, "done", None, verdict, figures)

@@ -1,9 +1,12 @@
 """Small multiples of a sweep: every figure against the first setting, a line for the others."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from pelap.report.canvas import (
     DPI,
@@ -63,12 +66,13 @@ def _panel(
     axes: Axes, name: str, result: dict[str, Any], series: dict[str, list[dict[str, str]]]
 ) -> None:
     first, values = next(iter(result["grid"].items()), ("", [""]))
+    places = _places(values)
     seen = []
     for index, points in enumerate(series.values()):
         colour, marker = RUN_COLOURS[index % 7], RUN_MARKERS[index % 7]
         means = []
         for settings in points:
-            place = values.index(settings[first]) if first else 0
+            place = places[values.index(settings[first])] if first else 0
             found = [
                 trial["figures"][name]
                 for trial in result["trials"]
@@ -78,8 +82,35 @@ def _panel(
             if found:
                 means.append((place, sum(found) / len(found)))
             seen += found
-        axes.plot(*zip(*means, strict=True), color=colour, marker=marker, ms=5, lw=1.5)
+        axes.plot(*zip(*sorted(means), strict=True), color=colour, marker=marker, ms=5, lw=1.5)
     axes.set_title(plain(name, 34))
-    category_ticks(axes, [plain(value, 12) for value in values])
+    labels = [plain(value, 12) for value in values]
+    category_ticks(axes, labels)
+    if places != list(range(len(values))):
+        _number_ticks(axes, places, labels)
     axes.set_xlabel(plain(first))
     scale_values(axes, seen)
+
+
+def _places(values: Sequence[str]) -> list[float]:
+    """Positive numbers stand at themselves; words, and numbers among which is a 0, at 0, 1, 2 …"""
+    try:
+        numbers = [float(value) for value in values]
+    except ValueError:
+        numbers = []
+    if len(numbers) > 1 and all(0 < number < math.inf for number in numbers):
+        return numbers
+    return list(map(float, range(len(values))))
+
+
+def _number_ticks(axes: Axes, places: Sequence[float], labels: Sequence[str]) -> None:
+    """A tick at each value, on a log scale if they span more than a decade."""
+    low, high = min(places), max(places)
+    if high > 10 * low:
+        axes.set_xscale("log")
+        margin = (high / low) ** 0.08
+        axes.set_xlim(low / margin, high * margin)
+    else:
+        axes.set_xlim(low - 0.08 * (high - low), high + 0.08 * (high - low))
+    axes.set_xticks(list(places), labels)
+    axes.xaxis.set_minor_locator(NullLocator())
