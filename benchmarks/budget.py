@@ -36,7 +36,7 @@ SEEDS = (42, 43, 44)
 BUDGETS = (12, 8, 4)
 DENOISED = 8
 NUM_RANDOM = 3
-NUM_MEASURED = 2000
+NUM_MEASURED = 1000
 
 
 def autoencoders() -> dict[str, RunConfig]:
