@@ -138,7 +138,8 @@ def _reconstructions(trial: Trial, folder: RunFolder) -> list[Reconstruction]:
 
     config = trial.config
     system = load_system(folder, torch.device("cpu"))
-    pictures = load_pictures(config.data, config.run.seed).test
+    few = replace(config.data, num_train=1)  # only the test pictures are needed
+    pictures = load_pictures(few, config.run.seed).test
     originals = pictures.fetch(torch.arange(NUM_MEASURED))
     latents = _encode_all(system, originals, config)
     return [
