@@ -15,3 +15,7 @@ class DataError(PelapError):
 
 class RunError(PelapError):
     """A run folder that is missing, incomplete, or in the way."""
+
+
+class ModelError(PelapError):
+    """A model that is missing, of a class that is not supported, or does not fit the others."""

@@ -12,6 +12,16 @@ from pelap.latent.gates import (
     follow_budget,
 )
 from pelap.latent.importance import ImportancePredictor
+from pelap.latent.latent_map import (
+    FILLS,
+    ROTATIONS,
+    Fill,
+    LatentMap,
+    LatentMoments,
+    Rotation,
+    find_rotation,
+    keep_channels,
+)
 from pelap.latent.normalizer import (
     LatentNormalizer,
     fold_normalizer,
@@ -20,18 +30,26 @@ from pelap.latent.normalizer import (
 )
 
 __all__ = [
+    "FILLS",
     "GATES",
+    "ROTATIONS",
+    "Fill",
     "Gate",
     "GateOutput",
     "HardConcreteGate",
     "ImportancePredictor",
+    "LatentMap",
+    "LatentMoments",
     "LatentNormalizer",
     "NestedGate",
+    "Rotation",
     "SigmoidGate",
     "TopKGate",
     "build_gate",
+    "find_rotation",
     "fold_normalizer",
     "follow_budget",
+    "keep_channels",
     "read_statistics",
     "write_statistics",
 ]
