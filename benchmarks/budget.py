@@ -30,7 +30,7 @@ from evidence_figures import draw_categories, draw_lines, draw_strips, save_figu
 from pelap.config import EvaluationConfig, GateConfig, RunConfig
 from pelap.losses import psnr_db
 from pelap.presets import kl16_small
-from pelap.run_folder import RunFolder, write_whole
+from pelap.run_folder import RunFolder, write_folder, write_whole
 
 SEEDS = (42, 43, 44)
 BUDGETS = (12, 8, 4)
@@ -218,7 +218,6 @@ def save_random_model(trial: Trial, runs: Path) -> None:
 
     from pelap.latent import ImportancePredictor, TopKGate
     from pelap.sampling import load_pipeline
-    from pelap.training.checkpoint import write_folder
 
     seed = trial.config.run.seed
     target = runs / f"random_{DENOISED}-seed={seed}" / "model"
