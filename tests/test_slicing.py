@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import AUTOENCODERS, DENOISERS, SIDE, randomize
 from torch import Tensor, nn
 
 from pelap.errors import ModelError
@@ -20,6 +19,7 @@ from pelap.latent import (
 )
 from pelap.networks.ports import Port, autoencoder_ports
 from pelap.pruning.slicing import slice_autoencoder, slice_denoiser
+from tiny_models import AUTOENCODERS, DENOISERS, SIDE, randomize
 
 CHANNELS = 6
 TOLERANCE = 1e-5
@@ -134,7 +134,9 @@ def test_rotation_with_every_direction_is_the_same_function(name: str) -> None:
     sliced = slice_autoencoder(original, latent_map, moments(), statistics(original))
     images, latents = torch.randn(2, 3, 16, 16), torch.randn(2, CHANNELS, SIDE, SIDE)
     mean, _ = encode(original, images)
-    torch.testing.assert_close(encode(sliced, images)[0], apply(latent_map, mean), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        encode(sliced, images)[0], apply(latent_map, mean), atol=1e-4, rtol=0
+    )
     expected = first_layer(original, latents)[1]
     found = first_layer(sliced, apply(latent_map, latents))[1]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
@@ -193,13 +195,18 @@ def assert_layers_agree(
     first: nn.Module, second: nn.Module, first_inputs: Any, second_inputs: Any, layers: Any
 ) -> None:
     for name, part in layers.items():
-        seen: list[Tensor] = []
-        for model, inputs in ((first, first_inputs), (second, second_inputs)):
-            hook = lambda _layer, _inputs, output: seen.append(output)  # noqa: E731
-            handle = model.get_submodule(name).register_forward_hook(hook)
-            model(*inputs)
-            handle.remove()
-        torch.testing.assert_close(seen[0][part], seen[1][part], atol=TOLERANCE, rtol=TOLERANCE)
+        one, other = output_of(first, name, first_inputs), output_of(second, name, second_inputs)
+        torch.testing.assert_close(one[part], other[part], atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def output_of(model: nn.Module, layer: str, inputs: Any) -> Tensor:
+    seen: list[Tensor] = []
+    handle = model.get_submodule(layer).register_forward_hook(
+        lambda _layer, _inputs, output: seen.append(output)
+    )
+    model(*inputs)
+    handle.remove()
+    return seen[0]
 
 
 def kept_outputs(latent_map: LatentMap, outputs: Tensor) -> Tensor:

@@ -15,10 +15,10 @@ import torch
 from pelap.config import ObjectiveConfig, RunConfig
 from pelap.errors import ConfigError, RunError
 from pelap.presets import as_baseline
-from pelap.run_folder import RunFolder
+from pelap.run_folder import RunFolder, write_folder
 from pelap.sampling import load_pipeline
 from pelap.training import is_finished, resume, train
-from pelap.training.checkpoint import list_checkpoints, write_folder
+from pelap.training.checkpoint import list_checkpoints
 from pelap.training.step import cosine_learning_rate, uses_bf16
 
 

@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_verbs_on_a_run(add)
     _add_verbs_on_several_runs(add)
+    _add_verbs_on_a_model(add)
     _add_other_verbs(add)
     return parser
 
@@ -124,6 +125,60 @@ def _add_verbs_on_several_runs(add: AddVerb) -> None:
     verb.add_argument("--jobs", type=int, default=1, help="trials at a time (1)")
     verb.add_argument("--metrics", nargs="+", default=[], help="quality metrics, as for evaluate")
     _add_json(verb)
+
+
+def _add_verbs_on_a_model(add: AddVerb) -> None:
+    verb = add(
+        "analyze",
+        "Find which latent channels a model uses, and which to keep.",
+        overrides=True,
+    )
+    _add_model(verb)
+    verb.add_argument("--output", type=Path, required=True, help="folder for JSON and page")
+    _add_analysis(verb)
+    verb.add_argument("--keep", type=int, help="recommend so many channels")
+    verb.add_argument("--max-psnr-drop", type=float, help="recommend the fewest within so many dB")
+    _add_json(verb)
+
+    verb = add(
+        "prune", "Remove latent channels; the result is an ordinary diffusers folder.",
+        overrides=True,
+    )  # fmt: skip
+    _add_model(verb)
+    verb.add_argument("--output", type=Path, help="the new model folder")
+    verb.add_argument("--keep", help="a number of channels (8), or channels (0,2,3)")
+    verb.add_argument("--max-psnr-drop", type=float, help="keep the fewest within so many dB")
+    verb.add_argument("--criterion", help="who chooses (default: the best one measured)")
+    verb.add_argument(
+        "--fill", choices=["zero", "mean", "linear"],
+        help="what stands in for removed channels (linear where it can be folded)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--rotate", choices=["none", "pca", "decoder"], default="none",
+        help="change of basis first, so that what matters sits in the first channels",
+    )  # fmt: skip
+    verb.add_argument("--analysis", type=Path, help="of this model, in place of a new one")
+    _add_analysis(verb)
+    verb.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
+    verb.add_argument("--overwrite", action="store_true", help="replace what is at --output")
+    _add_json(verb)
+
+
+def _add_model(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a run, a diffusers folder or a hub id"
+    )
+    verb.add_argument(
+        "--autoencoder", metavar="PACKAGE.MODULE:FACTORY", help="one's own, in place of MODEL"
+    )
+
+
+def _add_analysis(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--num-pictures", type=int, default=1000, help="pictures analysed (1000)")
+    verb.add_argument("--num-curve", type=int, default=256, help="held apart for the curves (256)")
+    verb.add_argument("--num-search", type=int, default=64, help="for the greedy search (64)")
+    verb.add_argument("--learned-steps", type=int, default=200, help="of the predictor (200)")
+    verb.add_argument("--seed", type=int, default=0)
 
 
 def _add_other_verbs(add: AddVerb) -> None:

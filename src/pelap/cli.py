@@ -229,6 +229,79 @@ def _bench_train(options: argparse.Namespace) -> None:
         _print(f"{name:32} {value:.3f}" if isinstance(value, float) else f"{name:32} {value}")
 
 
+def _analyze(options: argparse.Namespace) -> None:
+    if options.output.is_file():
+        raise ConfigError(f"--output {options.output} is a file: give a folder.")
+    if options.keep is not None and options.max_psnr_drop is not None:
+        raise ConfigError("Give one of --keep and --max-psnr-drop.")
+    from pelap.analysis.results import Analysis
+    from pelap.analyze import analyze_model, describe_analysis, is_first_process, write_results
+    from pelap.model_pictures import open_any, pictures_config
+
+    model = open_any(options.model, options.autoencoder)
+    config = pictures_config(model, options.overrides)
+    result = analyze_model(model, config, _analysis_settings(options))
+    found = write_results(
+        result, options.output, keep=options.keep, max_psnr_drop=options.max_psnr_drop
+    )
+    if not is_first_process():
+        return
+    analysis = Analysis.from_dict(result)
+    _print(json.dumps(result) if options.json else describe_analysis(analysis, found))
+
+
+def _analysis_settings(options: argparse.Namespace) -> Any:
+    from pelap.analysis.results import AnalysisSettings
+
+    try:
+        return AnalysisSettings(
+            num_pictures=options.num_pictures,
+            num_curve=options.num_curve,
+            num_search=options.num_search,
+            learned_steps=options.learned_steps,
+            seed=options.seed,
+            fill=getattr(options, "fill", None) or "linear",
+        )
+    except ValueError as error:
+        raise ConfigError(f"{error}") from error
+
+
+def _prune(options: argparse.Namespace) -> None:
+    from pelap.pruning.plan import PruneRequest, parse_keep
+
+    if options.output is None and not options.dry_run:
+        raise ConfigError("Give --output FOLDER, or --dry-run.")
+    settings = _analysis_settings(options)
+    channels, num_kept = (None, None) if options.keep is None else parse_keep(options.keep)
+    request = PruneRequest(
+        channels,
+        None if channels is not None else num_kept,
+        options.max_psnr_drop,
+        options.criterion,
+        options.fill,
+        options.rotate,
+    )
+    from pelap.model_pictures import open_any, pictures_config
+    from pelap.models import check_output
+    from pelap.prune import check_pruning, describe_plan, find_analysis, prune_model
+    from pelap.pruning.apply import plan_pruning, save_pruned
+
+    if options.output is not None:
+        check_output(options.output, options.overwrite)
+    model = open_any(options.model, options.autoencoder)
+    has_pictures = model.config is not None or bool(options.overrides)
+    config = pictures_config(model, options.overrides) if has_pictures else None
+    check_pruning(model, request)
+    analysis = find_analysis(model, request, config, options.analysis, settings)
+    plan = plan_pruning(model, request, analysis)
+    if options.dry_run:
+        _print(describe_plan(plan, {}))
+        return
+    pruned, costs = prune_model(model, plan, config, options.num_pictures)
+    record = save_pruned(pruned, Path(options.output), costs)
+    _print(json.dumps(record) if options.json else describe_plan(plan, costs))
+
+
 VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "train": _train,
     "resume": _resume,
@@ -238,6 +311,8 @@ VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "report": _report,
     "reproduce": _reproduce,
     "sweep": _sweep,
+    "analyze": _analyze,
+    "prune": _prune,
     "describe": _describe,
     "settings": _settings,
     "bench": _bench_train,

@@ -5,61 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import torch
-from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
-from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from safetensors import SafetensorError
-from torch import Tensor, nn
 
 from pelap.errors import RunError
 from pelap.latent import read_statistics
+from pelap.models.loaded import PREDICTIONS
+from pelap.models.opening import AUTOENCODER_NAMES, DENOISER_NAMES
+from pelap.networks.foreign import ForeignAutoencoder
 from pelap.system import LatentDiffusion
 
-AUTOENCODER_NAMES = ("vae", "vqvae", "autoencoder")
-DENOISER_NAMES = ("unet", "denoiser", "transformer", "prior")
-PREDICTIONS = ("epsilon", "v_prediction")
 SUPPORTED = (
     "supported is an autoencoder (vae, vqvae, autoencoder) with an unconditional UNet2DModel "
     "(unet, denoiser) and a scheduler with betas"
 )
-NO_VARIANCE = -30.0
-"""Logarithm of the variance of latents that are no distribution; diffusers clamps there."""
-
-
-class ForeignAutoencoder(nn.Module):
-    """Any autoencoder of diffusers with the interface of `AutoencoderKL`.
-
-    Encoders without a distribution (VQModel, AutoencoderTiny, AutoencoderDC) get one that is as
-    good as a point.
-
-    Args:
-        autoencoder: `encode` gives `latent_dist`, `latents` or `latent`; `decode` gives `sample`.
-    """
-
-    def __init__(self, autoencoder: Any):
-        super().__init__()
-        self.autoencoder = autoencoder
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The autoencoder's, with the number of channels that leave its encoder."""
-        config = dict(self.autoencoder.config)
-        return config | {"latent_channels": config.get("vq_embed_dim") or config["latent_channels"]}
-
-    def encode(self, images: Tensor) -> AutoencoderKLOutput:
-        """Distribution of the latents (B, C, h, w) of images (B, 3, H, W) in [-1, 1]."""
-        encoded = self.autoencoder.encode(images)
-        if "latent_dist" in encoded:
-            return encoded
-        latents = encoded["latents"] if "latents" in encoded else encoded["latent"]
-        moments = torch.cat([latents, torch.full_like(latents, NO_VARIANCE)], dim=1)
-        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(moments))
-
-    def decode(self, latents: Tensor) -> DecoderOutput:
-        """Images (B, 3, H, W) of latents (B, C, h, w)."""
-        return self.autoencoder.decode(latents)
 
 
 def load_foreign(folder: Path) -> LatentDiffusion:

@@ -42,7 +42,7 @@ class Port:
         blocks, others = divmod(size, num_channels * self.inner)
         if blocks % len(self.kinds) or not blocks or (others and not self.takes_others):
             raise ModelError(
-                f"{self.layer} has {size} features, which {num_channels} latent channels do not fit."
+                f"{self.layer} has {size} features: {num_channels} latent channels do not fit."
             )
         return others
 
@@ -157,9 +157,7 @@ DENOISER_PORTS: dict[str, DenoiserPorts] = {
         Port("x_embedder", inner=_FLUX_2X2), Port("proj_out", inner=_FLUX_2X2)
     ),
     "SanaTransformer2DModel": DenoiserPorts(Port("patch_embed.proj"), Port("proj_out")),
-    "PaperUNet": DenoiserPorts(
-        Port("down.conv_in"), Port("out"), input_norm="down.norm_in"
-    ),
+    "PaperUNet": DenoiserPorts(Port("down.conv_in"), Port("out"), input_norm="down.norm_in"),
 }
 
 
@@ -189,6 +187,25 @@ def denoiser_ports(denoiser: nn.Module) -> DenoiserPorts:
             if str(name).startswith(prefix):
                 raise ModelError(f"The denoiser's {name} is not supported: {reason}.")
     return ports
+
+
+def check_denoiser(denoiser: nn.Module, num_channels: int) -> None:
+    """Refuse a denoiser whose latents have another number of channels.
+
+    Raises:
+        ModelError: Names both numbers.
+    """
+    ports = denoiser_ports(denoiser)
+    config: Any = denoiser.config
+    fields = (config.get(name) for name in ("latent_channels", "out_channels", "in_channels"))
+    found = next(value for value in fields if value is not None) // ports.output.inner
+    if found not in (num_channels, 2 * num_channels):
+        raise ModelError(
+            f"The denoiser {type(denoiser).__name__} predicts {found} latent channels, "
+            f"the autoencoder has {num_channels}: they do not belong together."
+        )
+    layer: Any = denoiser.get_submodule(ports.input.layer)
+    ports.input.count_others(layer.weight.shape[1], num_channels)
 
 
 def _find(table: dict[str, Any], model: nn.Module, role: str) -> Any:

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from pelap.errors import ModelError
-from pelap.latent import LatentMap, LatentNormalizer, LatentMoments
+from pelap.latent import LatentMap, LatentMoments, LatentNormalizer
 from pelap.networks.ports import (
     AutoencoderPorts,
     DenoiserPorts,
     Port,
     autoencoder_ports,
+    check_denoiser,
     denoiser_ports,
 )
 from pelap.pruning.rebuild import State, rebuild
@@ -167,27 +168,6 @@ def slice_denoiser(denoiser: nn.Module, latent_map: LatentMap) -> nn.Module:
     return rebuild(denoiser, updates, state)
 
 
-def check_denoiser(denoiser: nn.Module, num_channels: int) -> None:
-    """Refuse a denoiser whose latents have another number of channels.
-
-    Raises:
-        ModelError: Names both numbers.
-    """
-    ports = denoiser_ports(denoiser)
-    config: Any = dict(denoiser.config)  # type: ignore[arg-type]
-    fields = {name: config.get(name) for name in ("latent_channels", "out_channels", "in_channels")}
-    found = next(value for value in fields.values() if value is not None)
-    found //= ports.output.inner
-    allowed = (num_channels, 2 * num_channels)
-    state = denoiser.state_dict()
-    ports.input.count_others(_width(state, ports.input, 1), num_channels)
-    if found not in allowed:
-        raise ModelError(
-            f"The denoiser {type(denoiser).__name__} predicts {found} latent channels, "
-            f"the autoencoder has {num_channels}: they do not belong together."
-        )
-
-
 def _channel_fields(
     config: dict[str, Any], num_channels: int, num_kept: int, in_size: int
 ) -> dict[str, Any]:
@@ -277,7 +257,7 @@ def _resolve(state: State, layer: str) -> str:
     if not layer.endswith(".-1"):
         return layer
     prefix = layer[:-2]
-    numbers = {int(n[len(prefix):].split(".")[0]) for n in state if n.startswith(prefix)}
+    numbers = {int(n[len(prefix) :].split(".")[0]) for n in state if n.startswith(prefix)}
     return f"{prefix}{max(numbers)}"
 
 
@@ -333,7 +313,7 @@ def _slice_decoder(state: State, ports: AutoencoderPorts, raw: RawMap) -> dict[s
         state[f"{post_quant}.bias"] = held.to(like.dtype)
     rest = constant - mixing @ held
     shift = torch.tensordot(kernel.flatten(2).sum(2) if kernel.dim() > 2 else kernel, rest, dims=1)
-    _write(state, f"{name}.weight", lambda t: torch.tensordot(t, mixing, ([1], [0])).movedim(-1, 1))
+    _write(state, f"{name}.weight", lambda t: torch.einsum("oc...,ck->ok...", t, mixing))
     if f"{name}.bias" in state:
         _write(state, f"{name}.bias", lambda t: t + shift)
     elif bool(shift.abs().max() > 0):
@@ -375,7 +355,7 @@ def _slice_norm(state: State, ports: DenoiserPorts, latent_map: LatentMap) -> No
     if not latent_map.selects or num_channels > 8:
         raise ModelError(
             "The paper's UNet normalises each latent channel on its own for up to 8 channels: "
-            f"only then can channels be removed, and they cannot be rotated (it has {num_channels})."
+            f"only then can channels be removed, and none rotated (it has {num_channels})."
         )
     removed = encode.sum(dim=0) == 0  # (C,)
     constant = torch.nn.functional.silu(state[f"{name}.bias"].double())[removed]

@@ -16,7 +16,7 @@ from pelap.data import Splits, epoch_order, load_pictures
 from pelap.diagnostics import CollapseEvidence, judge
 from pelap.errors import ConfigError, RunError
 from pelap.latent import follow_budget
-from pelap.run_folder import RunFolder, open_run
+from pelap.run_folder import RunFolder, open_run, write_folder
 from pelap.sampling import take_autoencoder, to_pipeline
 from pelap.seeding import generator
 from pelap.system import LatentDiffusion, build_system
@@ -25,7 +25,6 @@ from pelap.training.checkpoint import (
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
-    write_folder,
 )
 from pelap.training.stages import StagePlan, plan_stages
 from pelap.training.step import StepOutput, make_draws, training_step

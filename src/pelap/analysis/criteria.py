@@ -1,0 +1,190 @@
+"""Criteria: rules from what was measured to an order of the channels, all behind one registry."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchmetrics.functional import kendall_rank_corrcoef
+
+from pelap.analysis.elimination import TIE, eliminate_by_moments, unexplained_variance
+from pelap.analysis.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that was measured before ranking. Float64 on the CPU."""
+
+    statistics: Statistics
+    metric: Tensor
+    """M, (C, C)."""
+    increase: Tensor
+    """Of the squared error a value when a channel is replaced by its mean, (C,)."""
+    linear_increase: Tensor
+    """When it is replaced by its linear prediction from the others, (C,)."""
+    elimination: list[int]
+    """Channels, the one removed last first."""
+    taylor: Tensor | None
+    """(num_bands, C); None without a denoiser."""
+    scores: Tensor | None
+    """Of the learned predictor, (C,); None where it was left out."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """Channels in the order in which to keep them."""
+
+    ranking: list[int]
+    """The one to keep longest first."""
+    values: Tensor | None = None
+    """What they were ordered by, larger first, (C,); None if there is no such number."""
+
+    @property
+    def strengths(self) -> Tensor:
+        """Values without differences that mean nothing, or else places in the order, (C,)."""
+        if self.values is not None:
+            return _settle(self.values)
+        return -torch.tensor(self.ranking).argsort().double()
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A rule with a name."""
+
+    name: str
+    description: str
+    """One sentence."""
+    find: Callable[[Evidence], Order | None]
+    """None if the evidence lacks what it needs."""
+    missing: str = ""
+    """Why it may have been left out, a sentence."""
+
+
+def by_value(values: Tensor) -> Order:
+    """Largest first; of equal ones the lower channel first."""
+    ranking = _settle(values).argsort(descending=True, stable=True)
+    return Order(ranking.tolist(), values)
+
+
+def _settle(values: Tensor) -> Tensor:
+    """Sums over several processes differ in their last digits, and must not break ties."""
+    step = TIE * values.abs().max()
+    return (values / step).round() if step > 0 else values
+
+
+def variance(evidence: Evidence) -> Order:
+    return by_value(evidence.statistics.moments.covariance.diagonal())
+
+
+def kl(evidence: Evidence) -> Order:
+    return by_value(evidence.statistics.kl)
+
+
+def leave_one_out(evidence: Evidence) -> Order:
+    return by_value(evidence.increase)
+
+
+def leave_one_out_linear(evidence: Evidence) -> Order:
+    return by_value(evidence.linear_increase)
+
+
+def decoder_sensitivity(evidence: Evidence) -> Order:
+    covariance = evidence.statistics.moments.covariance
+    return by_value(evidence.metric.diagonal() * covariance.diagonal())
+
+
+def conditional(evidence: Evidence) -> Order:
+    covariance = evidence.statistics.moments.covariance
+    return Order(eliminate_by_moments(evidence.metric, covariance))
+
+
+def elimination(evidence: Evidence) -> Order:
+    return Order(evidence.elimination)
+
+
+def redundancy(evidence: Evidence) -> Order:
+    return by_value(unexplained_variance(evidence.statistics.moments.covariance))
+
+
+def taylor(evidence: Evidence) -> Order | None:
+    return None if evidence.taylor is None else by_value(evidence.taylor.mean(dim=0))
+
+
+def learned(evidence: Evidence) -> Order | None:
+    return None if evidence.scores is None else by_value(evidence.scores)
+
+
+CRITERIA: dict[str, Criterion] = {
+    criterion.name: criterion
+    for criterion in (
+        Criterion("variance", "Variance of the latents as drawn.", variance),
+        Criterion("kl", "Divergence of the encoder's distribution from the standard normal.", kl),
+        Criterion(
+            "leave_one_out",
+            "Measured rise of the squared error when the channel is replaced by its mean.",
+            leave_one_out,
+        ),
+        Criterion(
+            "leave_one_out_linear",
+            "Measured rise of the squared error when the channel is predicted linearly from "
+            "all others.",
+            leave_one_out_linear,
+        ),
+        Criterion(
+            "decoder_sensitivity",
+            "Variance times the mean squared derivative of the decoder by the channel.",
+            decoder_sensitivity,
+        ),
+        Criterion(
+            "conditional",
+            "Greedy elimination by what decoding costs to second order when removed channels are "
+            "predicted linearly from the kept.",
+            conditional,
+        ),
+        Criterion(
+            "elimination",
+            "Greedy elimination by the measured squared error.",
+            elimination,
+        ),
+        Criterion(
+            "redundancy",
+            "Variance that a linear prediction from the other channels leaves.",
+            redundancy,
+        ),
+        Criterion(
+            "taylor",
+            "First-order change of the denoiser's loss without the channel, mean over the bands "
+            "of timesteps.",
+            taylor,
+            "There is no denoiser, so there is no criterion taylor.",
+        ),
+        Criterion(
+            "learned",
+            "Score of an importance predictor trained with a top-k gate on the frozen autoencoder.",
+            learned,
+            "The importance predictor was not trained (learned_steps is 0), so there is no "
+            "criterion learned.",
+        ),
+    )
+}
+
+
+def rank_all(evidence: Evidence) -> tuple[dict[str, Order], list[str]]:
+    """The order by every criterion that can be computed, and a sentence for each that cannot."""
+    found = {name: criterion.find(evidence) for name, criterion in CRITERIA.items()}
+    orders = {name: order for name, order in found.items() if order is not None}
+    return orders, [CRITERIA[name].missing for name in found if name not in orders]
+
+
+def agree(orders: Sequence[Order]) -> list[list[float | None]]:
+    """Kendall's τ-b of each two; None where one of them holds all channels to be equal."""
+    strengths = [order.strengths for order in orders]
+    return [[_tau(one, other) for other in strengths] for one in strengths]
+
+
+def _tau(one: Tensor, other: Tensor) -> float | None:
+    if (one == one[0]).all() or (other == other[0]).all():
+        return None
+    tau = kendall_rank_corrcoef(one, other, variant="b")
+    assert isinstance(tau, Tensor)  # a pair only where a test is asked for
+    return float(tau)

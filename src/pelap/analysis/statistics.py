@@ -1,0 +1,84 @@
+"""First pass of an analysis: what the encoder makes of the pictures. No decoding."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pelap.analysis.batches import Batches, EncodedBatch
+from pelap.latent.latent_map import LatentMoments
+from pelap.processes import sum_over_processes
+from pelap.system import LatentDiffusion
+
+ACTIVE_VARIANCE = 0.01
+"""Least variance of the encoder's mean in an active unit (Burda et al., arXiv 1509.00519)."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of the latents over pictures and positions, in float64 on the CPU."""
+
+    moments: LatentMoments
+    kl: Tensor
+    """Divergence from the standard normal in nats a picture, (C,)."""
+    activity: Tensor
+    """Variance of the encoder's mean between pictures, mean over positions, (C,)."""
+
+
+def measure_statistics(system: LatentDiffusion, batches: Batches) -> Statistics:
+    """One pass of the encoder, in constant memory.
+
+    Sums are of differences from the first batch's mean, so that nothing cancels.
+    """
+    first = batches.encode(system, 0)
+    sums = _Sums(_wide(first.mean).mean(dim=0))
+    for batch in batches.of_this_process(system, "Encoding pictures"):
+        sums.add(batch)
+    return sums.statistics()
+
+
+class _Sums:
+    """Sums of differences from a first guess of the mean, (C, h, w)."""
+
+    def __init__(self, unit_shift: Tensor):
+        self.unit_shift = unit_shift
+        self.shift = unit_shift.mean(dim=(1, 2))  # (C,)
+        num_channels = len(self.shift)
+        self.num_pictures = torch.zeros((), dtype=torch.float64)
+        self.total = torch.zeros(num_channels, dtype=torch.float64)
+        self.products = torch.zeros(num_channels, num_channels, dtype=torch.float64)
+        self.posterior_variance = torch.zeros_like(self.total)
+        self.kl = torch.zeros_like(self.total)
+        self.unit_total = torch.zeros_like(unit_shift)
+        self.unit_squares = torch.zeros_like(unit_shift)
+
+    def add(self, batch: EncodedBatch) -> None:
+        latents = _wide(batch.latents) - self.shift[:, None, None]  # (B, C, h, w)
+        mean, logvar = _wide(batch.mean), _wide(batch.logvar)
+        flat = latents.transpose(0, 1).flatten(1)  # (C, B·h·w)
+        self.num_pictures += len(mean)
+        self.total += flat.sum(dim=1)
+        self.products += flat @ flat.T
+        self.posterior_variance += logvar.exp().sum(dim=(0, 2, 3))
+        self.kl += -0.5 * (1 + logvar - mean.square() - logvar.exp()).sum(dim=(0, 2, 3))
+        away = mean - self.unit_shift
+        self.unit_total += away.sum(dim=0)
+        self.unit_squares += away.square().sum(dim=0)
+
+    def statistics(self) -> Statistics:
+        num_pictures = sum_over_processes(self.num_pictures)
+        count = num_pictures * self.unit_shift[0].numel()
+        away = sum_over_processes(self.total) / count  # (C,)
+        covariance = sum_over_processes(self.products) / count - torch.outer(away, away)
+        unit_away = sum_over_processes(self.unit_total) / num_pictures  # (C, h, w)
+        unit_variance = sum_over_processes(self.unit_squares) / num_pictures - unit_away.square()
+        posterior_variance = sum_over_processes(self.posterior_variance) / count
+        return Statistics(
+            LatentMoments(self.shift + away, (covariance + covariance.T) / 2, posterior_variance),
+            sum_over_processes(self.kl) / num_pictures,
+            unit_variance.clamp(min=0).mean(dim=(1, 2)),
+        )
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.double().cpu()

@@ -1,0 +1,14 @@
+"""Models of any origin: opened from folders, runs, the hub or a factory; saved for diffusers."""
+
+from pelap.models.loaded import LoadedModel
+from pelap.models.opening import open_factory, open_model
+from pelap.models.saving import ChangedModel, check_output, save_model
+
+__all__ = [
+    "ChangedModel",
+    "LoadedModel",
+    "check_output",
+    "open_factory",
+    "open_model",
+    "save_model",
+]

@@ -1,0 +1,100 @@
+"""A model as it was found: its networks, and where everything else of it lies."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from torch import nn
+
+from pelap.config import NoiseConfig, RunConfig
+from pelap.errors import ModelError
+from pelap.latent import LatentNormalizer, read_statistics
+from pelap.networks import PaperUNet
+from pelap.networks.foreign import ForeignAutoencoder
+from pelap.networks.ports import check_denoiser
+from pelap.system import LatentDiffusion, build_scheduler
+
+PREDICTIONS = ("epsilon", "v_prediction")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """An autoencoder, with the denoiser and the pipeline around it where there are such."""
+
+    name: str
+    autoencoder: nn.Module
+    denoiser: nn.Module | None = None
+    folder: Path | None = None
+    """Its diffusers folder; None if it comes from a factory."""
+    parts: dict[str, Any] = field(default_factory=dict)
+    """What model_index.json says; empty for an autoencoder on its own."""
+    autoencoder_name: str = ""
+    """Of its part; empty for an autoencoder on its own."""
+    denoiser_name: str = ""
+    scheduler_config: dict[str, Any] = field(default_factory=dict)
+    variant: str | None = None
+    """Of the weight files, e.g. fp16."""
+    config: RunConfig | None = None
+    """Of the run that it is the model of."""
+
+    @property
+    def num_channels(self) -> int:
+        """Latent channels, C."""
+        return int(ForeignAutoencoder(self.autoencoder).config["latent_channels"])
+
+    @property
+    def normalizer(self) -> LatentNormalizer | None:
+        """From the autoencoder's latents to those that the denoiser sees."""
+        if not hasattr(self.autoencoder, "config"):
+            return None
+        return read_statistics(self.autoencoder)  # type: ignore[arg-type]
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """What pelap removed before, oldest first."""
+        config: Any = getattr(self.autoencoder, "config", {})
+        return list(config.get("_pelap", []))
+
+    def system(self) -> LatentDiffusion:
+        """The model as the system that is measured; its denoiser is None where it cannot be run
+        on latents alone (text, classes, or a scheduler without betas)."""
+        autoencoder = ForeignAutoencoder(self.autoencoder)
+        scheduler = read_forward_process(self.scheduler_config)
+        denoiser: Any = self.denoiser if runs_on_latents(self.denoiser) and scheduler else None
+        forward_process = scheduler or build_scheduler(NoiseConfig())
+        return LatentDiffusion(
+            autoencoder, denoiser, None, None, forward_process, self.normalizer
+        ).eval()
+
+    def check(self) -> None:
+        """Refuse what cannot be pruned.
+
+        Raises:
+            ModelError: If a class is unknown, or autoencoder and denoiser do not fit.
+        """
+        if self.denoiser is not None:
+            check_denoiser(self.denoiser, self.num_channels)
+
+
+def runs_on_latents(denoiser: nn.Module | None) -> bool:
+    """Whether a denoiser needs noisy latents and a timestep, and nothing else."""
+    if not isinstance(denoiser, UNet2DModel | PaperUNet):
+        return False
+    config: Any = denoiser.config
+    return not (config.get("num_class_embeds") or config.get("class_embed_type"))
+
+
+def read_forward_process(config: dict[str, Any]) -> DDPMScheduler | None:
+    """The forward process that a pipeline's scheduler undoes; None if it has no betas."""
+    if "beta_start" not in config or config.get("use_flow_sigmas"):
+        return None
+    if config.get("prediction_type", "epsilon") not in PREDICTIONS:
+        return None
+    try:
+        scheduler = DDPMScheduler.from_config(config | {"clip_sample": False})
+    except NotImplementedError as error:
+        raise ModelError(f"The scheduler cannot be read: {error}.") from error
+    assert isinstance(scheduler, DDPMScheduler)
+    return scheduler

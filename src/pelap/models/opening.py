@@ -1,0 +1,222 @@
+"""Open a model: a run of ours, a diffusers folder, a hub id, or a factory of one's own."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.utils import logging
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+import pelap.networks
+from pelap.config import load_config
+from pelap.errors import ModelError
+from pelap.latent import fold_normalizer, read_statistics
+from pelap.models.loaded import LoadedModel
+from pelap.networks.ports import AUTOENCODER_PORTS, DENOISER_PORTS
+
+AUTOENCODER_NAMES = ("vae", "vqvae", "autoencoder")
+DENOISER_NAMES = ("unet", "denoiser", "transformer", "prior")
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md"]
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def open_model(source: str | Path) -> LoadedModel:
+    """Load autoencoder and denoiser; only safetensors and known classes are read, never code.
+
+    Args:
+        source: A diffusers pipeline folder, an autoencoder's folder, a run, or a hub id.
+
+    Raises:
+        ModelError: If there is none, it is of an unknown class, or has no safetensors. One line.
+    """
+    path = Path(source)
+    if not path.exists():
+        path = _download(str(source))
+    logging.disable_progress_bar()
+    try:
+        return _open_folder(path, Path(source))
+    finally:
+        logging.enable_progress_bar()
+
+
+def open_factory(name: str) -> LoadedModel:
+    """The autoencoder that `package.module:factory` returns when called without arguments.
+
+    Raises:
+        ModelError: If it cannot be imported, or does not return a module with `encode`, `decode`
+            and `latent_channels`.
+    """
+    module_name, _, attribute = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ModelError(
+            f"--autoencoder {name} cannot be imported ({error}): give package.module:factory."
+        ) from error
+    autoencoder = factory()
+    has_methods = all(callable(getattr(autoencoder, name, None)) for name in ("encode", "decode"))
+    if not isinstance(autoencoder, nn.Module) or not has_methods:
+        raise ModelError(f"--autoencoder {name} gives no torch module with encode and decode.")
+    model = LoadedModel(attribute, autoencoder.eval())
+    if not hasattr(autoencoder, "config") and not hasattr(autoencoder, "latent_channels"):
+        raise ModelError(f"--autoencoder {name}: the module has no attribute latent_channels.")
+    return model
+
+
+def _download(name: str) -> Path:
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise ModelError(
+            f"No model at {name}: give a diffusers folder, a run folder or a hub id (owner/name)."
+        )
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except Exception as error:  # the hub's and its network layer's errors share no base
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{name} is no folder here and cannot be downloaded: {reason}") from error
+
+
+def _open_folder(path: Path, source: Path) -> LoadedModel:
+    name = source.resolve().name if source.exists() else str(source)
+    if (path / "model" / "model_index.json").is_file() and (path / "config.json").is_file():
+        return _open_run(path / "model", name)
+    if (path / "model_index.json").is_file():
+        return _open_pipeline(path, name)
+    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    if config.get("_class_name") is None:
+        _refuse_pickles(path)
+        raise ModelError(
+            f"No model in {path}: it holds neither model_index.json nor a model's config.json."
+        )
+    autoencoder = load_part(path, "diffusers", config["_class_name"], AUTOENCODER_PORTS)
+    return LoadedModel(name, autoencoder, folder=path, variant=_variant(path))
+
+
+def _open_run(path: Path, name: str) -> LoadedModel:
+    model = _open_pipeline(path, name)
+    config = load_config(path.parent / "config.json")
+    autoencoder = model.autoencoder
+    parts, names = dict(model.parts), (model.autoencoder_name, model.denoiser_name)
+    if isinstance(autoencoder, AutoencoderKL) and isinstance(model.denoiser, UNet2DModel):
+        normalizer = read_statistics(autoencoder)
+        if normalizer is not None:
+            fold_normalizer(normalizer, autoencoder)
+        names = ("vqvae", "unet")
+        parts = {
+            "_class_name": "LDMPipeline",
+            "_diffusers_version": diffusers.__version__,
+            "vqvae": ["diffusers", "AutoencoderKL"],
+            "unet": ["diffusers", "UNet2DModel"],
+            "scheduler": ["diffusers", "DDIMScheduler"],
+        }
+    return LoadedModel(
+        name, model.autoencoder, model.denoiser, path, parts, *names,
+        scheduler_config=model.scheduler_config, config=config,
+    )  # fmt: skip
+
+
+def _open_pipeline(path: Path, name: str) -> LoadedModel:
+    parts = read_json(path / "model_index.json")
+    autoencoder_name = _find_part(parts, AUTOENCODER_NAMES)
+    if autoencoder_name is None:
+        raise ModelError(
+            f"{path / 'model_index.json'} names no autoencoder ({', '.join(AUTOENCODER_NAMES)})."
+        )
+    denoiser_name = _find_part(parts, DENOISER_NAMES)
+    library, kind = parts[autoencoder_name]
+    autoencoder = load_part(path / autoencoder_name, library, kind, AUTOENCODER_PORTS)
+    denoiser = None
+    if denoiser_name is not None:
+        library, kind = parts[denoiser_name]
+        denoiser = load_part(path / denoiser_name, library, kind, DENOISER_PORTS)
+    scheduler = path / "scheduler" / "scheduler_config.json"
+    return LoadedModel(
+        name, autoencoder, denoiser, path, parts, autoencoder_name, denoiser_name or "",
+        scheduler_config=read_json(scheduler) if scheduler.is_file() else {},
+        variant=_variant(path / autoencoder_name),
+    )  # fmt: skip
+
+
+def _find_part(parts: dict[str, Any], names: tuple[str, ...]) -> str | None:
+    for name in names:
+        part = parts.get(name)
+        if isinstance(part, list) and len(part) == 2 and part[1] is not None:
+            return name
+    return None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ModelError: If it is missing or no JSON object.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except OSError as error:
+        raise ModelError(f"{path.parent} is incomplete: it holds no {path.name}.") from error
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} should hold a JSON object.")
+    return found
+
+
+def load_part(folder: Path, library: str, kind: str, known: dict[str, Any]) -> Any:
+    """A network from its folder, in the precision it was saved in.
+
+    Raises:
+        ModelError: If its class is unknown, or its weights are missing, damaged or pickles.
+    """
+    home: Any = diffusers if library == "diffusers" else pelap.networks
+    if kind not in known or not hasattr(home, str(kind)):
+        raise ModelError(
+            f"{folder.name} is {library}.{kind}, which is not supported; known are "
+            f"{', '.join(known)}. docs/ports.md shows how to add one."
+        )
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        _refuse_pickles(folder)
+        raise ModelError(f"{folder} is incomplete: it holds no weights (*.safetensors).")
+    try:
+        model = getattr(home, kind).from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, variant=_variant(folder),
+            torch_dtype=_dtype(files[0]),
+        )  # fmt: skip
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{folder} cannot be loaded: {reason}") from error
+    config = read_json(folder / "config.json")
+    if "_pelap" in config:
+        model.register_to_config(_pelap=config["_pelap"])
+    return model.eval()
+
+
+def _refuse_pickles(folder: Path) -> None:
+    found = [path for path in folder.iterdir() if path.suffix in PICKLES]
+    if found:
+        raise ModelError(
+            f"{folder} holds only pickled weights ({found[0].name}), which are never loaded: "
+            "save it as safetensors first (save_pretrained does)."
+        )
+
+
+def _variant(folder: Path) -> str | None:
+    """`fp16` of diffusion_pytorch_model.fp16.safetensors, where there is no file without one."""
+    stems = {path.name.split("-of-")[0] for path in folder.glob("*.safetensors")}
+    middles = {stem.split(".")[1].split("-")[0] for stem in stems if stem.count(".") > 1}
+    plain = any(stem.count(".") == 1 for stem in stems)
+    return sorted(middles)[0] if middles and not plain else None
+
+
+def _dtype(path: Path) -> torch.dtype:
+    with safe_open(path, "pt") as file:
+        first = next(iter(file.keys()))
+        return DTYPES.get(file.get_slice(first).get_dtype(), torch.float32)

@@ -1,0 +1,98 @@
+"""Write a changed model as an ordinary diffusers folder, everything else of it untouched."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from safetensors.torch import save_file
+from torch import nn
+
+from pelap.errors import ConfigError
+from pelap.models.loaded import LoadedModel
+from pelap.run_folder import write_folder
+
+
+@dataclass(frozen=True)
+class ChangedModel:
+    """What takes the place of a loaded model's networks."""
+
+    autoencoder: nn.Module
+    denoiser: nn.Module | None
+    card: str
+    """Markdown for the model card, in front of what the card said before."""
+    record: dict[str, Any]
+    """What was done, for the history in the autoencoder's config."""
+    files: dict[str, str]
+    """Further files by name, e.g. a report as JSON."""
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Refuse to write over something.
+
+    Raises:
+        ConfigError: If `output` exists and is not empty, unless `overwrite`.
+    """
+    if not overwrite and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"{output} exists: give another --output, or --overwrite.")
+
+
+def save_model(model: LoadedModel, changed: ChangedModel, output: Path) -> None:
+    """Write the folder: to a temporary one beside it first, which is then renamed."""
+
+    def write(folder: Path) -> None:
+        if model.folder is not None:
+            _copy_others(model, folder)
+        history = [*model.history, changed.record]
+        _save_part(changed.autoencoder, folder / model.autoencoder_name, model.variant, history)
+        if changed.denoiser is not None:
+            _save_part(changed.denoiser, folder / model.denoiser_name, model.variant, None)
+        for name, content in changed.files.items():
+            (folder / name).write_text(content)
+        (folder / "README.md").write_text(_card(model, changed.card))
+
+    write_folder(output, write)
+
+
+def _copy_others(model: LoadedModel, folder: Path) -> None:
+    """All but the two networks: tokenizers, text encoders, scheduler, the pipeline's class."""
+    assert model.folder is not None
+    if not model.parts:
+        return
+    own = {model.autoencoder_name, model.denoiser_name, ""}
+    (folder / "model_index.json").write_text(json.dumps(model.parts, indent=2) + "\n")
+    for name, part in model.parts.items():
+        source = model.folder / name
+        if isinstance(part, list) and name not in own and source.is_dir() and part[0] is not None:
+            shutil.copytree(source, folder / name)
+    if model.parts["_class_name"] == "LDMPipeline" and model.config is not None:
+        scheduler: Any = DDIMScheduler.from_config(model.scheduler_config)
+        scheduler.save_pretrained(folder / "scheduler")
+
+
+def _save_part(
+    part: Any, folder: Path, variant: str | None, history: list[dict[str, Any]] | None
+) -> None:
+    if not isinstance(part, ConfigMixin):
+        save_file(part.state_dict(), folder / "model.safetensors")
+        return
+    if history is not None:
+        part.register_to_config(_pelap=history)
+    save: Callable[..., None] = part.save_pretrained  # type: ignore[attr-defined]
+    save(folder, safe_serialization=True, variant=variant)
+
+
+def _card(model: LoadedModel, ours: str) -> str:
+    """Our card in front of the old one, which keeps its front matter."""
+    old = ""
+    if model.folder is not None and (model.folder / "README.md").is_file():
+        old = (model.folder / "README.md").read_text()
+    front = "---\nlibrary_name: diffusers\ntags:\n- pelap\n---\n"
+    if old.startswith("---\n") and "\n---\n" in old[4:]:
+        end = old.index("\n---\n", 4) + len("\n---\n")
+        front, old = old[:end], old[end:]
+    return f"{front}\n{ours.rstrip()}\n" + (f"\n{old.lstrip()}" if old.strip() else "")

@@ -1,0 +1,108 @@
+"""Apply a plan: slice both networks, write the folder with its card."""
+
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pelap import __version__
+from pelap.analysis.results import Analysis
+from pelap.models import ChangedModel, LoadedModel, save_model
+from pelap.networks.ports import autoencoder_ports
+from pelap.pruning.card import describe_pruning
+from pelap.pruning.plan import PrunePlan, PruneRequest, make_plan
+from pelap.pruning.slicing import slice_autoencoder, slice_denoiser
+
+
+@dataclass(frozen=True)
+class PrunedModel:
+    """The networks after removal."""
+
+    plan: PrunePlan
+    model: LoadedModel
+    """As it was found, with the sliced networks in place."""
+
+
+def plan_pruning(
+    model: LoadedModel, request: PruneRequest, analysis: Analysis | None = None
+) -> PrunePlan:
+    """What would be removed; see `make_plan` for the errors."""
+    model.check()
+    return make_plan(request, model.num_channels, autoencoder_ports(model.autoencoder), analysis)
+
+
+@torch.no_grad()
+def prune(model: LoadedModel, plan: PrunePlan) -> PrunedModel:
+    """Slice autoencoder and denoiser together; `model` itself is left as it is.
+
+    Raises:
+        ModelError: If a class cannot express the plan.
+    """
+    autoencoder = slice_autoencoder(
+        model.autoencoder, plan.latent_map, plan.moments, model.normalizer
+    )
+    denoiser = None
+    if model.denoiser is not None:
+        denoiser = slice_denoiser(model.denoiser, plan.latent_map)
+    elif plan.psnr_db_before is not None:
+        _rescale(autoencoder, plan)
+    return PrunedModel(plan, replace(model, autoencoder=autoencoder, denoiser=denoiser))
+
+
+def _rescale(autoencoder: nn.Module, plan: PrunePlan) -> None:
+    """Estimate scale and shift anew, for the denoiser to come; one that exists knows the old ones.
+
+    The kept latents get mean 0 and variance 1, all together or each, as the config has it.
+    """
+    config: Any = getattr(autoencoder, "config", None)
+    if config is None or "scaling_factor" not in config:
+        return
+    encode = plan.latent_map.encode
+    mean = encode @ plan.moments.mean  # (K,)
+    variance = (encode @ plan.moments.covariance @ encode.T).diagonal()  # (K,)
+    if config.get("latents_mean") is not None:
+        old_mean, old_std = (
+            torch.tensor(config[key], dtype=torch.float64)
+            for key in ("latents_mean", "latents_std")
+        )
+        new = {"latents_mean": (old_mean + old_std * mean).tolist(),
+               "latents_std": (old_std * variance.clamp(min=1e-12).sqrt()).tolist()}  # fmt: skip
+        autoencoder.register_to_config(**new)  # type: ignore[operator]
+        return
+    scale, shift = config["scaling_factor"], config.get("shift_factor")
+    if shift is not None:
+        spread = variance.mean() + mean.var(correction=0)
+        new = {"shift_factor": shift + float(mean.mean()) / scale}
+    else:
+        spread, new = (variance + mean.square()).mean(), {}
+    new["scaling_factor"] = scale / float(spread.clamp(min=1e-12).sqrt())
+    autoencoder.register_to_config(**new)  # type: ignore[operator]
+
+
+def save_pruned(pruned: PrunedModel, output: Path, costs: dict[str, Any]) -> dict[str, Any]:
+    """Write the diffusers folder and return the record of this pruning.
+
+    Args:
+        pruned: From `prune`.
+        output: The folder, replaced as a whole.
+        costs: Measured figures to tell in the card, by name.
+    """
+    plan = pruned.plan
+    record = {
+        "pruned": date.today().isoformat(),
+        "pelap": __version__,
+        "channels_before": plan.num_channels,
+        "channels_after": plan.latent_map.num_kept,
+        "kept": list(plan.channels),
+        "criterion": plan.criterion,
+        "fill": plan.fill,
+        "rotation": plan.rotation,
+        **costs,
+    }
+    card = describe_pruning(pruned.model.name, plan, record, pruned.model.history)
+    changed = ChangedModel(pruned.model.autoencoder, pruned.model.denoiser, card, record, {})
+    save_model(pruned.model, changed, output)
+    return record
