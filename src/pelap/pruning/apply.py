@@ -102,6 +102,8 @@ def save_pruned(pruned: PrunedModel, output: Path, costs: dict[str, Any]) -> dic
         "rotation": plan.rotation,
         **costs,
     }
+    if plan.rotation != "none":
+        record["encode"] = plan.latent_map.encode.tolist()
     card = describe_pruning(pruned.model.name, plan, record, pruned.model.history)
     changed = ChangedModel(pruned.model.autoencoder, pruned.model.denoiser, card, record, {})
     save_model(pruned.model, changed, output)
