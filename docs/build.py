@@ -22,6 +22,8 @@ PAGES = [
     "reproduce",
     "gates",
     "sweep",
+    "analyze",
+    "prune",
     "describe",
     "bench",
 ]

@@ -149,7 +149,9 @@ def _gather(
     whole, by_mean, by_others = decoder.left_out.errors()
     scores = None
     if settings.learned_steps:
-        scores = learn_scores(system, parts.whole_pass, moments, settings.learned_steps)
+        scores = learn_scores(
+            system, parts.whole_pass, moments, settings.learned_steps, settings.fill
+        )
     return Evidence(
         statistics,
         decoder.metric,

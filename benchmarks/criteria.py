@@ -1,0 +1,404 @@
+"""Evidence for criteria, rotations and recovery: a 16-channel model pruned to 12, 8 and 4.
+
+    python benchmarks/criteria.py --runs runs/criteria --budget runs/budget --output DIR
+
+One `kl16_small` model with its denoiser, and the three unpruned autoencoders of budget.py. Each is
+analysed, then pruned by every criterion, by both rotations and at random; what is measured is the
+pruned model itself. What is done is not done again, so the command can be interrupted.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from evidence import for_each, markdown, plus_minus, put_table, train_trial, with_seeds
+from evidence_figures import draw_lines, draw_strips, save_figure
+from pelap.config import GateConfig, RunConfig
+from pelap.presets import kl16_small
+from pelap.run_folder import write_whole
+
+SEED = 42
+SEEDS = (42, 43, 44)
+BUDGETS = (12, 8, 4)
+NUM_RANDOM = 5
+NUM_MEASURED = 2000
+NUM_SAMPLES = 2000
+SAMPLING_STEPS = 15
+RECOVERY_STEPS = 200
+MAIN = "kl16_small"
+CRITERIA = ("variance", "kl", "redundancy", "taylor", "learned", "decoder_sensitivity",
+            "leave_one_out", "leave_one_out_linear", "conditional", "elimination")  # fmt: skip
+ROTATIONS = ("pca", "decoder")
+SAMPLED = ("variance", "elimination", "pca", "decoder", "random 0", "random 1", "random 2")
+"""Ways whose samples are drawn, before and after recovery."""
+
+
+def model_config() -> RunConfig:
+    """`kl16_small` with every channel open, for two thirds of its epochs."""
+    config = kl16_small()
+    return replace(
+        config,
+        gate=GateConfig(kind="open"),
+        data=replace(config.data, batch_size=64),
+        run=replace(config.run, epochs=4, denoiser_epochs=8),
+    )
+
+
+def subjects(runs: Path, budget: Path) -> dict[str, Path]:
+    """Run folders of what is pruned, by name."""
+    found = {MAIN: runs / f"{MAIN}-seed={SEED}"}
+    return found | {
+        f"paper16-{seed}": budget / "autoencoders" / f"unpruned_16-seed={seed}" for seed in SEEDS
+    }
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One pruned model to measure."""
+
+    subject: str
+    way: str
+    """A criterion, a rotation, `random N`, or `unpruned`."""
+    num_kept: int
+    fill: str = "linear"
+    stage: str = "reconstruct"
+    """Or `sample`, or `recover`: what is measured."""
+
+    @property
+    def file_name(self) -> str:
+        words = (self.stage, self.subject, self.way, str(self.num_kept), self.fill)
+        return "-".join(words).replace(" ", "_") + ".json"
+
+
+def units() -> list[Unit]:
+    """Everything that is measured, what matters most first."""
+    ways = [*CRITERIA, *ROTATIONS, *(f"random {draw}" for draw in range(NUM_RANDOM))]
+    found = [Unit(MAIN, "unpruned", 16, stage=stage) for stage in ("reconstruct", "sample")]
+    found += [Unit(MAIN, way, kept) for kept in BUDGETS for way in ways]
+    found += [Unit(MAIN, way, 8, stage="sample") for way in SAMPLED]
+    found += [Unit(MAIN, "unpruned", 16, stage="recover")]
+    found += [Unit(MAIN, way, 8, stage="recover") for way in SAMPLED]
+    few = [way for way in SAMPLED if way not in ("variance", "random 2")]
+    for stage in ("sample", "recover"):
+        found += [Unit(MAIN, way, kept, stage=stage) for kept in (4, 12) for way in few]
+    for seed in SEEDS:
+        subject = f"paper16-{seed}"
+        found += [Unit(subject, "unpruned", 16)]
+        found += [Unit(subject, w, kept) for kept in BUDGETS for w in ways if w != "taylor"]
+    for fill in ("zero", "mean"):
+        chosen = ("variance", "conditional", "elimination", "decoder")
+        found += [Unit(MAIN, way, kept, fill) for kept in BUDGETS for way in chosen]
+    return found
+
+
+def analyse(subject: str, runs: Path, budget: Path) -> None:
+    """Write the analysis of a subject: 2,000 training pictures, 512 others for the curves."""
+    from pelap.analysis.results import AnalysisSettings
+    from pelap.analyze import ANALYSIS_FILE, analyze_model, write_results
+
+    folder = runs / "analysis" / subject
+    if (folder / ANALYSIS_FILE).exists():
+        return
+    model = _open(subject, runs, budget)
+    assert model.config is not None
+    settings = AnalysisSettings(
+        num_pictures=2000, num_curve=512, num_search=128, learned_steps=300, batch_size=50
+    )
+    write_results(analyze_model(model, model.config, settings), folder, keep=8)
+
+
+def _open(subject: str, runs: Path, budget: Path) -> Any:
+    from pelap.models import open_model
+
+    model = open_model(subjects(runs, budget)[subject])
+    return model if subject == MAIN else replace(model, denoiser=None, denoiser_name="")
+
+
+def measure_unit(unit: Unit, runs: Path, budget: Path) -> None:
+    """Prune (and recover), measure, and write one JSON file."""
+    path = runs / "units" / unit.file_name
+    if path.exists():
+        return
+    model = _open(unit.subject, runs, budget)
+    pruned, channels = _prune(model, unit, runs)
+    if unit.stage == "recover":
+        pruned = _recover(unit, model, pruned, runs)
+    found: dict[str, Any] = {**unit.__dict__, "channels": channels, **_reconstruct(pruned, model)}
+    if unit.stage != "reconstruct":
+        found |= _sample(unit, pruned, model, runs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
+
+
+def _prune(model: Any, unit: Unit, runs: Path) -> tuple[Any, list[int]]:
+    from pelap.analyze import read_analysis
+    from pelap.pruning.apply import plan_pruning, prune
+    from pelap.pruning.plan import PruneRequest
+
+    if unit.way == "unpruned":
+        return model, list(range(16))
+    options: dict[str, Any] = {"fill": unit.fill, "num_kept": unit.num_kept}
+    if unit.way in ROTATIONS:
+        options["rotation"] = unit.way
+    elif unit.way.startswith("random"):
+        draw = int(unit.way.split()[1])
+        options |= {"num_kept": None, "channels": random_channels(unit.num_kept, draw)}
+    else:
+        options["criterion"] = unit.way
+    analysis = read_analysis(runs / "analysis" / unit.subject)
+    plan = plan_pruning(model, PruneRequest(**options), analysis)
+    return replace(prune(model, plan).model, config=model.config), list(plan.channels)
+
+
+def random_channels(num_kept: int, draw: int) -> tuple[int, ...]:
+    """Channels drawn without looking."""
+    import numpy as np
+
+    order = np.random.default_rng((SEED, draw)).permutation(16)
+    return tuple(sorted(order[:num_kept].tolist()))
+
+
+def _test_pictures(model: Any, num: int) -> Any:
+    import torch
+
+    from pelap.data import load_pictures
+
+    few = replace(model.config.data, num_train=1)
+    return load_pictures(few, SEED).test.fetch(torch.arange(num))
+
+
+def _decode_all(system: Any, originals: Any) -> Any:
+    import torch
+
+    from pelap.data import to_batch
+    from pelap.sampling import to_uint8
+
+    with torch.no_grad():
+        parts = []
+        for part in originals.split(250):
+            mean = system.encode_moments(to_batch(part, "cpu")).chunk(2, dim=1)[0]
+            parts.append(to_uint8(system.decode(mean)))
+    return torch.cat(parts)
+
+
+def _reconstruct(pruned: Any, model: Any) -> dict[str, Any]:
+    originals = _test_pictures(model, NUM_MEASURED)
+    decoded = _decode_all(pruned.system(), originals)
+    return _quality(["psnr", "rfd"], originals, reconstructions=decoded) | {
+        "num_pictures": NUM_MEASURED
+    }
+
+
+def _quality(names: list[str], originals: Any, **pictures: Any) -> dict[str, float]:
+    import torch
+
+    from pelap.evaluation.evaluate import cache_folder
+    from pelap.evaluation.quality import QualityPictures, measure_quality
+
+    values = measure_quality(
+        names, QualityPictures(originals, **pictures), "resnet20", device=torch.device("cpu"),
+        cache=cache_folder(), num_bootstraps=1,
+    )  # fmt: skip
+    return {name: value.value for name, value in values.items()}
+
+
+def _sample(unit: Unit, pruned: Any, model: Any, runs: Path) -> dict[str, Any]:
+    """Fréchet distances of samples to test pictures and to the unpruned model's reconstructions."""
+    import numpy as np
+    import torch
+
+    from pelap.sampling import build_sampler, denoise, to_uint8
+    from pelap.seeding import generator
+
+    system = pruned.system()
+    source = generator(SEED, "sampling", 0, torch.device("cpu"))
+    noise = torch.randn(NUM_SAMPLES, unit.num_kept, 8, 8, generator=source)
+    parts = []
+    with torch.no_grad():
+        for part in noise.split(250):
+            sampler = build_sampler("dpm-solver++", system.scheduler)
+            latents = denoise(system.denoiser, sampler, part, SAMPLING_STEPS)
+            parts.append(to_uint8(system.decode(latents)))
+    samples = torch.cat(parts)
+    pictures = runs / "pictures" / unit.file_name.replace(".json", ".npy")
+    pictures.parent.mkdir(parents=True, exist_ok=True)
+    np.save(pictures, samples[:8].permute(0, 2, 3, 1).numpy())
+    originals = _test_pictures(model, 10_000)
+    reconstructions = _unpruned_reconstructions(model, originals[:5000], runs)
+    found = _quality(["fd"], originals, samples=samples)
+    to_unpruned = _quality(["fd"], reconstructions, samples=samples)
+    return {
+        "fd_resnet20": found["FD-ResNet20"],
+        "fd_resnet20_to_unpruned_reconstructions": to_unpruned["FD-ResNet20"],
+        "num_samples": NUM_SAMPLES,
+    }
+
+
+def read_units(runs: Path) -> list[dict[str, Any]]:
+    """What has been measured so far."""
+    files = [runs / "units" / unit.file_name for unit in units()]
+    return [json.loads(file.read_text()) for file in files if file.exists()]
+
+
+def summarise(runs: Path, output: Path) -> None:
+    """Tables, figures and criteria.json from what was measured."""
+    found = read_units(runs)
+    write_whole(output / "criteria.json", (json.dumps(found, indent=1) + "\n").encode())
+    readme = output / "README.md"
+    put_table(readme, "kl16 table", reconstruction_table(found, MAIN))
+    put_table(readme, "paper16 table", reconstruction_table(found, "paper16"))
+    put_table(readme, "fill table", fill_table(found))
+    put_table(readme, "sample table", sample_table(found))
+    for subject in subjects(runs, runs):
+        for name in ("analysis.json", "analysis.html"):
+            source = runs / "analysis" / subject / name
+            if source.exists() and (subject == MAIN or name.endswith("json")):
+                target = output / "analysis" / subject / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(source.read_bytes())
+    save_figure(lambda: _draw_curves(found), output / "figures" / "reconstruction.png")
+    strips = _strips(runs)
+    if strips:
+        save_figure(lambda: draw_strips(strips), output / "figures" / "samples.png")
+
+
+def select(found: list[dict[str, Any]], subject: str, way: str, **fields: Any) -> list[Any]:
+    """Measurements of a way; `random` takes every draw, `paper16` every seed."""
+    return [
+        one
+        for one in found
+        if one["subject"].startswith(subject)
+        and (one["way"] == way or (way == "random" and one["way"].startswith("random ")))
+        and all(one[key] == value for key, value in fields.items())
+    ]
+
+
+WAYS = ("unpruned", *CRITERIA, *ROTATIONS, "random")
+
+
+def reconstruction_table(found: list[dict[str, Any]], subject: str) -> str:
+    """PSNR and rFD by way and number of kept channels."""
+    header = ["kept by", *(f"{k} kept: PSNR, dB" for k in BUDGETS), *(f"{k}: rFD" for k in BUDGETS)]
+    rows = []
+    for way in WAYS:
+        cells = []
+        for key in ("psnr_db", "rFD-ResNet20"):
+            for kept in BUDGETS:
+                number = 16 if way == "unpruned" else kept
+                chosen = select(found, subject, way, num_kept=number, stage="reconstruct",
+                                fill="linear")  # fmt: skip
+                cells.append(plus_minus([one[key] for one in chosen], 2))
+        if set(cells) != {"–"}:
+            rows.append([way, *cells])
+    return markdown(header, rows)
+
+
+def fill_table(found: list[dict[str, Any]]) -> str:
+    """PSNR by fill, of the kl16 model."""
+    fills = ("zero", "mean", "linear")
+    header = ["kept by", *(f"{k} kept, {fill}" for k in BUDGETS for fill in fills)]
+    rows = []
+    for way in ("variance", "elimination", "conditional", "decoder"):
+        cells = []
+        for kept in BUDGETS:
+            for fill in fills:
+                chosen = select(found, MAIN, way, num_kept=kept, stage="reconstruct", fill=fill)
+                cells.append(plus_minus([one["psnr_db"] for one in chosen], 2))
+        rows.append([way, *cells])
+    return markdown(header, rows)
+
+
+SAMPLE_COLUMNS = {"psnr_db": 2, "rFD-ResNet20": 2, "fd_resnet20": 2,
+                  "fd_resnet20_to_unpruned_reconstructions": 2}  # fmt: skip
+
+
+def sample_table(found: list[dict[str, Any]]) -> str:
+    """Before and after recovery, by way and number of kept channels."""
+    header = ["kept by", "channels", "recovered", "draws", *SAMPLE_COLUMNS]
+    rows = []
+    for kept in (16, *BUDGETS):
+        for way in ("unpruned", "variance", "elimination", *ROTATIONS, "random"):
+            for stage in ("sample", "recover"):
+                chosen = select(found, MAIN, way, num_kept=kept, stage=stage)
+                if chosen:
+                    cells = [plus_minus([one[key] for one in chosen], digits)
+                             for key, digits in SAMPLE_COLUMNS.items()]  # fmt: skip
+                    recovered = "yes" if stage == "recover" else "no"
+                    rows.append([way, str(kept), recovered, str(len(chosen)), *cells])
+    return markdown(header, rows)
+
+
+DRAWN = ("random", "variance", "pca", "leave_one_out", "conditional", "elimination", "decoder")
+
+
+def _draw_curves(found: list[dict[str, Any]]) -> Any:
+    panels = {}
+    for subject, title in ((MAIN, "kl16_small"), ("paper16", "three narrow paper autoencoders")):
+        for key, name in (("psnr_db", "PSNR, dB"), ("rFD-ResNet20", "rFD-ResNet20")):
+            lines: dict[str, dict[float, list[float]]] = {}
+            for way in DRAWN:
+                for kept in sorted(BUDGETS):
+                    chosen = select(found, subject, way, num_kept=kept, stage="reconstruct",
+                                    fill="linear")  # fmt: skip
+                    if chosen:
+                        lines.setdefault(way, {})[kept] = [one[key] for one in chosen]
+                whole = select(found, subject, "unpruned", stage="reconstruct")
+                if whole and way in lines:
+                    lines[way][16] = [one[key] for one in whole]
+            panels[f"{name} of {title}"] = lines
+    return draw_lines(panels, "channels kept", sorted((16, *BUDGETS)))
+
+
+def _strips(runs: Path) -> list[tuple[str, Any]]:
+    import numpy as np
+
+    strips = []
+    chosen: list[tuple[str, Callable[[Unit], bool]]] = [
+        ("unpruned", lambda unit: unit.way == "unpruned" and unit.stage == "sample"),
+        *((f"8 kept by {way}", lambda unit, way=way: unit.way == way and unit.num_kept == 8
+           and unit.stage == "sample") for way in ("elimination", "decoder", "random 0")),
+        *((f"8 kept by {way}, recovered", lambda unit, way=way: unit.way == way
+           and unit.num_kept == 8 and unit.stage == "recover")
+          for way in ("elimination", "decoder", "random 0")),
+    ]  # fmt: skip
+    for title, holds in chosen:
+        for unit in filter(holds, units()):
+            file = runs / "pictures" / unit.file_name.replace(".json", ".npy")
+            if file.exists():
+                strips.append((title, np.load(file)))
+    return strips
+
+
+def _unpruned_reconstructions(model: Any, originals: Any, runs: Path) -> Any:
+    import numpy as np
+    import torch
+
+    path = runs / "pictures" / "unpruned_reconstructions.npy"
+    if path.exists():
+        return torch.from_numpy(np.load(path))
+    decoded = _decode_all(model.system(), originals)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.npy")
+    np.save(partial, decoded.numpy())
+    partial.replace(path)
+    return decoded
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--runs", type=Path, required=True, help="folder of everything measured")
+    parser.add_argument("--budget", type=Path, required=True, help="runs of budget.py")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the evidence")
+    parser.add_argument("--jobs", type=int, default=2, help="at a time, a thread each (2)")
+    options = parser.parse_args()
+    (trial,) = with_seeds({MAIN: model_config()}, [SEED])
+    train_trial(trial, options.runs)
+    places = {"runs": options.runs, "budget": options.budget}
+    names = list(subjects(options.runs, options.budget))
+    for_each(partial(analyse, **places), names, options.jobs)
+    for_each(partial(measure_unit, **places), units(), options.jobs)
+    summarise(options.runs, options.output)
