@@ -1,6 +1,7 @@
 """A model of the same class from changed weights and a changed config."""
 
 import copy
+import inspect
 from typing import Any
 
 import torch
@@ -25,8 +26,9 @@ def rebuild(model: nn.Module, updates: dict[str, Any], state: State) -> nn.Modul
     """
     if not isinstance(model, ConfigMixin):
         return _replace_layers(model, updates, state)
-    config = {**model.config, **updates}
-    config.pop("_use_default_values", None)  # fields named there would fall back to the default
+    # neither what classes add themselves, nor _use_default_values, which would bring defaults back
+    known = inspect.signature(type(model).__init__).parameters
+    config = {name: value for name, value in model.config.items() if name in known} | updates
     with init_empty_weights(include_buffers=False):
         new: Any = type(model).from_config(config)
     new.load_state_dict(state, strict=True, assign=True)
