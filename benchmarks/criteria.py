@@ -108,7 +108,12 @@ def analyse(subject: str, runs: Path, budget: Path) -> None:
     settings = AnalysisSettings(
         num_pictures=2000, num_curve=512, num_search=128, learned_steps=300, batch_size=50
     )
-    write_results(analyze_model(model, model.config, settings), folder, keep=8)
+    result = analyze_model(model, model.config, settings)
+    if subject == MAIN:
+        write_results(result, folder, keep=8)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / ANALYSIS_FILE, (json.dumps(result, indent=1) + "\n").encode())
 
 
 def _open(subject: str, runs: Path, budget: Path) -> Any:
@@ -120,13 +125,17 @@ def _open(subject: str, runs: Path, budget: Path) -> Any:
 
 def measure_unit(unit: Unit, runs: Path, budget: Path) -> None:
     """Prune (and recover), measure, and write one JSON file."""
+    from pelap.pruning.apply import prune
+
     path = runs / "units" / unit.file_name
     if path.exists():
         return
     model = _open(unit.subject, runs, budget)
-    pruned, channels = _prune(model, unit, runs)
+    plan = _plan(model, unit, runs)
+    pruned = model if plan is None else prune(model, plan).model
+    channels = list(range(16)) if plan is None else list(plan.channels)
     if unit.stage == "recover":
-        pruned = _recover(unit, model, pruned, runs)
+        pruned = _recover(unit, model, pruned, plan, runs)
     found: dict[str, Any] = {**unit.__dict__, "channels": channels, **_reconstruct(pruned, model)}
     if unit.stage != "reconstruct":
         found |= _sample(unit, pruned, model, runs)
@@ -134,13 +143,13 @@ def measure_unit(unit: Unit, runs: Path, budget: Path) -> None:
     write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
 
 
-def _prune(model: Any, unit: Unit, runs: Path) -> tuple[Any, list[int]]:
+def _plan(model: Any, unit: Unit, runs: Path) -> Any:
     from pelap.analyze import read_analysis
-    from pelap.pruning.apply import plan_pruning, prune
+    from pelap.pruning.apply import plan_pruning
     from pelap.pruning.plan import PruneRequest
 
     if unit.way == "unpruned":
-        return model, list(range(16))
+        return None
     options: dict[str, Any] = {"fill": unit.fill, "num_kept": unit.num_kept}
     if unit.way in ROTATIONS:
         options["rotation"] = unit.way
@@ -150,8 +159,28 @@ def _prune(model: Any, unit: Unit, runs: Path) -> tuple[Any, list[int]]:
     else:
         options["criterion"] = unit.way
     analysis = read_analysis(runs / "analysis" / unit.subject)
-    plan = plan_pruning(model, PruneRequest(**options), analysis)
-    return replace(prune(model, plan).model, config=model.config), list(plan.channels)
+    return plan_pruning(model, PruneRequest(**options), analysis)
+
+
+def _recover(unit: Unit, model: Any, pruned: Any, plan: Any, runs: Path) -> Any:
+    """The pruned model after a short training with the unpruned one as its teacher."""
+    from pelap.models import open_model
+    from pelap.pruning.apply import PrunedModel, save_pruned
+    from pelap.recover import recover_model
+    from pelap.recovery import RecoverySettings
+
+    name = unit.file_name.removesuffix(".json")
+    student, teacher = model, None
+    if plan is not None:
+        folder = runs / "pruned" / name
+        save_pruned(PrunedModel(plan, pruned), folder, {})
+        student, teacher = open_model(folder), model
+    settings = RecoverySettings(
+        steps=RECOVERY_STEPS, batch_size=64, learning_rate=3e-4, seed=SEED, num_pictures=500
+    )
+    output = runs / "recovered" / name
+    recover_model(student, teacher, model.config, settings, output)
+    return replace(open_model(output), config=model.config)
 
 
 def random_channels(num_kept: int, draw: int) -> tuple[int, ...]:

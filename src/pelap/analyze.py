@@ -41,6 +41,20 @@ def analyze_model(
     return {**found.as_dict(), "data": describe_pictures(config)}
 
 
+def check_wanted(model: LoadedModel, keep: int | None, max_psnr_drop: float | None) -> None:
+    """Refuse an impossible recommendation before anything long begins.
+
+    Raises:
+        ConfigError: If both are given, or one is out of range.
+    """
+    if keep is not None and max_psnr_drop is not None:
+        raise ConfigError("Give one of --keep and --max-psnr-drop.")
+    if keep is not None and not 1 <= keep <= model.num_channels:
+        raise ConfigError(f"--keep is {keep}: it must be from 1 to {model.num_channels}.")
+    if max_psnr_drop is not None and not max_psnr_drop >= 0:
+        raise ConfigError(f"--max-psnr-drop is {max_psnr_drop:g}: it must be at least 0.")
+
+
 def write_results(
     result: dict[str, Any],
     output: Path,

@@ -163,6 +163,26 @@ def _add_verbs_on_a_model(add: AddVerb) -> None:
     verb.add_argument("--overwrite", action="store_true", help="replace what is at --output")
     _add_json(verb)
 
+    verb = add(
+        "recover", "Train a pruned model for a few steps; call again to go on.", overrides=True
+    )
+    _add_model(verb)
+    verb.add_argument("--output", type=Path, required=True, help="the new model folder")
+    verb.add_argument("--steps", type=int, required=True, help="training steps")
+    verb.add_argument("--teacher", metavar="ORIGINAL", help="what MODEL was pruned from")
+    verb.add_argument(
+        "--parts", choices=["pruned", "all"], default="all",
+        help="train the layers that pruning changed, or the whole decoder and denoiser (all)",
+    )  # fmt: skip
+    verb.add_argument("--learning-rate", type=float, default=1e-4, help="highest (0.0001)")
+    verb.add_argument("--batch-size", type=int, default=32, help="pictures a step (32)")
+    verb.add_argument("--teacher-weight", type=float, default=1.0, help="of its losses (1)")
+    verb.add_argument("--num-pictures", type=int, default=1000, help="pictures measured (1000)")
+    verb.add_argument("--checkpoint-every", type=int, default=100, help="steps (100)")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--overwrite", action="store_true", help="replace what is at --output")
+    _add_json(verb)
+
 
 def _add_model(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(

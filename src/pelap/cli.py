@@ -232,15 +232,21 @@ def _bench_train(options: argparse.Namespace) -> None:
 def _analyze(options: argparse.Namespace) -> None:
     if options.output.is_file():
         raise ConfigError(f"--output {options.output} is a file: give a folder.")
-    if options.keep is not None and options.max_psnr_drop is not None:
-        raise ConfigError("Give one of --keep and --max-psnr-drop.")
+    settings = _analysis_settings(options)
     from pelap.analysis.results import Analysis
-    from pelap.analyze import analyze_model, describe_analysis, is_first_process, write_results
+    from pelap.analyze import (
+        analyze_model,
+        check_wanted,
+        describe_analysis,
+        is_first_process,
+        write_results,
+    )
     from pelap.model_pictures import open_any, pictures_config
 
     model = open_any(options.model, options.autoencoder)
+    check_wanted(model, options.keep, options.max_psnr_drop)
     config = pictures_config(model, options.overrides)
-    result = analyze_model(model, config, _analysis_settings(options))
+    result = analyze_model(model, config, settings)
     found = write_results(
         result, options.output, keep=options.keep, max_psnr_drop=options.max_psnr_drop
     )
@@ -298,8 +304,35 @@ def _prune(options: argparse.Namespace) -> None:
         _print(describe_plan(plan, {}))
         return
     pruned, costs = prune_model(model, plan, config, options.num_pictures)
-    record = save_pruned(pruned, Path(options.output), costs)
+    record = save_pruned(pruned, Path(str(options.output)), costs)
     _print(json.dumps(record) if options.json else describe_plan(plan, costs))
+
+
+def _recover(options: argparse.Namespace) -> None:
+    from pelap.model_pictures import open_any, pictures_config
+    from pelap.models import check_output, open_model
+    from pelap.recover import check_overrides, describe_recovered, recover_model
+    from pelap.recovery import RecoverySettings
+
+    settings = RecoverySettings(
+        options.steps,
+        options.parts,
+        options.learning_rate,
+        options.batch_size,
+        options.teacher_weight,
+        options.seed,
+        options.num_pictures,
+        options.checkpoint_every,
+    )
+    settings.check()
+    check_overrides(options.overrides)
+    check_output(options.output, options.overwrite)
+    model = open_any(options.model, options.autoencoder)
+    teacher = None if options.teacher is None else open_model(options.teacher)
+    config = pictures_config(model, options.overrides)
+    done = recover_model(model, teacher, config, settings, options.output)
+    if done.is_main_process:
+        _print(json.dumps(done.record) if options.json else describe_recovered(done.record))
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
@@ -313,6 +346,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "sweep": _sweep,
     "analyze": _analyze,
     "prune": _prune,
+    "recover": _recover,
     "describe": _describe,
     "settings": _settings,
     "bench": _bench_train,

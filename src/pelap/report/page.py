@@ -5,10 +5,10 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 import pelap
@@ -242,11 +242,8 @@ def _errors(run: ReportedRun) -> str:
 
 
 def _render(runs: Sequence[ReportedRun], charts: list[Card], samples: list[Card]) -> str:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = resources.files("pelap.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
+    return render(
+        "page.html.j2",
         runs=runs,
         title=", ".join(run.label for run in runs),
         summary=words.summary(runs),
@@ -260,3 +257,12 @@ def _render(runs: Sequence[ReportedRun], charts: list[Card], samples: list[Card]
         versions=versions_table(runs),
         pelap_version=pelap.__version__,
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from one of this folder's templates; everything in it is escaped."""
+    environment = Environment(
+        loader=PackageLoader("pelap.report", "."), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template(template).render(**values)

@@ -1,0 +1,101 @@
+"""`pelap analyze` from the command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pelap.analysis.results import Analysis
+from pelap.cli import main
+from tiny_pipelines import PIPELINES
+
+SMALL = ["--num-pictures", "40", "--num-curve", "16", "--num-search", "8", "--learned-steps", "3"]
+PHOTOS = ["--data.source", "photos", "--data.size", "16"]
+
+
+@pytest.fixture(scope="module")
+def ldm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ldm")
+    PIPELINES["ldm"]().save_pretrained(folder)
+    return folder
+
+
+def analyze(model: Path, output: Path, *more: str) -> int:
+    return main(["analyze", str(model), "--output", str(output), *SMALL, *PHOTOS, *more])
+
+
+def test_json_page_and_recommendation(
+    ldm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert analyze(ldm, tmp_path, "--json", "--keep", "2") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "analysis.json").read_text())
+    analysis = Analysis.from_dict(printed)
+    assert analysis.num_channels == 4
+    assert analysis.channels[0].taylor is not None
+    assert "keep" in (tmp_path / "analysis.html").read_text().lower()
+    assert list((tmp_path / "figures").glob("*.png"))
+    assert printed["data"] == "photos, 16 pixels"
+
+
+def test_a_text_conditioned_model_is_analysed_without_its_denoiser(tmp_path: Path):
+    PIPELINES["stable_diffusion_3"]().save_pretrained(tmp_path / "model")
+    assert analyze(tmp_path / "model", tmp_path / "out", "--max-psnr-drop", "3") == 0
+    analysis = Analysis.from_dict(json.loads((tmp_path / "out" / "analysis.json").read_text()))
+    assert analysis.channels[0].taylor is None
+    assert any("denoiser" in note for note in analysis.notes)
+
+
+def test_two_processes_give_the_numbers_of_one(ldm: Path, tmp_path: Path):
+    assert analyze(ldm, tmp_path / "one") == 0
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+        "--main_process_port", "0", "-m", "pelap", "analyze", str(ldm),
+        "--output", str(tmp_path / "two"), *SMALL, *PHOTOS,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / n / "analysis.json").read_text()) for n in ("one", "two"))
+    assert_close(one, two)
+
+
+def assert_close(one: Any, two: Any, where: str = "") -> None:
+    if isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for key in one:
+            assert_close(one[key], two[key], f"{where}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(two)
+        for index, pair in enumerate(zip(one, two, strict=True)):
+            assert_close(*pair, f"{where}[{index}]")
+    elif isinstance(one, float):
+        assert one == pytest.approx(two, rel=1e-5, abs=1e-5), where
+    else:
+        assert one == two, where
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["--keep", "9"], "from 1 to 4"),
+        (["--keep", "2", "--max-psnr-drop", "1"], "one of"),
+        (["--num-pictures", "0"], "num_pictures is 0"),
+        (["--gate.budget", "x"], "--gate.budget"),
+    ],
+)
+def test_mistakes_cost_one_line(
+    ldm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], match: str
+):
+    assert analyze(ldm, tmp_path / "out", *options) == 2
+    error = capsys.readouterr().err
+    assert match in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_must_be_named(ldm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["analyze", str(ldm), "--output", str(tmp_path / "out")]) == 2
+    assert "--data.source" in capsys.readouterr().err
