@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pelap.analysis.recommend import recommend
 from pelap.analysis.results import Analysis
 from pelap.cli import main
+from pelap.report.analysis_page import write_analysis
 from tiny_pipelines import PIPELINES
 
 SMALL = ["--num-pictures", "40", "--num-curve", "16", "--num-search", "8", "--learned-steps", "3"]
@@ -39,6 +42,22 @@ def test_json_page_and_recommendation(
     assert "keep" in (tmp_path / "analysis.html").read_text().lower()
     assert list((tmp_path / "figures").glob("*.png"))
     assert printed["data"] == "photos, 16 pixels"
+
+
+def test_page_holds_all_it_shows_and_escapes(ldm: Path, tmp_path: Path):
+    assert analyze(ldm, tmp_path, "--keep", "2") == 0
+    whole = Analysis.from_dict(json.loads((tmp_path / "analysis.json").read_text()))
+    named = replace(whole, name="<b>bold</b>", notes=["<i>"])
+    found = recommend(named, keep=2)
+    page = write_analysis(named, found, tmp_path / "page").read_text()
+    assert "<b>bold" not in page
+    assert "<i>" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert found.reason.split(":")[0] in page
+    for channel in found.channels:
+        assert f"<li>{channel}</li>" in page
+    names = {path.stem for path in (tmp_path / "page" / "figures").glob("*.png")}
+    assert {"curves", "channels", "spectrum", "matrices", "agreement", "taylor"} <= names
 
 
 def test_a_text_conditioned_model_is_analysed_without_its_denoiser(tmp_path: Path):
