@@ -431,3 +431,7 @@ def main() -> None:
     for_each(partial(analyse, **places), names, options.jobs)
     for_each(partial(measure_unit, **places), units(), options.jobs)
     summarise(options.runs, options.output)
+
+
+if __name__ == "__main__":
+    main()

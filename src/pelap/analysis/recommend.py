@@ -92,7 +92,7 @@ def _recommend(
         point.psnr_db,
         drop,
         random_drop,
-        f"Of {analysis.num_channels} channels, {point.num_kept} are kept by criterion {best.name}, "
+        f"Of {analysis.num_channels} channels, criterion {best.name} keeps {point.num_kept}, "
         f"which {why}: the PSNR falls by {drop:.2f} dB{limit}, with random channels by "
         f"{random_drop:.2f} dB.",
     )

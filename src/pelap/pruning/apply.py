@@ -44,6 +44,8 @@ def prune(model: LoadedModel, plan: PrunePlan) -> PrunedModel:
     autoencoder = slice_autoencoder(
         model.autoencoder, plan.latent_map, plan.moments, model.normalizer
     )
+    if model.history:  # rebuilding keeps only what the class itself knows
+        autoencoder.register_to_config(_pelap=model.history)  # type: ignore[operator]
     denoiser = None
     if model.denoiser is not None:
         denoiser = slice_denoiser(model.denoiser, plan.latent_map)
