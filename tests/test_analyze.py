@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor, nn
 
 from pelap.analysis.recommend import recommend
 from pelap.analysis.results import Analysis
@@ -66,6 +67,31 @@ def test_a_text_conditioned_model_is_analysed_without_its_denoiser(tmp_path: Pat
     analysis = Analysis.from_dict(json.loads((tmp_path / "out" / "analysis.json").read_text()))
     assert analysis.channels[0].taylor is None
     assert any("denoiser" in note for note in analysis.notes)
+
+
+class Mean(nn.Module):
+    """Somebody's own autoencoder: each latent is a 2×2 mean of a colour, and back."""
+
+    latent_channels = 3
+
+    def __init__(self):
+        super().__init__()
+        self.mean = nn.Conv2d(3, 3, 2, stride=2, groups=3, bias=False)
+        nn.init.constant_(self.mean.weight, 0.25)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.mean(images)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return nn.functional.interpolate(latents, scale_factor=2.0)
+
+
+def test_ones_own_autoencoder_is_analysed(tmp_path: Path):
+    command = ["analyze", "--autoencoder", f"{__name__}:Mean", "--output", str(tmp_path)]
+    assert main([*command, *SMALL, *PHOTOS]) == 0
+    analysis = Analysis.from_dict(json.loads((tmp_path / "analysis.json").read_text()))
+    assert analysis.num_channels == 3
+    assert min(one.leave_one_out_db for one in analysis.channels) > 1
 
 
 def test_two_processes_give_the_numbers_of_one(ldm: Path, tmp_path: Path):
