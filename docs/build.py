@@ -24,6 +24,7 @@ PAGES = [
     "sweep",
     "analyze",
     "prune",
+    "recover",
     "describe",
     "bench",
 ]

@@ -33,7 +33,7 @@ def analyze_model(
     state = PartialState()
     model.check()
     pictures = load_splits(model, config).train
-    system = model.system().float().to(state.device)
+    system = model.measured_system(state.device or "cpu")
     try:
         found = analyze(system, pictures, settings, model.name)
     except ValueError as error:

@@ -289,7 +289,13 @@ def _prune(options: argparse.Namespace) -> None:
     )
     from pelap.model_pictures import open_any, pictures_config
     from pelap.models import check_output
-    from pelap.prune import check_pruning, describe_plan, find_analysis, prune_model
+    from pelap.prune import (
+        check_pruning,
+        describe_plan,
+        find_analysis,
+        padding_note,
+        prune_model,
+    )
     from pelap.pruning.apply import plan_pruning, save_pruned
 
     if options.output is not None:
@@ -305,6 +311,9 @@ def _prune(options: argparse.Namespace) -> None:
         return
     pruned, costs = prune_model(model, plan, config, options.num_pictures)
     record = save_pruned(pruned, Path(str(options.output)), costs)
+    note = padding_note(plan, costs)
+    if note is not None:
+        print(f"note: {note}", file=sys.stderr)  # noqa: T201
     _print(json.dumps(record) if options.json else describe_plan(plan, costs))
 
 

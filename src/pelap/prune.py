@@ -73,10 +73,28 @@ def prune_model(
 
 
 def _psnr(model: LoadedModel, batches: Batches) -> float:
-    system = model.system()
+    system = model.measured_system()
     whole = torch.eye(model.num_channels, dtype=torch.float64)
     same = LatentMap(whole, whole, torch.zeros(len(whole), dtype=torch.float64))
     return to_db(measure_maps(system, batches, [same])[0])
+
+
+PADDING_MATTERS_DB = 0.5
+
+
+def padding_note(plan: PrunePlan, costs: dict[str, Any]) -> str | None:
+    """One line where the sliced model loses much more than the analysis said; None elsewhere."""
+    if "psnr_db" not in costs or plan.psnr_db is None or plan.psnr_db_before is None:
+        return None
+    measured = costs["psnr_db_before"] - costs["psnr_db"]
+    more = measured - (plan.psnr_db_before - plan.psnr_db)
+    if more < PADDING_MATTERS_DB:
+        return None
+    return (
+        f"the sliced model loses {more:.1f} dB more than the analysis says: the zero padding of its "
+        "decoder's first layer cannot hold all of the fill (docs/prune.md); `pelap recover` wins it "
+        "back."
+    )
 
 
 def count_parameters(model: LoadedModel) -> int:

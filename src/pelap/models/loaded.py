@@ -1,9 +1,11 @@
 """A model as it was found: its networks, and where everything else of it lies."""
 
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import nn
@@ -67,6 +69,14 @@ class LoadedModel:
         return LatentDiffusion(
             autoencoder, denoiser, None, None, forward_process, self.normalizer
         ).eval()
+
+    def measured_system(self, device: torch.device | str = "cpu") -> LatentDiffusion:
+        """As `system`, in float32 on a device; the model itself keeps its precision and place."""
+        system = self.system()
+        weights = [(p.dtype, p.device.type) for p in system.parameters()]
+        if any(found != (torch.float32, torch.device(device).type) for found in weights):
+            system = copy.deepcopy(system).float().to(device)
+        return system
 
     def check(self) -> None:
         """Refuse what cannot be pruned.

@@ -306,7 +306,7 @@ def _slice_decoder(state: State, ports: AutoencoderPorts, raw: RawMap) -> dict[s
     held = torch.zeros(num_kept).double()
     if has_post_quant:
         # as much of the constant as K channels can hold goes where padding does not touch it
-        flat = kernel.movedim(1, -1).reshape(-1, kernel.shape[1])
+        flat = _outside(kernel)
         held = torch.linalg.pinv(flat @ mixing, rtol=1e-10) @ (flat @ constant)
         like = state[f"{name}.weight"]
         state[f"{post_quant}.weight"] = torch.eye(num_kept, dtype=like.dtype)[:, :, None, None]
@@ -319,6 +319,16 @@ def _slice_decoder(state: State, ports: AutoencoderPorts, raw: RawMap) -> dict[s
     elif bool(shift.abs().max() > 0):
         raise ModelError(f"{name} has no bias to hold what stands in for removed channels.")
     return updates
+
+
+def _outside(kernel: Tensor) -> Tensor:
+    """What of a convolution (O, C, k, k) falls on the padding at each side, as rows of (…, C)."""
+    reach = range(1, kernel.shape[-1] // 2 + 1)
+    sides = [kernel[..., :n, :] for n in reach] + [kernel[..., -n:, :] for n in reach]
+    sides += [kernel[..., :n] for n in reach] + [kernel[..., -n:] for n in reach]
+    if not sides:  # a 1×1 convolution has no padding: anything will do
+        sides = [kernel]
+    return torch.cat([side.flatten(2).sum(dim=2) for side in sides])
 
 
 def _fold_shortcuts(
