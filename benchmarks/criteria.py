@@ -83,8 +83,8 @@ def units() -> list[Unit]:
     found += [Unit(MAIN, "unpruned", 16, stage="recover")]
     found += [Unit(MAIN, way, 8, stage="recover") for way in SAMPLED]
     few = ("elimination", "decoder", "random 0")
-    for stage in ("sample", "recover"):
-        found += [Unit(MAIN, way, kept, stage=stage) for kept in (4, 12) for way in few]
+    found += [Unit(MAIN, way, kept, stage="sample") for kept in (4, 12) for way in few]
+    found += [Unit(MAIN, way, 4, stage="recover") for way in few]
     for seed in SEEDS:
         subject = f"paper16-{seed}"
         found += [Unit(subject, "unpruned", 16)]
@@ -93,6 +93,21 @@ def units() -> list[Unit]:
         chosen = ("variance", "conditional", "elimination", "decoder")
         found += [Unit(MAIN, way, kept, fill) for kept in BUDGETS for way in chosen]
     return found
+
+
+def groups() -> list[list[Unit]]:
+    """Units for one process each: quick ones together, long ones alone, order kept."""
+    found: dict[Any, list[Unit]] = {}
+    for unit in units():
+        quick = (unit.subject, unit.num_kept, unit.fill)
+        found.setdefault(quick if unit.stage == "reconstruct" else unit, []).append(unit)
+    return list(found.values())
+
+
+def measure_group(group: list[Unit], runs: Path, budget: Path) -> None:
+    """Measure some units."""
+    for unit in group:
+        measure_unit(unit, runs, budget)
 
 
 def analyse(subject: str, runs: Path, budget: Path) -> None:
@@ -429,7 +444,7 @@ def main() -> None:
     places = {"runs": options.runs, "budget": options.budget}
     names = list(subjects(options.runs, options.budget))
     for_each(partial(analyse, **places), names, options.jobs)
-    for_each(partial(measure_unit, **places), units(), options.jobs)
+    for_each(partial(measure_group, **places), groups(), options.jobs)
     summarise(options.runs, options.output)
 
 

@@ -91,9 +91,9 @@ def padding_note(plan: PrunePlan, costs: dict[str, Any]) -> str | None:
     if more < PADDING_MATTERS_DB:
         return None
     return (
-        f"the sliced model loses {more:.1f} dB more than the analysis says: the zero padding of its "
-        "decoder's first layer cannot hold all of the fill (docs/prune.md); `pelap recover` wins it "
-        "back."
+        f"the sliced model loses {more:.1f} dB more than the analysis says: the zero padding of "
+        "its decoder's first layer cannot hold all of the fill (docs/prune.md); "
+        "`pelap recover` wins it back."
     )
 
 
