@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pelap import model_verbs
 from pelap.arguments import PRESET_NAMES, build_parser
 from pelap.config import RunConfig, load_config
 from pelap.errors import ConfigError, PelapError
@@ -229,121 +230,6 @@ def _bench_train(options: argparse.Namespace) -> None:
         _print(f"{name:32} {value:.3f}" if isinstance(value, float) else f"{name:32} {value}")
 
 
-def _analyze(options: argparse.Namespace) -> None:
-    if options.output.is_file():
-        raise ConfigError(f"--output {options.output} is a file: give a folder.")
-    settings = _analysis_settings(options)
-    from pelap.analysis.results import Analysis
-    from pelap.analyze import (
-        analyze_model,
-        check_wanted,
-        describe_analysis,
-        is_first_process,
-        write_results,
-    )
-    from pelap.model_pictures import open_any, pictures_config
-
-    model = open_any(options.model, options.autoencoder)
-    check_wanted(model, options.keep, options.max_psnr_drop)
-    config = pictures_config(model, options.overrides)
-    result = analyze_model(model, config, settings)
-    found = write_results(
-        result, options.output, keep=options.keep, max_psnr_drop=options.max_psnr_drop
-    )
-    if not is_first_process():
-        return
-    analysis = Analysis.from_dict(result)
-    _print(json.dumps(result) if options.json else describe_analysis(analysis, found))
-
-
-def _analysis_settings(options: argparse.Namespace) -> Any:
-    from pelap.analysis.results import AnalysisSettings
-
-    try:
-        return AnalysisSettings(
-            num_pictures=options.num_pictures,
-            num_curve=options.num_curve,
-            num_search=options.num_search,
-            learned_steps=options.learned_steps,
-            seed=options.seed,
-            fill=getattr(options, "fill", None) or "linear",
-        )
-    except ValueError as error:
-        raise ConfigError(f"{error}") from error
-
-
-def _prune(options: argparse.Namespace) -> None:
-    from pelap.pruning.plan import PruneRequest, parse_keep
-
-    if options.output is None and not options.dry_run:
-        raise ConfigError("Give --output FOLDER, or --dry-run.")
-    settings = _analysis_settings(options)
-    channels, num_kept = (None, None) if options.keep is None else parse_keep(options.keep)
-    request = PruneRequest(
-        channels,
-        None if channels is not None else num_kept,
-        options.max_psnr_drop,
-        options.criterion,
-        options.fill,
-        options.rotate,
-    )
-    from pelap.model_pictures import open_any, pictures_config
-    from pelap.models import check_output
-    from pelap.prune import (
-        check_pruning,
-        describe_plan,
-        find_analysis,
-        padding_note,
-        prune_model,
-    )
-    from pelap.pruning.apply import plan_pruning, save_pruned
-
-    if options.output is not None:
-        check_output(options.output, options.overwrite)
-    model = open_any(options.model, options.autoencoder)
-    has_pictures = model.config is not None or bool(options.overrides)
-    config = pictures_config(model, options.overrides) if has_pictures else None
-    check_pruning(model, request)
-    analysis = find_analysis(model, request, config, options.analysis, settings)
-    plan = plan_pruning(model, request, analysis)
-    if options.dry_run:
-        _print(describe_plan(plan, {}))
-        return
-    pruned, costs = prune_model(model, plan, config, options.num_pictures)
-    record = save_pruned(pruned, Path(str(options.output)), costs)
-    note = padding_note(plan, costs)
-    if note is not None:
-        print(f"note: {note}", file=sys.stderr)  # noqa: T201
-    _print(json.dumps(record) if options.json else describe_plan(plan, costs))
-
-
-def _recover(options: argparse.Namespace) -> None:
-    from pelap.model_pictures import open_any, pictures_config
-    from pelap.models import check_output, open_model
-    from pelap.recover import check_overrides, describe_recovered, recover_model
-    from pelap.recovery import RecoverySettings
-
-    settings = RecoverySettings(
-        options.steps,
-        options.parts,
-        options.learning_rate,
-        options.batch_size,
-        options.teacher_weight,
-        options.seed,
-        options.num_pictures,
-        options.checkpoint_every,
-    )
-    settings.check()
-    check_overrides(options.overrides)
-    check_output(options.output, options.overwrite)
-    model = open_any(options.model, options.autoencoder)
-    teacher = None if options.teacher is None else open_model(options.teacher)
-    config = pictures_config(model, options.overrides)
-    done = recover_model(model, teacher, config, settings, options.output)
-    if done.is_main_process:
-        _print(json.dumps(done.record) if options.json else describe_recovered(done.record))
-
-
 VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "train": _train,
     "resume": _resume,
@@ -353,9 +239,9 @@ VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "report": _report,
     "reproduce": _reproduce,
     "sweep": _sweep,
-    "analyze": _analyze,
-    "prune": _prune,
-    "recover": _recover,
+    "analyze": model_verbs.analyze,
+    "prune": model_verbs.prune,
+    "recover": model_verbs.recover,
     "describe": _describe,
     "settings": _settings,
     "bench": _bench_train,
