@@ -35,6 +35,8 @@ CRITERIA = ("variance", "kl", "redundancy", "taylor", "learned", "decoder_sensit
 ROTATIONS = ("pca", "decoder")
 SAMPLED = ("variance", "elimination", "pca", "decoder", "random 0", "random 1", "random 2")
 """Ways whose samples are drawn, before and after recovery."""
+DRAWN = ("random", "variance", "pca", "leave_one_out", "conditional", "elimination", "decoder")
+"""Ways in the figure, and what the three further autoencoders are pruned by."""
 
 
 def model_config() -> RunConfig:
@@ -85,13 +87,14 @@ def units() -> list[Unit]:
     few = ("elimination", "decoder", "random 0")
     found += [Unit(MAIN, way, kept, stage="sample") for kept in (4, 12) for way in few]
     found += [Unit(MAIN, way, 4, stage="recover") for way in few]
+    for fill in ("zero", "mean"):
+        filled = ("variance", "conditional", "elimination", "decoder")
+        found += [Unit(MAIN, way, kept, fill) for kept in BUDGETS for way in filled]
+    chosen = [way for way in ways if way in DRAWN or way.startswith("random")]
     for seed in SEEDS:
         subject = f"paper16-{seed}"
         found += [Unit(subject, "unpruned", 16)]
-        found += [Unit(subject, w, kept) for kept in BUDGETS for w in ways if w != "taylor"]
-    for fill in ("zero", "mean"):
-        chosen = ("variance", "conditional", "elimination", "decoder")
-        found += [Unit(MAIN, way, kept, fill) for kept in BUDGETS for way in chosen]
+        found += [Unit(subject, way, kept) for kept in BUDGETS for way in chosen]
     return found
 
 
@@ -374,9 +377,6 @@ def sample_table(found: list[dict[str, Any]]) -> str:
                     recovered = "yes" if stage == "recover" else "no"
                     rows.append([way, str(kept), recovered, str(len(chosen)), *cells])
     return markdown(header, rows)
-
-
-DRAWN = ("random", "variance", "pca", "leave_one_out", "conditional", "elimination", "decoder")
 
 
 def _draw_curves(found: list[dict[str, Any]]) -> Any:
