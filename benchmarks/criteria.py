@@ -214,7 +214,7 @@ def _test_pictures(model: Any, num: int) -> Any:
 
     from pelap.data import load_pictures
 
-    few = replace(model.config.data, num_train=1)
+    few = replace(model.config.data, num_train=1, num_test=num)
     return load_pictures(few, SEED).test.fetch(torch.arange(num))
 
 
