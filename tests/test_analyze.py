@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pelap.analysis.recommend import recommend
 from pelap.analysis.results import Analysis
 from pelap.cli import main
-from pelap.report.analysis_page import write_analysis
+from pelap.report.analysis_page import rotation_hint, write_analysis
 from tiny_pipelines import PIPELINES
 
 SMALL = ["--num-pictures", "40", "--num-curve", "16", "--num-search", "8", "--learned-steps", "3"]
@@ -57,6 +57,10 @@ def test_page_holds_all_it_shows_and_escapes(ldm: Path, tmp_path: Path):
     assert found.reason.split(":")[0] in page
     for channel in found.channels:
         assert f"<li>{channel}</li>" in page
+    hint = rotation_hint(named, found)
+    assert hint is None or hint in page
+    worse = replace(found, psnr_db=found.psnr_db - 50)
+    assert "--rotate" in (rotation_hint(named, worse) or "")
     names = {path.stem for path in (tmp_path / "page" / "figures").glob("*.png")}
     assert {"curves", "channels", "spectrum", "matrices", "agreement", "taylor"} <= names
 

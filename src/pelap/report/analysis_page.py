@@ -35,6 +35,7 @@ def write_analysis(analysis: Analysis, recommendation: Recommendation | None, ou
         analysis=analysis,
         recommendation=recommendation,
         command=prune_command(recommendation),
+        rotation=rotation_hint(analysis, recommendation),
         channels=channel_table(analysis),
         criteria=criteria_table(analysis),
         cards=cards,
@@ -55,6 +56,23 @@ def prune_command(recommendation: Recommendation | None) -> str:
     kept = ",".join(map(str, recommendation.channels))
     comma = "," if recommendation.num_kept == 1 else ""
     return f"pelap prune MODEL --keep {kept}{comma} --analysis DIR --output OUT"
+
+
+def rotation_hint(analysis: Analysis, recommendation: Recommendation | None) -> str | None:
+    """Whether a change of basis would cost less than the recommended channels."""
+    if recommendation is None:
+        return None
+    count = recommendation.num_kept
+    found = {one.kind: dict(zip(one.num_kept, one.psnr_db, strict=True)) for one in
+             analysis.rotations}  # fmt: skip
+    psnr_db = {kind: curve[count] for kind, curve in found.items() if count in curve}
+    kind = max(psnr_db, key=lambda name: psnr_db[name], default=None)
+    if kind is None or psnr_db[kind] <= recommendation.psnr_db:
+        return None
+    drop = analysis.psnr_db - psnr_db[kind]
+    return (
+        f"As many directions of a rotated basis lose {drop:.2f} dB: --keep {count} --rotate {kind}."
+    )
 
 
 def draw_cards(analysis: Analysis, recommendation: Recommendation | None) -> list[Card]:
