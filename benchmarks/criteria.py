@@ -404,10 +404,10 @@ def _strips(runs: Path) -> list[tuple[str, Any]]:
     chosen: list[tuple[str, Callable[[Unit], bool]]] = [
         ("unpruned", lambda unit: unit.way == "unpruned" and unit.stage == "sample"),
         *((f"8 kept by {way}", lambda unit, way=way: unit.way == way and unit.num_kept == 8
-           and unit.stage == "sample") for way in ("elimination", "decoder", "random 0")),
+           and unit.stage == "sample") for way in ("elimination", "pca", "decoder", "random 0")),
         *((f"8 kept by {way}, recovered", lambda unit, way=way: unit.way == way
            and unit.num_kept == 8 and unit.stage == "recover")
-          for way in ("elimination", "decoder", "random 0")),
+          for way in ("elimination", "pca", "decoder", "random 0")),
     ]  # fmt: skip
     for title, holds in chosen:
         for unit in filter(holds, units()):
