@@ -87,6 +87,18 @@ def test_verdicts_of_the_evidence():
             assert evaluation["quality"]["FD-ResNet20"]["num_pictures"] >= 5000
 
 
+def test_criteria_tables_are_what_was_measured(benchmarks: None):
+    from criteria import fill_table, reconstruction_table, sample_table
+
+    found = json.loads((ROOT / "results" / "criteria" / "criteria.json").read_text())
+    text = (ROOT / "results" / "criteria" / "README.md").read_text()
+    assert len(found) == 203
+    assert reconstruction_table(found, "kl16_small") in text
+    assert reconstruction_table(found, "paper16") in text
+    assert fill_table(found) in text
+    assert sample_table(found) in text
+
+
 def test_budget_tables_are_what_was_measured(benchmarks: None):
     from budget import _reconstruction_table, _sample_table
 
