@@ -1,6 +1,5 @@
 """Unconditional latent diffusion pipelines of diffusers as our system, to measure them alike."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from safetensors import SafetensorError
 from pelap.errors import RunError
 from pelap.latent import read_statistics
 from pelap.models.loaded import PREDICTIONS
-from pelap.models.opening import AUTOENCODER_NAMES, DENOISER_NAMES
+from pelap.models.opening import AUTOENCODER_NAMES, DENOISER_NAMES, read_json
 from pelap.networks.foreign import ForeignAutoencoder
 from pelap.system import LatentDiffusion
 
@@ -31,9 +30,10 @@ def load_foreign(folder: Path) -> LatentDiffusion:
         folder: With model_index.json and a folder for each part.
 
     Raises:
-        RunError: If it is conditional, of an unknown kind, or incomplete. One line.
+        RunError: If it is conditional or of an unknown kind. One line.
+        ModelError: If it is incomplete.
     """
-    parts = _read_json(folder / "model_index.json")
+    parts = read_json(folder / "model_index.json")
     autoencoder_name = _find_part(folder, parts, AUTOENCODER_NAMES, "autoencoder")
     denoiser_name = _find_part(folder, parts, DENOISER_NAMES, "denoiser")
     if parts[denoiser_name][1] != UNet2DModel.__name__:
@@ -54,18 +54,6 @@ def picture_size(system: LatentDiffusion) -> int | None:
     if not levels or not isinstance(side, int):
         return None
     return side * 2 ** (len(levels) - 1)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except OSError as error:
-        raise RunError(f"{path.parent} is incomplete: it holds no {path.name}.") from error
-    except ValueError as error:
-        raise RunError(f"{path} is not JSON: {error}.") from error
-    if not isinstance(found, dict):
-        raise RunError(f"{path} should hold a JSON object.")
-    return found
 
 
 def _find_part(folder: Path, parts: dict[str, Any], names: tuple[str, ...], kind: str) -> str:
@@ -104,7 +92,7 @@ def _check_denoiser(folder: Path, config: Any, num_channels: int) -> None:
 
 def _read_scheduler(folder: Path) -> DDPMScheduler:
     """The forward process that the pipeline's scheduler undoes, whichever sampler it is."""
-    config = _read_json(folder / "scheduler" / "scheduler_config.json")
+    config = read_json(folder / "scheduler" / "scheduler_config.json")
     prediction = config.get("prediction_type", "epsilon")
     if "beta_start" not in config or config.get("use_flow_sigmas"):
         kind = config.get("_class_name")
