@@ -11,11 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from pelap.config import RunConfig
 from pelap.presets import tiny
 from pelap.run_folder import RunFolder
 from pelap.training import train
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same random numbers, whatever ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

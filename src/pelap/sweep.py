@@ -242,10 +242,11 @@ def _run_all(
     bar = progress.add_task("trials", total=len(trials), completed=num_done)
     errors: dict[str, str] = {}
     with progress, ThreadPoolExecutor(jobs) as pool:
-        futures = {
-            pool.submit(_run_trial, trial, output, metrics, processes): trial for trial in waiting
-        }
         try:
+            futures = {
+                pool.submit(_run_trial, trial, output, metrics, processes): trial
+                for trial in waiting
+            }
             for count, done in enumerate(as_completed(futures), num_done + 1):
                 trial, error = futures[done], done.result()
                 if error is not None:
