@@ -141,7 +141,9 @@ def _add_verbs_on_a_model(add: AddVerb) -> None:
     _add_json(verb)
 
     verb = add(
-        "prune", "Remove latent channels; the result is an ordinary diffusers folder.",
+        "prune",
+        "Remove latent channels and the denoiser's width; the result is an ordinary diffusers "
+        "folder.",
         overrides=True,
     )  # fmt: skip
     _add_model(verb)
@@ -157,6 +159,19 @@ def _add_verbs_on_a_model(add: AddVerb) -> None:
         "--rotate", choices=["none", "pca", "decoder"], default="none",
         help="change of basis first, so that what matters sits in the first channels",
     )  # fmt: skip
+    verb.add_argument(
+        "--denoiser-macs", type=float, help="narrow the denoiser to this share of its MACs (0.55)"
+    )
+    verb.add_argument(
+        "--denoiser-latency", type=float, help="likewise of a step's time, measured here"
+    )
+    verb.add_argument(
+        "--denoiser-widths", help="of each level (24,48), or heads and layers (12,20)"
+    )
+    verb.add_argument(
+        "--denoiser-criterion",
+        help="which units stay: random, magnitude, taylor or diff_pruning (taylor where it can be)",
+    )
     verb.add_argument("--analysis", type=Path, help="of this model, in place of a new one")
     _add_analysis(verb)
     verb.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")

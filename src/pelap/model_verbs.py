@@ -55,48 +55,70 @@ def _analysis_settings(options: argparse.Namespace) -> Any:
 
 def prune(options: argparse.Namespace) -> None:
     """A smaller model."""
-    from pelap.pruning.plan import PruneRequest, parse_keep
-
     if options.output is None and not options.dry_run:
         raise ConfigError("Give --output FOLDER, or --dry-run.")
     settings = _analysis_settings(options)
+    from pelap.model_pictures import open_any, pictures_config
+    from pelap.models import check_output
+    from pelap.prune import check_pruning, describe_pruned, find_analysis, padding_note, prune_model
+    from pelap.pruning.apply import plan_pruning, save_pruned
+
+    wish = _wish(options)
+    if options.output is not None:
+        check_output(options.output, options.overwrite)
+    model = open_any(options.model, options.autoencoder)
+    has_pictures = model.config is not None or bool(options.overrides)
+    config = pictures_config(model, options.overrides) if has_pictures else None
+    check_pruning(model, wish, has_pictures)
+    plan = None
+    if wish.latents is not None:
+        analysis = find_analysis(model, wish.latents, config, options.analysis, settings)
+        plan = plan_pruning(model, wish.latents, analysis)
+    if options.dry_run and wish.width is None:
+        print(describe_pruned(plan, None, {}))
+        return
+    pruned, costs = prune_model(model, plan, wish.width, config, options.num_pictures)
+    if options.dry_run:
+        print(describe_pruned(plan, pruned.width, {}))
+        return
+    record = save_pruned(pruned, Path(str(options.output)), costs)
+    note = padding_note(plan, costs)
+    if note is not None:
+        print(f"note: {note}", file=sys.stderr)
+    print(json.dumps(record) if options.json else describe_pruned(plan, pruned.width, costs))
+
+
+def _wish(options: argparse.Namespace) -> Any:
+    from pelap.prune import Wish
+    from pelap.pruning.plan import PruneRequest, parse_keep
+    from pelap.pruning.width.plan import WidthRequest
+
     channels, num_kept = (None, None) if options.keep is None else parse_keep(options.keep)
-    request = PruneRequest(
+    latents = PruneRequest(
         channels,
         None if channels is not None else num_kept,
         options.max_psnr_drop,
         options.criterion,
         options.fill,
         options.rotate,
+        options.seed,
     )
-    from pelap.model_pictures import open_any, pictures_config
-    from pelap.models import check_output
-    from pelap.prune import (
-        check_pruning,
-        describe_plan,
-        find_analysis,
-        padding_note,
-        prune_model,
+    widths = options.denoiser_widths
+    width = WidthRequest(
+        options.denoiser_macs,
+        options.denoiser_latency,
+        None if widths is None else _numbers("--denoiser-widths", widths),
+        options.denoiser_criterion,
+        options.seed,
     )
-    from pelap.pruning.apply import plan_pruning, save_pruned
+    return Wish(latents if latents.is_asked() else None, width if width.is_asked() else None)
 
-    if options.output is not None:
-        check_output(options.output, options.overwrite)
-    model = open_any(options.model, options.autoencoder)
-    has_pictures = model.config is not None or bool(options.overrides)
-    config = pictures_config(model, options.overrides) if has_pictures else None
-    check_pruning(model, request)
-    analysis = find_analysis(model, request, config, options.analysis, settings)
-    plan = plan_pruning(model, request, analysis)
-    if options.dry_run:
-        print(describe_plan(plan, {}))
-        return
-    pruned, costs = prune_model(model, plan, config, options.num_pictures)
-    record = save_pruned(pruned, Path(str(options.output)), costs)
-    note = padding_note(plan, costs)
-    if note is not None:
-        print(f"note: {note}", file=sys.stderr)
-    print(json.dumps(record) if options.json else describe_plan(plan, costs))
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{option} is {text!r}: give numbers with commas (24,48).") from error
 
 
 def recover(options: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -47,14 +48,18 @@ class Order:
         return -torch.tensor(self.ranking).argsort().double()
 
 
+Given = TypeVar("Given")
+Found = TypeVar("Found")
+
+
 @dataclass(frozen=True)
-class Criterion:
-    """A rule with a name."""
+class Criterion(Generic[Given, Found]):
+    """A rule with a name, from what was measured to what it says."""
 
     name: str
     description: str
     """One sentence."""
-    find: Callable[[Evidence], Order | None]
+    find: Callable[[Given], Found | None]
     """None if the evidence lacks what it needs."""
     missing: str = ""
     """Why it may have been left out, a sentence."""
@@ -114,7 +119,7 @@ def learned(evidence: Evidence) -> Order | None:
     return None if evidence.scores is None else by_value(evidence.scores)
 
 
-CRITERIA: dict[str, Criterion] = {
+CRITERIA: dict[str, Criterion[Evidence, Order]] = {
     criterion.name: criterion
     for criterion in (
         Criterion("variance", "Variance of the latents as drawn.", variance),

@@ -21,9 +21,12 @@ from pelap.pruning.slicing import slice_autoencoder, slice_denoiser
 class PrunedModel:
     """The networks after removal."""
 
-    plan: PrunePlan
+    plan: PrunePlan | None
+    """Of the latent channels; None where they all stay."""
     model: LoadedModel
     """As it was found, with the sliced networks in place."""
+    width: dict[str, Any] | None = None
+    """The record of a narrower denoiser, from `width_record`."""
 
 
 def plan_pruning(
@@ -92,21 +95,33 @@ def save_pruned(pruned: PrunedModel, output: Path, costs: dict[str, Any]) -> dic
         output: The folder, replaced as a whole.
         costs: Measured figures to tell in the card, by name.
     """
-    plan = pruned.plan
+    plan, model = pruned.plan, pruned.model
     record = {
         "pruned": date.today().isoformat(),
         "pelap": __version__,
+        **_latents_record(plan, model.num_channels),
+        **({} if pruned.width is None else {"width": pruned.width}),
+        **costs,
+    }
+    card = describe_pruning(model.name, plan, record, model.history)
+    changed = ChangedModel(model.autoencoder, model.denoiser, card, record, {})
+    save_model(model, changed, output)
+    return record
+
+
+def _latents_record(plan: PrunePlan | None, num_channels: int) -> dict[str, Any]:
+    if plan is None:
+        every = list(range(num_channels))
+        return {"channels_before": num_channels, "channels_after": num_channels, "kept": every,
+                "criterion": None, "fill": "zero", "rotation": "none"}  # fmt: skip
+    record = {
         "channels_before": plan.num_channels,
         "channels_after": plan.latent_map.num_kept,
         "kept": list(plan.channels),
         "criterion": plan.criterion,
         "fill": plan.fill,
         "rotation": plan.rotation,
-        **costs,
     }
     if plan.rotation != "none":
         record["encode"] = plan.latent_map.encode.tolist()
-    card = describe_pruning(pruned.model.name, plan, record, pruned.model.history)
-    changed = ChangedModel(pruned.model.autoencoder, pruned.model.denoiser, card, record, {})
-    save_model(pruned.model, changed, output)
     return record

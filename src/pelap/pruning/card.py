@@ -18,23 +18,54 @@ ROTATIONS = {
 
 
 def describe_pruning(
-    name: str, plan: PrunePlan, record: dict[str, Any], history: list[dict[str, Any]]
+    name: str, plan: PrunePlan | None, record: dict[str, Any], history: list[dict[str, Any]]
 ) -> str:
     """Markdown, for people who have never heard of pelap."""
-    kept = plan.latent_map.num_kept
-    lines = [
-        f"# {name} with {kept} of {plan.num_channels} latent channels",
-        "",
+    width = record.get("width")
+    removed = [] if plan is None else [
         "Latent channels were removed from the autoencoder and, where there is one, from the "
-        f"denoiser by pelap {record['pelap']}. The folder loads like any other: "
+        "denoiser"
+    ]  # fmt: skip
+    if width is not None:
+        removed.append("The denoiser was made narrower")
+    lines = [
+        f"# {name} {_title(record)}",
+        "",
+        f"{'. '.join(removed)} by pelap {record['pelap']}. The folder loads like any other: "
         "`DiffusionPipeline.from_pretrained(FOLDER)`.",
         "",
-        *_what(plan, record),
+        *([] if plan is None else _what(plan, record)),
+        *([] if width is None else _width(width)),
         "",
-        *_costs(record),
+        *_costs(plan, record),
         *_history(history),
     ]
     return "\n".join(lines)
+
+
+def _title(record: dict[str, Any]) -> str:
+    found, width = [], record.get("width")
+    if record["channels_before"] != record["channels_after"] or width is None:
+        found.append(
+            f"with {record['channels_after']} of {record['channels_before']} latent channels"
+        )
+    if width is not None:
+        found.append(f"with {width['macs'] / width['macs_before']:.0%} of the denoiser's MACs")
+    return " and ".join(found)
+
+
+def _width(width: dict[str, Any]) -> list[str]:
+    lines = [
+        f"- A denoising step: {width['macs_before']:,} → {width['macs']:,} multiply-accumulates; "
+        f"units chosen by {width['criterion']}."
+    ]
+    lines += [
+        f"- Config: {name} {before} → {after}." for name, (before, after) in width["config"].items()
+    ]
+    return lines + [
+        f"- Its {name} differs by {share:.1%} of its size."
+        for name, share in width["differences"].items()
+    ]
 
 
 def _what(plan: PrunePlan, record: dict[str, Any]) -> list[str]:
@@ -49,31 +80,38 @@ def _what(plan: PrunePlan, record: dict[str, Any]) -> list[str]:
     ]
 
 
-def _costs(record: dict[str, Any]) -> list[str]:
-    if "psnr_db" not in record:
-        return ["What this costs in quality was not measured: no pictures were given.", ""]
-    return [
-        "| | before | after |",
-        "|---|---|---|",
-        f"| latent channels | {record['channels_before']} | {record['channels_after']} |",
-        f"| PSNR, dB | {record['psnr_db_before']:.2f} | {record['psnr_db']:.2f} |",
-        f"| parameters | {record['parameters_before']:,} | {record['parameters']:,} |",
-        "",
-        f"PSNR over {record['num_pictures']:,} pictures ({record['data']}).",
-        "",
-    ]
+def _costs(plan: PrunePlan | None, record: dict[str, Any]) -> list[str]:
+    rows = [f"| parameters | {record['parameters_before']:,} | {record['parameters']:,} |"] * (
+        "parameters" in record
+    )
+    if "psnr_db" in record:
+        rows.insert(0, f"| PSNR, dB | {record['psnr_db_before']:.2f} | {record['psnr_db']:.2f} |")
+        note = f"PSNR over {record['num_pictures']:,} pictures ({record['data']})."
+    elif plan is not None:
+        note = "What this costs in quality was not measured: no pictures were given."
+    else:
+        note = "What this costs in samples was not measured; train it with `pelap recover`."
+    channels = f"| latent channels | {record['channels_before']} | {record['channels_after']} |"
+    return ["| | before | after |", "|---|---|---|", channels, *rows, "", note, ""]
 
 
 def _history(history: list[dict[str, Any]]) -> list[str]:
     if not history:
         return []
     lines = ["Before that:", ""]
-    for entry in history:
-        lines.append(
-            f"- {entry.get('pruned', '')}: {entry['channels_before']} → {entry['channels_after']} "
-            f"channels, criterion {entry['criterion']}, fill {entry['fill']}, rotation "
-            f"{entry['rotation']}."
-            if "channels_before" in entry
-            else f"- {entry.get('recovered', '')}: recovered for {entry.get('steps')} steps."
+    return [*lines, *(f"- {_entry(entry)}" for entry in history), ""]
+
+
+def _entry(entry: dict[str, Any]) -> str:
+    if "channels_before" not in entry:
+        return f"{entry.get('recovered', '')}: recovered for {entry.get('steps')} steps."
+    counts = f"{entry['channels_before']} → {entry['channels_after']} channels"
+    what = f"{entry.get('pruned', '')}: {counts}"
+    if entry["criterion"] is not None:
+        what += (
+            f", criterion {entry['criterion']}, fill {entry['fill']}, rotation {entry['rotation']}"
         )
-    return [*lines, ""]
+    if "width" in entry:
+        share = entry["width"]["macs"] / entry["width"]["macs_before"]
+        what += f"; denoiser at {share:.0%} of its MACs, criterion {entry['width']['criterion']}"
+    return f"{what}."

@@ -17,6 +17,10 @@ from pelap.latent import (
     keep_channels,
 )
 from pelap.networks.ports import AutoencoderPorts
+from pelap.seeding import generator
+
+RANDOM = "random"
+"""The criterion that every other one is held against."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,13 @@ class PruneRequest:
     fill: Fill | None = None
     """None takes linear where it can be folded and moments are known."""
     rotation: Rotation = "none"
+    seed: int = 0
+    """Of the criterion `random`."""
+
+    def is_asked(self) -> bool:
+        """Whether anything was said of latent channels."""
+        said = (self.channels, self.num_kept, self.max_psnr_drop, self.criterion, self.fill)
+        return any(value is not None for value in said) or self.rotation != "none"
 
     def needs_analysis(self) -> bool:
         """Whether pictures must have been looked at."""
@@ -186,6 +197,8 @@ def check_request(request: PruneRequest, num_channels: int, ports: AutoencoderPo
 def _choose(request: PruneRequest, analysis: Analysis) -> tuple[Sequence[int], str, float | None]:
     if request.channels is not None:
         return request.channels, "given", None
+    if request.criterion == RANDOM:
+        return _draw(request, analysis.num_channels), RANDOM, None
     try:
         if request.num_kept is not None and request.num_kept not in analysis.random.num_kept:
             name = request.criterion or _best_nearby(analysis, request.num_kept)
@@ -199,6 +212,14 @@ def _choose(request: PruneRequest, analysis: Analysis) -> tuple[Sequence[int], s
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return found.channels, found.criterion, found.psnr_db
+
+
+def _draw(request: PruneRequest, num_channels: int) -> list[int]:
+    """Channels drawn without looking."""
+    if request.num_kept is None:
+        raise ConfigError(f"--criterion {RANDOM} needs a number of channels: give --keep.")
+    source = generator(request.seed, "order", 0)
+    return torch.randperm(num_channels, generator=source)[: request.num_kept].tolist()
 
 
 def _best_nearby(analysis: Analysis, num_kept: int) -> str:

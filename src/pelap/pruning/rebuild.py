@@ -26,16 +26,30 @@ def rebuild(model: nn.Module, updates: dict[str, Any], state: State) -> nn.Modul
     """
     if not isinstance(model, ConfigMixin):
         return _replace_layers(model, updates, state)
-    # neither what classes add themselves, nor _use_default_values, which would bring defaults back
-    known = inspect.signature(type(model).__init__).parameters
-    config = {name: value for name, value in model.config.items() if name in known} | updates
-    with init_empty_weights(include_buffers=False):
-        new: Any = type(model).from_config(config)
+    new = empty(model, updates)
     new.load_state_dict(state, strict=True, assign=True)
     for name in RUNTIME_SWITCHES:
         if hasattr(model, name):
             setattr(new, name, getattr(model, name))
     return new.eval().requires_grad_(any(p.requires_grad for p in model.parameters()))
+
+
+def empty(model: nn.Module, updates: dict[str, Any]) -> Any:
+    """A model of the same class and another config, with buffers but without weights."""
+    with init_empty_weights(include_buffers=False):
+        return type(model).from_config(_config(model, updates)).eval()  # type: ignore[attr-defined]
+
+
+def weightless(model: nn.Module, updates: dict[str, Any]) -> Any:
+    """A model of the same class and another config on the meta device, in evaluation mode."""
+    with torch.device("meta"):
+        return type(model).from_config(_config(model, updates)).eval()  # type: ignore[attr-defined]
+
+
+def _config(model: Any, updates: dict[str, Any]) -> dict[str, Any]:
+    # neither what classes add themselves, nor _use_default_values, which would bring defaults back
+    known = inspect.signature(type(model).__init__).parameters
+    return {name: value for name, value in model.config.items() if name in known} | updates
 
 
 def _replace_layers(model: nn.Module, updates: dict[str, Any], state: State) -> nn.Module:

@@ -1,0 +1,104 @@
+"""How much the denoiser's loss would notice each of its weights."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from pelap.analysis.batches import Batches
+from pelap.processes import sum_over_processes
+from pelap.seeding import generator
+from pelap.system import LatentDiffusion
+
+NUM_BANDS = 20
+"""Parts of the timesteps whose mean losses are compared."""
+NUM_PROBED = 4
+"""Batches on which they are measured."""
+
+
+@dataclass(frozen=True)
+class TimestepLosses:
+    """Mean loss of the denoiser in bands of timesteps."""
+
+    bands: list[tuple[int, int]]
+    """First and last timestep."""
+    losses: Tensor
+    """(num_bands,), float64."""
+
+    def at_least(self, share: float) -> Tensor:
+        """Timesteps of the bands with at least this share of the largest loss, int64."""
+        kept = self.losses >= share * self.losses.max()
+        chosen = [
+            torch.arange(first, last + 1)
+            for (first, last), keep in zip(self.bands, kept.tolist(), strict=True)
+            if keep
+        ]
+        return torch.cat(chosen)
+
+
+@torch.no_grad()
+def measure_timestep_losses(system: LatentDiffusion, batches: Batches) -> TimestepLosses:
+    """Mean squared error of what the denoiser predicts, in NUM_BANDS bands of timesteps."""
+    num_timesteps = len(system.scheduler.alphas_cumprod)
+    num_bands = min(NUM_BANDS, num_timesteps)
+    edges = [num_timesteps * band // num_bands for band in range(num_bands + 1)]
+    bands = [(first, last - 1) for first, last in pairwise(edges)]
+    total = torch.zeros(num_bands, dtype=torch.float64)
+    for batch in batches.of_this_process(system):
+        if batch.number >= NUM_PROBED:
+            break
+        for row, (first, last) in enumerate(bands):
+            total[row] += float(_loss(system, batch.latents, torch.arange(first, last + 1),
+                                      batches.seed, batch.number))  # fmt: skip
+    return TimestepLosses(bands, sum_over_processes(total))
+
+
+def measure_slopes(
+    system: LatentDiffusion, batches: Batches, timesteps: Tensor, label: str
+) -> dict[str, Tensor]:
+    """Mean over batches of |w · ∂loss/∂w| for every weight of the denoiser, by name.
+
+    The first-order change of the loss without the weight (Molchanov et al., arXiv 1611.06440). Each
+    batch draws its timesteps from those given; Diff-Pruning (Fang et al., arXiv 2305.10924) gives
+    those whose loss is above a share of the largest.
+
+    Args:
+        system: Model with a denoiser; its weights are left as they are.
+        batches: The pictures; each process takes its own, all get the result.
+        timesteps: To draw from, int64.
+        label: Of a progress bar.
+    """
+    weights = dict(system.denoiser.named_parameters())
+    needed = [weight for weight in weights.values() if not weight.requires_grad]
+    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for weight in needed:
+        weight.requires_grad_(True)
+    try:
+        for batch in batches.of_this_process(system, label):
+            with torch.enable_grad():
+                loss = _loss(system, batch.latents, timesteps, batches.seed, batch.number)
+                slopes = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+            for (name, weight), slope in zip(weights.items(), slopes, strict=True):
+                if slope is not None:
+                    total[name] += (weight.detach() * slope).abs()
+    finally:
+        for weight in needed:
+            weight.requires_grad_(False)
+    return {name: sum_over_processes(one) / len(batches) for name, one in total.items()}
+
+
+def _loss(
+    system: LatentDiffusion, latents: Tensor, choices: Tensor, seed: int, number: int
+) -> Tensor:
+    """Mean squared error of the prediction at timesteps drawn from `choices`."""
+    source = generator(seed, "sampling", number, latents.device)
+    places = torch.randint(len(choices), (len(latents),), generator=source, device=latents.device)
+    timesteps = choices.to(latents.device)[places]
+    noise = torch.randn(latents.shape, generator=source, device=latents.device)
+    scheduler = system.scheduler
+    noisy = scheduler.add_noise(latents, noise, timesteps)  # type: ignore[arg-type]
+    target = noise
+    if system.predicts_velocity:
+        target = scheduler.get_velocity(latents, noise, timesteps)  # type: ignore[arg-type]
+    return (system.denoiser(noisy, timesteps).sample.float() - target).square().mean()

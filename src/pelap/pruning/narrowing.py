@@ -1,0 +1,100 @@
+"""Make a model's denoiser narrower: gather the evidence, choose, rebuild, and say what was done."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from pelap.analysis.batches import Batches
+from pelap.analysis.weight_slopes import measure_slopes, measure_timestep_losses
+from pelap.errors import ConfigError
+from pelap.models import LoadedModel
+from pelap.networks.macs import count_denoiser_macs
+from pelap.pruning.width.criteria import LOSS_SHARE, WidthEvidence
+from pelap.pruning.width.latency import latency_ratio
+from pelap.pruning.width.plan import NarrowDenoiser, WidthRequest, narrow
+
+NEED_SLOPES = ("taylor", "diff_pruning")
+
+
+def check_width(model: LoadedModel, request: WidthRequest, has_pictures: bool) -> None:
+    """Refuse what cannot work before anything long begins.
+
+    Raises:
+        ConfigError: Names the option.
+    """
+    request.check()
+    if model.denoiser is None:
+        raise ConfigError(f"{model.name} has no denoiser whose width could be pruned.")
+    if request.criterion in NEED_SLOPES and not has_pictures:
+        raise ConfigError(
+            f"--denoiser-criterion {request.criterion} needs pictures: give --data.source."
+        )
+
+
+def gather_evidence(
+    model: LoadedModel, request: WidthRequest, batches: Batches | None
+) -> WidthEvidence:
+    """What the criterion of the request needs; slopes only where the denoiser can be run.
+
+    Args:
+        model: With a denoiser.
+        request: Names the criterion, or none.
+        batches: Pictures to run it on, or None.
+    """
+    assert model.denoiser is not None
+    evidence = WidthEvidence(dict(model.denoiser.state_dict()), seed=request.seed)
+    wants_slopes = request.criterion is None or request.criterion in NEED_SLOPES
+    if batches is None or not wants_slopes or model.system().denoiser is None:
+        return evidence
+    system = model.measured_system()
+    num_timesteps = len(system.scheduler.alphas_cumprod)
+    if request.criterion == "diff_pruning":
+        loud = measure_timestep_losses(system, batches).at_least(LOSS_SHARE)
+        slopes = measure_slopes(system, batches, loud, "Measuring the denoiser's weights")
+        return replace(evidence, loud_slopes=slopes)
+    every = torch.arange(num_timesteps)
+    slopes = measure_slopes(system, batches, every, "Measuring the denoiser's weights")
+    return replace(evidence, slopes=slopes)
+
+
+def narrow_model(
+    model: LoadedModel, request: WidthRequest, evidence: WidthEvidence, original: LoadedModel
+) -> tuple[LoadedModel, NarrowDenoiser]:
+    """The model with a narrower denoiser.
+
+    Args:
+        model: Left as it is; latent channels may have been removed from it.
+        request: What is wanted.
+        evidence: Of its denoiser.
+        original: What the shares of the request are of.
+
+    Raises:
+        ConfigError: If the request cannot be met.
+        ModelError: If the class is not supported.
+    """
+    assert model.denoiser is not None
+    assert original.denoiser is not None
+    macs = count_denoiser_macs(original.denoiser)
+    timer = partial(latency_ratio, original=original.denoiser)
+    found = narrow(model.denoiser, request, evidence, macs, timer)
+    return replace(model, denoiser=found.denoiser), found
+
+
+def width_record(narrower: NarrowDenoiser, original: LoadedModel) -> dict[str, Any]:
+    """What was done, for the history, the card and JSON."""
+    config: Any = original.denoiser.config  # type: ignore[union-attr]
+    return {
+        "criterion": narrower.criterion,
+        "macs_before": count_denoiser_macs(original.denoiser),  # type: ignore[arg-type]
+        "macs": narrower.shape.macs,
+        "kept_score": narrower.kept_score,
+        "config": {
+            name: [config.get(name), value]
+            for name, value in narrower.shape.updates.items()
+            if config.get(name) != value
+        },
+        "differences": narrower.differences,
+        "features": {name: list(entry) for name, entry in narrower.features.items()},
+    }
