@@ -17,7 +17,7 @@ from pelap.cli import main
 from pelap.errors import ConfigError
 from pelap.models import open_model
 from pelap.recovery import RecoverySettings, find_encode, loop
-from pelap.recovery.step import Lesson, recovery_losses
+from pelap.recovery.step import Answer, Lesson, recovery_losses
 from tiny_pipelines import PIPELINES
 
 DATA = ["--data.source", "photos", "--data.size", "16"]
@@ -283,10 +283,19 @@ def test_learning_rate_rises_then_falls():
 def test_losses_are_sums_of_mean_squares():
     images, latents = torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 2, 2)
     lesson = Lesson(latents, images, images + 3, latents, torch.zeros(2), latents + 1, latents + 5)
-    losses = recovery_losses(images + 1, latents + 2, lesson, teacher_weight=0.5)
+    losses = recovery_losses(Answer(images + 1, latents + 2), lesson, teacher_weight=0.5)
     assert [float(value) for value in losses.named().values()] == [8.5, 1.0, 4.0, 1.0, 9.0]
-    alone = recovery_losses(images + 1, None, Lesson(latents, images), teacher_weight=0.5)
+    alone = recovery_losses(Answer(images + 1), Lesson(latents, images), teacher_weight=0.5)
     assert list(alone.named()) == ["total_loss", "reconstruction_loss"]
+
+
+def test_features_are_compared_relative_to_their_size():
+    wanted = torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)  # variance 1
+    lesson = Lesson(teacher_features=(wanted, 10 * wanted), noisy=wanted, target=wanted)
+    answer = Answer(prediction=wanted, features=(wanted + 2, 10 * wanted))
+    losses = recovery_losses(answer, lesson, teacher_weight=1.0, feature_weight=0.5)
+    assert float(losses.feature_loss or 0) == pytest.approx((4 + 0) / 2)
+    assert float(losses.total_loss) == pytest.approx(1.0)
 
 
 @pytest.mark.slow

@@ -186,12 +186,16 @@ def _add_verbs_on_a_model(add: AddVerb) -> None:
     verb.add_argument("--steps", type=int, required=True, help="training steps")
     verb.add_argument("--teacher", metavar="ORIGINAL", help="what MODEL was pruned from")
     verb.add_argument(
-        "--parts", choices=["pruned", "all"], default="all",
-        help="train the layers that pruning changed, or the whole decoder and denoiser (all)",
+        "--parts", choices=["pruned", "denoiser", "all"], default="all",
+        help="train the layers that carry the latents, the denoiser, or decoder and denoiser (all)",
     )  # fmt: skip
     verb.add_argument("--learning-rate", type=float, default=1e-4, help="highest (0.0001)")
     verb.add_argument("--batch-size", type=int, default=32, help="pictures a step (32)")
     verb.add_argument("--teacher-weight", type=float, default=1.0, help="of its losses (1)")
+    verb.add_argument(
+        "--feature-weight", type=float, default=0.0,
+        help="of the loss towards what leaves the teacher's blocks (0)",
+    )  # fmt: skip
     verb.add_argument("--num-pictures", type=int, default=1000, help="pictures measured (1000)")
     verb.add_argument("--checkpoint-every", type=int, default=100, help="steps (100)")
     verb.add_argument("--seed", type=int, default=0)

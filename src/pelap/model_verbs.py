@@ -134,6 +134,7 @@ def recover(options: argparse.Namespace) -> None:
         options.learning_rate,
         options.batch_size,
         options.teacher_weight,
+        options.feature_weight,
         options.seed,
         options.num_pictures,
         options.checkpoint_every,

@@ -24,6 +24,7 @@ from pelap.recovery import (
     RecoverySettings,
     begin,
     find_encode,
+    find_taps,
     make_student,
     make_teacher,
     measure_quality,
@@ -71,6 +72,8 @@ def recover_model(
         RunError: If the loss stops being finite.
     """
     settings.check()
+    if settings.feature_weight > 0 and teacher is None:
+        raise ConfigError("--feature-weight needs whom to learn from: give --teacher.")
     if model.denoiser is not None:
         model.check()
     encode = None if teacher is None else find_encode(model, teacher)
@@ -129,7 +132,8 @@ def _gather(
     student = make_student(model, settings.parts, image)
     made = None
     if teacher is not None and encode is not None:
-        made = make_teacher(teacher, student, encode, image)
+        taps = find_taps(model, teacher) if settings.feature_weight > 0 else []
+        made = make_teacher(teacher, student, encode, image, taps)
         made.system.to(accelerator.device)
     student.system.to(accelerator.device)
     return Pupil(student, made, splits.train, config.data.flip, settings, accelerator), splits
@@ -148,6 +152,7 @@ def _record(
         "steps": settings.steps,
         "teacher": described["teacher"],
         "parts": settings.parts,
+        "feature_weight": settings.feature_weight,
         "learning_rate": settings.learning_rate,
         "batch_size": settings.batch_size,
         "seed": settings.seed,

@@ -12,7 +12,8 @@ def describe_recovery(name: str, record: dict[str, Any], left: str | None) -> st
         left: Why the denoiser was not trained, or None.
     """
     trains_denoiser = record["noise_loss"] is not None
-    what = ["the decoder", *(["the denoiser"] if trains_denoiser else [])]
+    what = [] if record["parts"] == "denoiser" else ["the decoder"]
+    what += ["the denoiser"] if trains_denoiser else []
     part = (
         "The layers that carry the latent channels in" if record["parts"] == "pruned" else "All of"
     )

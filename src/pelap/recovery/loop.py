@@ -144,7 +144,8 @@ def _prepare(pupil: Pupil, folder: RunFolder) -> _Training:
     )
     # without use_ema_warmup its decay is min(decay, (1 + step) / (10 + step))
     ema = EMAModel(weights, decay=EMA_DECAY)
-    model, wrapped = pupil.accelerator.prepare(Answers(pupil.student.system), optimizer)
+    blocks = [tap.student for tap in pupil.teacher.taps] if pupil.teacher else []
+    model, wrapped = pupil.accelerator.prepare(Answers(pupil.student.system, blocks), optimizer)
     return _Training(pupil, model, wrapped, ema, folder)
 
 
@@ -161,11 +162,11 @@ def _train_step(training: _Training, step: int) -> RecoveryLosses:
     share = share_of(accelerator, settings.batch_size)
     images = _images(pupil, step, share)  # (B, 3, H, W)
     lesson = make_lesson(
-        student.system, pupil.teacher, images,
+        student, pupil.teacher, images,
         seed=settings.seed, step=step, batch_size=settings.batch_size, share=share,
     )  # fmt: skip
-    decoded, prediction = training.model(lesson.latents, lesson.noisy, lesson.timesteps)
-    losses = recovery_losses(decoded, prediction, lesson, settings.teacher_weight)
+    answer = training.model(lesson.latents, lesson.noisy, lesson.timesteps)
+    losses = recovery_losses(answer, lesson, settings.teacher_weight, settings.feature_weight)
     accelerator.backward(losses.total_loss)
     for weights in (student.decoder_weights, student.denoiser_weights):
         if weights:  # each on its own: they share nothing

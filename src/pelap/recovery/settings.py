@@ -6,8 +6,8 @@ from typing import Literal
 
 from pelap.errors import ConfigError
 
-Parts = Literal["pruned", "all"]
-PARTS: tuple[Parts, ...] = ("pruned", "all")
+Parts = Literal["pruned", "denoiser", "all"]
+PARTS: tuple[Parts, ...] = ("pruned", "denoiser", "all")
 WARM_UP = 0.05
 """Share of the steps in which the learning rate rises."""
 
@@ -18,12 +18,15 @@ class RecoverySettings:
 
     steps: int
     parts: Parts = "all"
-    """Train the layers that pruning changed, or the whole decoder and denoiser."""
+    """Train the layers that carry the latent channels, the denoiser alone, or decoder and
+    denoiser."""
     learning_rate: float = 1e-4
     batch_size: int = 32
     """Pictures a step over all processes together."""
     teacher_weight: float = 1.0
     """Of the losses towards the teacher, beside those towards pictures and noise."""
+    feature_weight: float = 0.0
+    """Of the loss towards what leaves the teacher's blocks."""
     seed: int = 0
     num_pictures: int = 1000
     """Test pictures measured before and after, at most."""
@@ -40,8 +43,10 @@ class RecoverySettings:
                 raise ConfigError(f"{_option(name)} is {getattr(self, name)}: at least 1.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ConfigError(f"--learning-rate is {self.learning_rate}: it must be above 0.")
-        if not (math.isfinite(self.teacher_weight) and self.teacher_weight >= 0):
-            raise ConfigError(f"--teacher-weight is {self.teacher_weight}: it must be 0 or more.")
+        for name in ("teacher_weight", "feature_weight"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"{_option(name)} is {value}: it must be 0 or more.")
         if self.seed < 0:
             raise ConfigError(f"--seed is {self.seed}: it must be 0 or more.")
         if self.parts not in PARTS:

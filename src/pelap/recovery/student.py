@@ -1,7 +1,7 @@
 """Who learns and who teaches: working copies, which weights are trained, and how latents relate."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from pelap.errors import ConfigError
 from pelap.models import LoadedModel
 from pelap.networks.ports import autoencoder_ports, denoiser_ports
 from pelap.recovery.settings import Parts
+from pelap.recovery.taps import Listener, Tap
 from pelap.system import LatentDiffusion
 
 LATENTS_AGREE = 0.1
@@ -31,6 +32,7 @@ class Student:
     system: LatentDiffusion
     """The same; its denoiser is None where it is not trained."""
     decoder_weights: list[nn.Parameter]
+    """Empty where it is not trained."""
     denoiser_weights: list[nn.Parameter]
     """Empty where it is not trained."""
 
@@ -38,6 +40,10 @@ class Student:
     def weights(self) -> list[nn.Parameter]:
         """All that is trained."""
         return [*self.decoder_weights, *self.denoiser_weights]
+
+    @property
+    def trains_decoder(self) -> bool:
+        return bool(self.decoder_weights)
 
     @property
     def trains_denoiser(self) -> bool:
@@ -52,6 +58,10 @@ class Teacher:
     """In float32, without gradients; its denoiser is None where it teaches none."""
     encode: Tensor
     """(K, C), float32."""
+    taps: tuple[Tap, ...] = ()
+    """Blocks whose features the student learns too."""
+    listener: Listener | None = None
+    """To those of the teacher's denoiser."""
 
     def to_student(self, latents: Tensor) -> Tensor:
         """The student's latents (B, K, h, w), or noise, or velocities, of the teacher's."""
@@ -64,10 +74,11 @@ def make_student(model: LoadedModel, parts: Parts, image: Tensor) -> Student:
     Args:
         model: Left as it is.
         parts: "all": what decoding uses and encoding does not, and the whole denoiser. "pruned":
-            of those, the layers that carry the latent channels.
+            of those, the layers that carry the latent channels. "denoiser": it alone.
         image: Any one that the autoencoder can take, (1, 3, H, W).
 
     Raises:
+        ConfigError: If nothing is left to train ("denoiser").
         ModelError: If the layers of this class are unknown ("pruned").
     """
     autoencoder = _copy(model.autoencoder)
@@ -75,7 +86,11 @@ def make_student(model: LoadedModel, parts: Parts, image: Tensor) -> Student:
     working = replace(model, autoencoder=autoencoder, denoiser=denoiser or model.denoiser)
     system = working.system().eval()
     system.denoiser = denoiser  # type: ignore[assignment]
-    decoder = _decoder_weights(system, autoencoder, image)
+    if parts == "denoiser" and denoiser is None:
+        raise ConfigError(
+            f"--parts denoiser: there is nothing to train, {why_left(model) or 'it has none'}."
+        )
+    decoder = {} if parts == "denoiser" else _decoder_weights(system, autoencoder, image)
     of_denoiser = {} if denoiser is None else dict(denoiser.named_parameters())
     if parts == "pruned":
         decoder = _of_layers(decoder, decoder_port_layers(autoencoder))
@@ -101,7 +116,13 @@ def why_left(model: LoadedModel) -> str | None:
     return None
 
 
-def make_teacher(teacher: LoadedModel, student: Student, encode: Tensor, image: Tensor) -> Teacher:
+def make_teacher(
+    teacher: LoadedModel,
+    student: Student,
+    encode: Tensor,
+    image: Tensor,
+    taps: Sequence[Tap] = (),
+) -> Teacher:
     """Copy the teacher, and try whether its latents are those that the student was made from.
 
     Args:
@@ -109,6 +130,7 @@ def make_teacher(teacher: LoadedModel, student: Student, encode: Tensor, image: 
         student: Whom it teaches.
         encode: From `find_encode`.
         image: (1, 3, H, W).
+        taps: Blocks whose features the student learns too.
 
     Raises:
         ConfigError: If they are not, or the two denoisers predict different things.
@@ -123,7 +145,10 @@ def make_teacher(teacher: LoadedModel, student: Student, encode: Tensor, image: 
             f"--teacher {teacher.name} and {student.model.name} predict different things, noise "
             "and velocity: they do not belong together."
         )
-    made = Teacher(system, encode.float())
+    listener = None
+    if denoiser is not None and taps:
+        listener = Listener(denoiser, [tap.teacher for tap in taps])
+    made = Teacher(system, encode.float(), tuple(taps) if listener else (), listener)
     if student.model.denoiser is not None:  # without one, pruning gives the latents a new scale
         _check_latents(teacher, student, made, image)
     return made
