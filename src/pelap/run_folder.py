@@ -107,13 +107,20 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary folder beside `path`, then put it in the place of `path`."""
+    """Let `write` fill a temporary folder beside `path`, then put it in the place of `path`.
+
+    If `write` raises, nothing of it stays.
+    """
     partial = path.with_name(f".{path.name}.partial")
     old = path.with_name(f".{path.name}.old")
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
-    write(partial)
+    try:
+        write(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     if path.exists():
         path.rename(old)
     partial.rename(path)
