@@ -129,8 +129,9 @@ def _roles(name: str, transformer: Any) -> Roles:
         )
         own = f"{words.get('block')}.condition"
         words["condition"] = own if _conditions_itself(transformer) else COND
+        same = {CONTEXT: text, COND: STREAM if _adds_condition(transformer) else COND}
         named = {axis: role.format(**words) for axis, role in roles.items()}
-        return {axis: text if role == CONTEXT else role for axis, role in named.items()}
+        return {axis: same.get(role, role) for axis, role in named.items()}
     return {}
 
 
@@ -142,6 +143,11 @@ def _joins_text(transformer: Any) -> bool:
 def _crosses(transformer: Any) -> bool:
     """Whether attn2 looks at the text; SD3's dual attention looks at the picture."""
     return "cross_attention_dim" in transformer.config
+
+
+def _adds_condition(transformer: Any) -> bool:
+    """Whether the embedded timestep is added to a table of the stream's features at the end."""
+    return hasattr(transformer, "scale_shift_table")
 
 
 def _conditions_itself(transformer: Any) -> bool:

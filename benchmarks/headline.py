@@ -1,0 +1,233 @@
+"""The headline: latent channels, width and both, each beside random, after the same recovery.
+
+    python benchmarks/headline.py --runs runs/headline --output results/headline
+
+`kl16_small` with its denoiser, three seeds. What is done is not done again, so the command can be
+interrupted. `--stage time` measures speed on its own: run it on a quiet machine.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from criteria import model_config
+from evidence import for_each, train_trial, with_seeds
+from pelap.run_folder import write_whole
+
+SEEDS = (42, 43, 44)
+NAME = "kl16_small"
+NUM_KEPT = 8
+WIDTHS = (16, 56)
+"""What `--denoiser-macs 0.55 --denoiser-latency 0.65` finds on two CPU cores."""
+ROTATION = "pca"
+CRITERION = "taylor"
+NUM_SCORED = 2000
+"""Training pictures for the width's criterion."""
+STEPS, BATCH_SIZE, LEARNING_RATE, FEATURE_WEIGHT = 1000, 64, 1e-3, 0.1
+NUM_MEASURED, NUM_SAMPLES, SAMPLING_STEPS = 10_000, 5000, 15
+WAYS = ("unpruned", "latents", "latents_random", "width", "width_random", "both", "both_random")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One model to make and measure."""
+
+    way: str
+    seed: int
+    widths: tuple[int, ...] = WIDTHS
+    steps: int = STEPS
+    learning_rate: float = LEARNING_RATE
+    feature_weight: float = FEATURE_WEIGHT
+
+    @property
+    def name(self) -> str:
+        return f"{self.way}-seed={self.seed}"
+
+    @property
+    def is_random(self) -> bool:
+        return self.way.endswith("_random")
+
+    @property
+    def cuts_latents(self) -> bool:
+        return self.way.startswith(("latents", "both"))
+
+    @property
+    def cuts_width(self) -> bool:
+        return self.way.startswith(("width", "both"))
+
+
+def units() -> list[Unit]:
+    """Seeds outermost, so that a partial result has all ways."""
+    return [Unit(way, seed) for seed in SEEDS for way in WAYS]
+
+
+def base_folder(seed: int, runs: Path) -> Path:
+    return runs / f"{NAME}-seed={seed}"
+
+
+def analyse(seed: int, runs: Path) -> None:
+    """Moments for the rotation: 2,000 training pictures."""
+    from pelap.analysis.results import AnalysisSettings
+    from pelap.analyze import ANALYSIS_FILE, analyze_model
+    from pelap.models import open_model
+
+    path = runs / f"analysis-seed={seed}" / ANALYSIS_FILE
+    if path.exists():
+        return
+    model = open_model(base_folder(seed, runs))
+    assert model.config is not None
+    settings = AnalysisSettings(
+        num_pictures=2000, num_curve=256, num_search=32, learned_steps=0, batch_size=50
+    )
+    result = analyze_model(replace(model, denoiser=None, denoiser_name=""), model.config, settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, (json.dumps(result, indent=1) + "\n").encode())
+
+
+def make(unit: Unit, runs: Path) -> Path:
+    """Prune and recover; the folder of the result."""
+    from pelap.models import open_model
+    from pelap.recover import recover_model
+    from pelap.recovery import RecoverySettings
+
+    recovered = runs / "recovered" / unit.name
+    if recovered.exists():
+        return recovered
+    teacher = open_model(base_folder(unit.seed, runs))
+    config = teacher.config
+    assert config is not None
+    student, its_teacher = teacher, None
+    if unit.way != "unpruned":
+        student, its_teacher = open_model(_prune(unit, teacher, runs)), teacher
+    settings = RecoverySettings(
+        steps=unit.steps,
+        parts="denoiser",
+        learning_rate=unit.learning_rate,
+        batch_size=BATCH_SIZE,
+        feature_weight=unit.feature_weight if its_teacher else 0.0,
+        seed=unit.seed,
+        num_pictures=500,
+        checkpoint_every=250,
+    )
+    recover_model(student, its_teacher, config, settings, recovered)
+    return recovered
+
+
+def _prune(unit: Unit, model: Any, runs: Path) -> Path:
+    from pelap.analyze import read_analysis
+    from pelap.prune import prune_model
+    from pelap.pruning.apply import plan_pruning, save_pruned
+    from pelap.pruning.plan import PruneRequest
+    from pelap.pruning.width.plan import WidthRequest
+
+    folder = runs / "pruned" / unit.name
+    if folder.exists():
+        return folder
+    plan, width = None, None
+    if unit.cuts_latents:
+        chosen: dict[str, Any] = {"criterion": "random"} if unit.is_random else {
+            "rotation": ROTATION
+        }  # fmt: skip
+        request = PruneRequest(num_kept=NUM_KEPT, seed=unit.seed, **chosen)
+        analysis = read_analysis(runs / f"analysis-seed={unit.seed}")
+        plan = plan_pruning(model, request, analysis)
+    if unit.cuts_width:
+        criterion = "random" if unit.is_random else CRITERION
+        width = WidthRequest(widths=unit.widths, criterion=criterion, seed=unit.seed)
+    pruned, costs = prune_model(model, plan, width, model.config, NUM_SCORED)
+    save_pruned(pruned, folder, costs)
+    return folder
+
+
+def measure_unit(unit: Unit, runs: Path) -> None:
+    """Make a model, and write one JSON file on its quality and size."""
+    path = runs / "units" / f"{unit.name}.json"
+    if path.exists():
+        return
+    from pelap.models import open_model
+
+    model = open_model(base_folder(unit.seed, runs))
+    pruned = replace(open_model(make(unit, runs)), config=model.config)
+    found = {
+        "way": unit.way, "seed": unit.seed, "steps": unit.steps, **_size(pruned),
+        **_reconstruct(pruned, unit, runs), **_sample(pruned, model, unit, runs),
+    }  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
+
+
+def _size(model: Any) -> dict[str, Any]:
+    from pelap.networks.macs import count_denoiser_macs
+    from pelap.prune import count_parameters
+
+    side = model.denoiser.config["sample_size"]
+    return {
+        "parameters": count_parameters(model),
+        "macs": count_denoiser_macs(model.denoiser),
+        "latent_bytes": 4 * model.num_channels * side * side,
+    }
+
+
+def _reconstruct(model: Any, unit: Unit, runs: Path) -> dict[str, Any]:
+    from criteria import _decode_all, _quality, _test_pictures
+
+    originals = _test_pictures(model, NUM_MEASURED)
+    decoded = _decode_all(model.system(), originals)
+    return _quality(["psnr", "rfd"], originals, reconstructions=decoded) | {
+        "num_pictures": NUM_MEASURED
+    }
+
+
+def _sample(pruned: Any, model: Any, unit: Unit, runs: Path) -> dict[str, Any]:
+    """Fréchet distances of samples to test pictures and to the unpruned reconstructions."""
+    import numpy as np
+    import torch
+
+    from criteria import _quality, _test_pictures, _unpruned_reconstructions
+    from pelap.sampling import build_sampler, denoise, to_uint8
+    from pelap.seeding import generator
+
+    system = pruned.system()
+    source = generator(unit.seed, "sampling", 0, torch.device("cpu"))
+    side = pruned.denoiser.config["sample_size"]
+    noise = torch.randn(NUM_SAMPLES, pruned.num_channels, side, side, generator=source)
+    parts = []
+    with torch.no_grad():
+        for part in noise.split(250):
+            sampler = build_sampler("dpm-solver++", system.scheduler)
+            latents = denoise(system.denoiser, sampler, part, SAMPLING_STEPS)
+            parts.append(to_uint8(system.decode(latents)))
+    samples = torch.cat(parts)
+    pictures = runs / "pictures" / f"{unit.name}.npy"
+    pictures.parent.mkdir(parents=True, exist_ok=True)
+    np.save(pictures, samples[:8].permute(0, 2, 3, 1).numpy())
+    originals = _test_pictures(model, 10_000)
+    reconstructions = _unpruned_reconstructions(model, originals, runs / f"unpruned-{unit.seed}")
+    to_test = _quality(["fd"], originals, samples=samples)
+    to_unpruned = _quality(["fd"], reconstructions, samples=samples)
+    return {
+        "fd_resnet20": to_test["FD-ResNet20"],
+        "fd_resnet20_to_unpruned_reconstructions": to_unpruned["FD-ResNet20"],
+        "num_samples": NUM_SAMPLES,
+        "sampler": "dpm-solver++",
+        "sampling_steps": SAMPLING_STEPS,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--runs", type=Path, required=True, help="folder of everything measured")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the evidence")
+    parser.add_argument("--jobs", type=int, default=2, help="at a time, a thread each (2)")
+    options = parser.parse_args()
+    trials = with_seeds({NAME: model_config()}, SEEDS)
+    for_each(partial(train_trial, runs=options.runs), trials, options.jobs)
+    for_each(partial(analyse, runs=options.runs), SEEDS, options.jobs)
+    for_each(partial(measure_unit, runs=options.runs), units(), options.jobs)
+
+
+if __name__ == "__main__":
+    main()
