@@ -202,6 +202,17 @@ def _add_verbs_on_a_model(add: AddVerb) -> None:
     verb.add_argument("--overwrite", action="store_true", help="replace what is at --output")
     _add_json(verb)
 
+    verb = add("export", "Write a model's networks as ONNX files, checked against torch.")
+    verb.add_argument("model", metavar="MODEL", help="a run, a diffusers folder or a hub id")
+    verb.add_argument("--format", choices=["onnx"], default="onnx", help="of the files (onnx)")
+    verb.add_argument("--output", type=Path, required=True, help="the new folder")
+    verb.add_argument(
+        "--int8", action="store_true", help="also denoiser and decoder with 8-bit weights"
+    )
+    verb.add_argument("--size", type=int, help="side of the latents (what the model was made for)")
+    verb.add_argument("--overwrite", action="store_true", help="replace what is at --output")
+    _add_json(verb)
+
 
 def _add_model(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(

@@ -242,6 +242,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "analyze": model_verbs.analyze,
     "prune": model_verbs.prune,
     "recover": model_verbs.recover,
+    "export": model_verbs.export,
     "describe": _describe,
     "settings": _settings,
     "bench": _bench_train,

@@ -1,4 +1,4 @@
-"""The verbs on models of any origin: analyze, prune, recover. torch is imported when one runs."""
+"""The verbs on models of any origin. torch is imported when one runs."""
 
 import argparse
 import json
@@ -148,3 +148,14 @@ def recover(options: argparse.Namespace) -> None:
     done = recover_model(model, teacher, config, settings, options.output)
     if done.is_main_process:
         print(json.dumps(done.record) if options.json else describe_recovered(done.record))
+
+
+def export(options: argparse.Namespace) -> None:
+    """Files that need no torch."""
+    from pelap.export import describe_export, export_model
+    from pelap.models import check_output, open_model
+
+    check_output(options.output, options.overwrite)
+    model = open_model(options.model)
+    record = export_model(model, options.output, side=options.size, int8=options.int8)
+    print(json.dumps(record) if options.json else describe_export(record))

@@ -56,11 +56,11 @@ class OnnxNetworks:
 
     def encode(self, images: Tensor) -> Tensor:
         """Means (B, C, h, w) of the latents of images (B, 3, H, W) in [-1, 1]."""
-        return run_session(self._session("encoder"), {"images": images.contiguous()})["latents"]
+        return run_session(self._session("encoder"), {"images": images})["latents"]
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) of latents (B, C, h, w)."""
-        return run_session(self._session("decoder"), {"latents": latents.contiguous()})["images"]
+        return run_session(self._session("decoder"), {"latents": latents})["images"]
 
     def predict(self, latents: Tensor, timestep: Tensor, **conditions: Tensor) -> Tensor:
         """What the denoiser says of noisy latents, (B, C, h, w).
@@ -104,7 +104,7 @@ class OnnxNetworks:
         if others is not None:
             others = others.expand(len(latents), -1, -1, -1)[:, latents.shape[1] :]
             latents = torch.cat([latents, others], dim=1)
-        return latents.contiguous()
+        return latents
 
     def _session(self, name: str) -> Any:
         if name not in self.description["networks"]:

@@ -23,8 +23,8 @@ def _describe(name: str, found: dict[str, Any]) -> list[str]:
     if "int8" in found:
         int8 = found["int8"]
         lines.append(
-            f"{'':10} int8     {int8['num_bytes'] / 1e6:.2f} MB ({int8['size_ratio']:.2f} of it), "
-            f"{int8['relative_difference']:.1%} of the output's standard deviation away"
+            f"{'':10} int8     {int8['num_bytes'] / 1e6:.2f} MB, {int8['size_ratio']:.0%} of that; "
+            f"{int8['relative_difference']:.1%} of the output's standard deviation from torch"
         )
     return lines
 
