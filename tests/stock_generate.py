@@ -181,6 +181,7 @@ def generate(folder: Path) -> dict[str, Any]:
         "shape": list(pictures.shape),
         "latent_channels": autoencoder(pipeline).config.latent_channels,
         "in_channels": denoiser(pipeline).config.in_channels,
+        "denoiser_parameters": sum(weight.numel() for weight in denoiser(pipeline).parameters()),
         "mean": float(pictures.mean()),
         "std": float(pictures.std()),
         "finite": bool(np.isfinite(pictures).all()),

@@ -37,24 +37,40 @@ def listing(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+WAYS = {
+    "latents": ["--keep", "0,2,3"],
+    "width": ["--denoiser-macs", "0.8", "--denoiser-criterion", "magnitude"],
+    "both": ["--keep", "0,2,3", "--denoiser-macs", "0.8", "--denoiser-criterion", "random"],
+}
+
+
 def test_stock_diffusers_runs_every_pruned_pipeline(pipelines: Path, tmp_path: Path):
     before = listing(pipelines)
-    for name in PIPELINES:
-        target = ["--keep", "0,2,3", "--output", str(tmp_path / name)]
-        assert main(["prune", str(pipelines / name), *target]) == 0
+    pruned = {(name, way): tmp_path / f"{name}-{way}" for name in PIPELINES for way in WAYS}
+    for (name, way), folder in pruned.items():
+        assert main(["prune", str(pipelines / name), *WAYS[way], "--output", str(folder)]) == 0
     assert before == listing(pipelines)
-    command = [sys.executable, SCRIPT, *(tmp_path / name for name in PIPELINES), tmp_path / "o"]
+    command = [sys.executable, SCRIPT, *pruned.values(), tmp_path / "o"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for name, found in zip(PIPELINES, json.loads((tmp_path / "o").read_text()), strict=True):
+    results = zip(pruned.items(), json.loads((tmp_path / "o").read_text()), strict=True)
+    for ((name, way), folder), found in results:
         index = json.loads((pipelines / name / "model_index.json").read_text())
+        original = open_model(pipelines / name)
         assert found["pipeline"] == index["_class_name"]
-        assert found["latent_channels"] == 3
+        assert found["latent_channels"] == (original.num_channels if way == "width" else 3)
         assert found["shape"] == [1, *([32, 32] if name == "sana" else [16, 16]), 3]
         assert found["finite"]
         untouched = {k: v for k, v in index.items() if k.startswith(("text", "token", "sched"))}
-        pruned = json.loads((tmp_path / name / "model_index.json").read_text())
-        assert untouched.items() <= pruned.items()
+        written = json.loads((folder / "model_index.json").read_text())
+        assert untouched.items() <= written.items()
+        assert (found["denoiser_parameters"] < 0.9 * count(original.denoiser)) == (
+            way != "latents"
+        )
+
+
+def count(network: Any) -> int:
+    return sum(weight.numel() for weight in network.parameters())
 
 
 @pytest.mark.parametrize("rotation", ["pca", "decoder"])
