@@ -81,8 +81,8 @@ def table(found: list[dict[str, Any]]) -> str:
     header = ["widths", "MACs", "criterion", "masked to original", "slice to original",
               "slice to masked: statistics", "… time embedding", "misfit of its layer"]  # fmt: skip
     return (
-        "Sizes for a trained `kl16_small`, whose levels are 32 and 64 wide: root mean squares over that "
-        f"of the original's prediction, {NUM_MEASURED} test latents, no recovery "
+        "Sizes for a trained `kl16_small`, whose levels are 32 and 64 wide: root mean squares over "
+        f"that of the original's prediction, {NUM_MEASURED} test latents, no recovery "
         "([results/width](../results/width/width.json)):\n\n" + markdown(header, rows)
     )
 
