@@ -13,8 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from criteria import model_config
-from evidence import for_each, train_trial, with_seeds
+from evidence import for_each, markdown, plus_minus, put_table, train_trial, with_seeds
+from evidence_figures import draw_categories, draw_strips, save_figure
 from pelap.run_folder import write_whole
 
 SEEDS = (42, 43, 44)
@@ -190,7 +193,6 @@ def _reconstruct(model: Any, unit: Unit, runs: Path) -> dict[str, Any]:
 
 def _sample(pruned: Any, model: Any, unit: Unit, runs: Path) -> dict[str, Any]:
     """Fréchet distances of samples to test pictures and to the unpruned reconstructions."""
-    import numpy as np
     import torch
 
     from criteria import _quality, _test_pictures, _unpruned_reconstructions
@@ -226,16 +228,143 @@ def _sample(pruned: Any, model: Any, unit: Unit, runs: Path) -> dict[str, Any]:
     }
 
 
+TIMED = ("latents", "width", "both")
+"""Random ones have the same shapes."""
+TIMED_STEPS, TIMED_BATCHES, ROUNDS = (15, 50), (1, 16, 64, 250), 7
+
+
+def time_ways(runs: Path) -> None:
+    """Whole samplings of each way against the unpruned model, alternating in one run."""
+    from pelap.bench_sample import BenchSettings, bench_sample
+    from pelap.models import open_model
+
+    unpruned = open_model(base_folder(SEEDS[0], runs))
+    for way in TIMED:
+        model = open_model(runs / "recovered" / f"{way}-seed={SEEDS[0]}")
+        for steps in TIMED_STEPS:
+            path = runs / "time" / f"{way}-{steps}.json"
+            if path.exists():
+                continue
+            settings = BenchSettings("dpm-solver++", steps, TIMED_BATCHES, rounds=ROUNDS)
+            found = bench_sample(model, unpruned, settings)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
+
+
+def read_units(runs: Path) -> list[dict[str, Any]]:
+    """What has been measured so far."""
+    files = [runs / "units" / f"{unit.name}.json" for unit in units()]
+    return [json.loads(file.read_text()) for file in files if file.exists()]
+
+
+def summarise(runs: Path, output: Path) -> None:
+    """Tables, figures and JSON from what was measured."""
+    found = read_units(runs)
+    times = {
+        file.stem: json.loads(file.read_text()) for file in sorted((runs / "time").glob("*.json"))
+    }
+    result = {"units": found, "time": times}
+    write_whole(output / "headline.json", (json.dumps(result, indent=1) + "\n").encode())
+    for readme, name in ((output / "README.md", "table"), (Path("README.md"), "headline")):
+        put_table(readme, name, quality_table(found, times))
+    put_table(output / "README.md", "speed", speed_table(times))
+    save_figure(lambda: draw_categories(_panels(found), log=False), output / "figures/quality.png")
+    strips = [
+        (LABELS[way], np.load(runs / "pictures" / f"{way}-seed={SEEDS[0]}.npy"))
+        for way in WAYS
+        if (runs / "pictures" / f"{way}-seed={SEEDS[0]}.npy").exists()
+    ]
+    if strips:
+        save_figure(lambda: draw_strips(strips), output / "figures/samples.png")
+
+
+LABELS = {
+    "unpruned": "unpruned",
+    "latents": "8 of 16 latents",
+    "latents_random": "8 random latents",
+    "width": "width",
+    "width_random": "random width",
+    "both": "both",
+    "both_random": "both at random",
+}
+FIGURES = {
+    "PSNR, dB": "PSNR",
+    "rFD-ResNet20": "rFD-ResNet20",
+    "FD-ResNet20": "fd_resnet20",
+    "… to the unpruned reconstructions": "fd_resnet20_to_unpruned_reconstructions",
+}
+DIGITS = {"PSNR": 2, "rFD-ResNet20": 2}
+
+
+def of_way(found: list[dict[str, Any]], way: str, name: str) -> list[float]:
+    """One figure of every seed."""
+    return [one[name] for one in found if one["way"] == way]
+
+
+def quality_table(found: list[dict[str, Any]], times: dict[str, Any]) -> str:
+    """A row a way: what it costs and what it gives, mean ± deviation over the seeds."""
+    (base,) = {one["macs"] for one in found if one["way"] == "unpruned"}
+    rows = []
+    for way in WAYS:
+        if not of_way(found, way, "seed"):
+            continue
+        sizes = {name: of_way(found, way, name)[0] for name in ("parameters", "macs")}
+        latent_bytes = of_way(found, way, "latent_bytes")[0]
+        rows.append([
+            LABELS[way], f"{sizes['parameters'] / 1e6:.2f} M", f"{sizes['macs'] / base:.0%}",
+            f"{latent_bytes:,}", _speed(times, way),
+            *(plus_minus(of_way(found, way, name), DIGITS.get(name, 1))
+              for name in FIGURES.values()),
+        ])  # fmt: skip
+    speed = f"throughput, {TIMED_STEPS[-1]} steps, batch {TIMED_BATCHES[-1]}"
+    header = ["model", "parameters", "MACs a step", "bytes of a latent", speed, *FIGURES]
+    return markdown(header, rows)
+
+
+def _speed(times: dict[str, Any], way: str) -> str:
+    timed = times.get(f"{way.removesuffix('_random')}-{TIMED_STEPS[-1]}")
+    if timed is None:
+        return "1×" if way == "unpruned" else "–"
+    return _ratio(timed, TIMED_BATCHES[-1])
+
+
+def _ratio(timed: dict[str, Any], batch_size: int) -> str:
+    (one,) = [ratio for ratio in timed["ratios"] if ratio["batch_size"] == batch_size]
+    return f"{one['ratio']:.2f}× ({one['ratio_min']:.2f}–{one['ratio_max']:.2f})"
+
+
+def speed_table(times: dict[str, Any]) -> str:
+    """Throughput over that of the unpruned model by batch size."""
+    rows = [
+        [LABELS[name.rpartition("-")[0]], name.rpartition("-")[2],
+         *(_ratio(timed, batch_size) for batch_size in TIMED_BATCHES)]
+        for name, timed in times.items()
+    ]  # fmt: skip
+    return markdown(["model", "steps", *(f"batch {size}" for size in TIMED_BATCHES)], rows)
+
+
+def _panels(found: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    return {
+        title: {LABELS[way]: of_way(found, way, name) for way in WAYS if of_way(found, way, name)}
+        for title, name in FIGURES.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=Path, required=True, help="folder of everything measured")
     parser.add_argument("--output", type=Path, required=True, help="folder of the evidence")
+    parser.add_argument("--stage", choices=["quality", "time", "summarise"], default="quality")
     parser.add_argument("--jobs", type=int, default=2, help="at a time, a thread each (2)")
     options = parser.parse_args()
-    trials = with_seeds({NAME: model_config()}, SEEDS)
-    for_each(partial(train_trial, runs=options.runs), trials, options.jobs)
-    for_each(partial(analyse, runs=options.runs), SEEDS, options.jobs)
-    for_each(partial(measure_unit, runs=options.runs), units(), options.jobs)
+    if options.stage == "time":
+        time_ways(options.runs)
+    elif options.stage == "quality":
+        trials = with_seeds({NAME: model_config()}, SEEDS)
+        for_each(partial(train_trial, runs=options.runs), trials, options.jobs)
+        for_each(partial(analyse, runs=options.runs), SEEDS, options.jobs)
+        for_each(partial(measure_unit, runs=options.runs), units(), options.jobs)
+    summarise(options.runs, options.output)
 
 
 if __name__ == "__main__":
