@@ -25,6 +25,11 @@ from pelap.pruning.width.transformers import (
 )
 from pelap.pruning.width.unets import unet_layout
 
+LADDER = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+"""Shares of the MACs at which shapes are timed."""
+NUM_TIMED = 3
+"""Shapes timed at each of them."""
+
 
 @dataclass(frozen=True)
 class WidthRequest:
@@ -131,25 +136,46 @@ def narrow(
         ModelError: If the class is not supported.
     """
     name, scores = find_criterion(request, evidence)
+    if request.latency is not None:
+        return _fast_enough(denoiser, request, (name, scores), macs_before, measure_latency)
     if request.widths is not None:
         shapes = [make_shape(denoiser, request.widths)]
     else:
         shapes = find_shapes(denoiser, (request.macs or 1.0) * macs_before)
-    choices = [_choose(denoiser, shape, scores) for shape in shapes]
-    choices.sort(key=lambda choice: choice.kept_score, reverse=True)
-    if request.latency is None:
-        return _build(denoiser, choices[0], name)
-    best = 1.0
-    for choice in choices:
-        found = _build(denoiser, choice, name)
-        ratio = measure_latency(found.denoiser)
-        if ratio <= request.latency:
-            return found
-        best = min(best, ratio)
+    return _build(denoiser, _ranked(denoiser, shapes, scores)[0], name)
+
+
+def _fast_enough(
+    denoiser: nn.Module,
+    request: WidthRequest,
+    criterion: tuple[str, WidthScores],
+    macs_before: int,
+    measure_latency: Callable[[nn.Module], float],
+) -> NarrowDenoiser:
+    """Time shapes with fewer and fewer MACs, those that keep most first, until one is fast."""
+    name, scores = criterion
+    assert request.latency is not None
+    fastest = 1.0
+    for share in LADDER:
+        try:
+            shapes = find_shapes(denoiser, share * (request.macs or 1.0) * macs_before)
+        except ConfigError:  # nothing is that narrow
+            break
+        for choice in _ranked(denoiser, shapes, scores)[:NUM_TIMED]:
+            found = _build(denoiser, choice, name)
+            ratio = measure_latency(found.denoiser)
+            if ratio <= request.latency:
+                return found
+            fastest = min(fastest, ratio)
     raise ConfigError(
-        f"--denoiser-latency is {request.latency:g}: the fastest shape tried takes {best:.2f} of "
-        "the time. Give fewer --denoiser-macs with it, or more time."
+        f"--denoiser-latency is {request.latency:g}: the fastest shape tried takes {fastest:.2f} "
+        "of the time."
     )
+
+
+def _ranked(denoiser: nn.Module, shapes: list[Shape], scores: WidthScores) -> list["_Choice"]:
+    choices = [_choose(denoiser, shape, scores) for shape in shapes]
+    return sorted(choices, key=lambda choice: choice.kept_score, reverse=True)
 
 
 @dataclass(frozen=True)

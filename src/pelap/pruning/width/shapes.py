@@ -1,7 +1,7 @@
 """Smaller configs of a denoiser's class, and what a step of each would cost."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any
@@ -87,7 +87,7 @@ def make_shape(denoiser: nn.Module, widths: Widths) -> Shape:
 
 
 def find_shapes(denoiser: nn.Module, most_macs: float) -> list[Shape]:
-    """Shapes within a cost, of which none can be wider in one place only and stay within it.
+    """Shapes within a cost, of which none could be wider and stay within it.
 
     Args:
         denoiser: The network.
@@ -103,9 +103,10 @@ def find_shapes(denoiser: nn.Module, most_macs: float) -> list[Shape]:
     freedom = find_freedom(denoiser)
     estimate = _fit_macs(denoiser, freedom)
     all_widths = filter(freedom.allows, product(*freedom.options))
-    fitting = {widths for widths in all_widths if estimate(widths) <= most_macs}
-    largest = [widths for widths in fitting if not any(_wider(widths, freedom, fitting))]
-    evenly = sorted(largest, key=lambda widths: _unevenness(widths, freedom))[:MAX_SHAPES]
+    fitting = [widths for widths in all_widths if estimate(widths) <= most_macs * ROUNDING]
+    evenly = sorted(
+        _largest(fitting) if fitting else [], key=lambda widths: _unevenness(widths, freedom)
+    )[:MAX_SHAPES]
     found = [_shape(denoiser, freedom, widths) for widths in evenly]
     found = [shape for shape in found if shape.macs <= most_macs]
     if not found:
@@ -118,27 +119,11 @@ def find_shapes(denoiser: nn.Module, most_macs: float) -> list[Shape]:
     return sorted(found, key=lambda shape: shape.macs, reverse=True)
 
 
-def _wider(widths: Widths, freedom: Freedom, among: set[Widths]) -> Iterable[bool]:
-    """Whether each shape that is one step wider, with the levels tied to it, is among these."""
-    for level, options in enumerate(freedom.options):
-        place = options.index(widths[level])
-        if place + 1 < len(options):
-            tied = {level, *_tied(level, freedom.steps)}
-            yield (
-                tuple(options[place + 1] if at in tied else w for at, w in enumerate(widths))
-                in among
-            )
-
-
-def _tied(level: int, steps: Sequence[bool]) -> set[int]:
-    """Levels that must be as wide as this one."""
-    found = set()
-    for way, step in ((1, 0), (-1, -1)):
-        at = level
-        while 0 <= at + step < len(steps) and not steps[at + step]:
-            at += way
-            found.add(at)
-    return found
+def _largest(shapes: list[Widths]) -> list[Widths]:
+    """Those that no other is at least as wide as everywhere."""
+    table = np.array(shapes)  # (N, levels)
+    within = (table[:, None] <= table[None]).all(axis=2)  # (N, N), each within itself
+    return [widths for widths, count in zip(shapes, within.sum(axis=1), strict=True) if count == 1]
 
 
 def _unevenness(widths: Widths, freedom: Freedom) -> float:
@@ -172,6 +157,8 @@ def _fit_macs(denoiser: nn.Module, freedom: Freedom) -> Callable[[Widths], float
 
 
 MAX_DEGREE = 5
+ROUNDING = 1 + 1e-9
+"""Of the estimate; what is compared is counted."""
 
 
 def _samples(freedom: Freedom) -> list[Widths]:
