@@ -1,8 +1,6 @@
 """`pelap analyze` from the command line."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from pelap.analysis.results import Analysis
 from pelap.cli import main
 from pelap.report.analysis_page import rotation_hint, write_analysis
 from tiny_pipelines import PIPELINES
+from two_processes import run_in_two_processes
 
 SMALL = ["--num-pictures", "40", "--num-curve", "16", "--num-search", "8", "--learned-steps", "3"]
 PHOTOS = ["--data.source", "photos", "--data.size", "16"]
@@ -100,13 +99,7 @@ def test_ones_own_autoencoder_is_analysed(tmp_path: Path):
 
 def test_two_processes_give_the_numbers_of_one(ldm: Path, tmp_path: Path):
     assert analyze(ldm, tmp_path / "one") == 0
-    command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
-        "--main_process_port", "0", "-m", "pelap", "analyze", str(ldm),
-        "--output", str(tmp_path / "two"), *SMALL, *PHOTOS,
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    run_in_two_processes("analyze", ldm, "--output", tmp_path / "two", *SMALL, *PHOTOS)
     one, two = (json.loads((tmp_path / n / "analysis.json").read_text()) for n in ("one", "two"))
     assert_close(one, two)
 

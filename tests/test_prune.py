@@ -64,9 +64,7 @@ def test_stock_diffusers_runs_every_pruned_pipeline(pipelines: Path, tmp_path: P
         untouched = {k: v for k, v in index.items() if k.startswith(("text", "token", "sched"))}
         written = json.loads((folder / "model_index.json").read_text())
         assert untouched.items() <= written.items()
-        assert (found["denoiser_parameters"] < 0.9 * count(original.denoiser)) == (
-            way != "latents"
-        )
+        assert (found["denoiser_parameters"] < 0.9 * count(original.denoiser)) == (way != "latents")
 
 
 def count(network: Any) -> int:

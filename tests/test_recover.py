@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from pelap.models import open_model
 from pelap.recovery import RecoverySettings, find_encode, loop
 from pelap.recovery.step import Answer, Lesson, recovery_losses
 from tiny_pipelines import PIPELINES
+from two_processes import run_in_two_processes
 
 DATA = ["--data.source", "photos", "--data.size", "16"]
 SHORT = ["--batch-size", "8", "--num-pictures", "16"]
@@ -301,13 +300,8 @@ def test_features_are_compared_relative_to_their_size():
 @pytest.mark.slow
 def test_two_processes_train_like_one(models: Path, tmp_path: Path):
     options = ["--steps", "4", "--teacher", str(models / "ldm"), *SHORT, *DATA]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
-               "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-               "--main_process_port", "0", "-m", "pelap", "recover",
-               str(models / "ldm-pruned"), *options]  # fmt: skip
-    command += ["--output", str(tmp_path / "two")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    output = ["--output", tmp_path / "two"]
+    run_in_two_processes("recover", models / "ldm-pruned", *options, *output)
     assert recover(models / "ldm-pruned", tmp_path / "one", *options[:4]) == 0
     for part in ("vqvae", "unet"):
         two, one = tensors(tmp_path / "two", part), tensors(tmp_path / "one", part)

@@ -1,9 +1,6 @@
 """Two-stage training: the plan, the cached latents, and a run that is cut and goes on."""
 
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from pelap.training import resume, train
 from pelap.training.checkpoint import list_checkpoints
 from pelap.training.latent_cache import cache_latents
 from pelap.training.stages import plan_stages
+from two_processes import run_in_two_processes
 
 
 @pytest.fixture
@@ -238,13 +236,7 @@ def test_two_processes_train_gate_normaliser_and_both_stages_like_one(
         objective=replace(cured.objective, kl_weight=0.1),
     )
     one = train(config, tmp_path / "one")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
-               "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-               "--main_process_port", "0", "-m", "pelap", "train",
-               "--config", str(one.config_path), "--output", str(tmp_path / "two")]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_in_two_processes("train", "--config", one.config_path, "--output", tmp_path / "two")
     two = RunFolder(tmp_path / "two")
     assert len(two.metrics("train")) == 16
     for a, b in zip(one.metrics(), two.metrics(), strict=True):

@@ -1,7 +1,6 @@
 """Resume bit for bit, several processes like one, and what a run folder holds."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pelap.sampling import load_pipeline
 from pelap.training import is_finished, resume, train
 from pelap.training.checkpoint import list_checkpoints
 from pelap.training.step import cosine_learning_rate, uses_bf16
+from two_processes import run_in_two_processes
 
 
 def lines_without_speed(folder: RunFolder) -> list[dict]:
@@ -108,13 +108,7 @@ def test_resuming_a_finished_run_changes_nothing(tiny_run: RunFolder):
 def test_two_processes_train_like_one_and_one_writes(tiny_config: RunConfig, tmp_path: Path):
     config = replace(tiny_config, data=replace(tiny_config.data, num_train=320))
     one = train(config, tmp_path / "one")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
-               "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-               "--main_process_port", "0", "-m", "pelap", "train",
-               "--config", str(one.config_path), "--output", str(tmp_path / "two")]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_in_two_processes("train", "--config", one.config_path, "--output", tmp_path / "two")
     two = RunFolder(tmp_path / "two")
     assert len(two.metrics("train")) == 20  # each line once: a single writer
     for a, b in zip(one.metrics(), two.metrics(), strict=True):
