@@ -1,9 +1,14 @@
 """Samplers: seeded, of the right shape, and right where the answer is known."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from diffusers.models.unets.unet_2d import UNet2DOutput
+from PIL import Image
 
+from pelap.cli import main
 from pelap.presets import paper, tiny
 from pelap.run_folder import RunFolder
 from pelap.sampling import SAMPLERS, build_sampler, denoise, load_pipeline, sample, to_uint8
@@ -74,3 +79,53 @@ def test_batches_do_not_change_deterministic_samples():
     whole = sample(system, config, **options)
     parts = sample(system, config, batch_size=2, **options)
     assert (whole.int() - parts.int()).abs().max() <= 1
+
+
+def test_batches_of_an_ancestral_sampler_are_not_alike():
+    """Its noise decides the picture: batches and seeds that shared it would be copies."""
+    forward_process = build_scheduler(paper().noise)
+    config = tiny()
+    system = build_system(config)
+    system.denoiser = GaussianDenoiser(0.5, forward_process.alphas_cumprod)
+    system.decode = lambda latents: latents[:, :3]  # what is drawn, without a decoder
+    options = {"num_samples": 64, "sampler": "ddpm", "num_steps": 200}
+    values = sample(system, config, seed=0, batch_size=32, **options).float()
+    other = sample(system, config, seed=1, batch_size=32, **options).float()
+    first, second = values.split(32)
+    for left, right in ((first, second), (first, other[:32])):
+        together = torch.stack([left.flatten(), right.flatten()])
+        assert torch.corrcoef(together)[0, 1].abs() < 0.1
+
+
+def drawn(folder: Path) -> torch.Tensor:
+    """Pictures of a folder, (N, H, W, 3), as numbers up to 255."""
+    files = sorted(folder.iterdir())
+    return torch.stack([torch.from_numpy(np.array(Image.open(file))).float() for file in files])
+
+
+def draw(run: RunFolder, output: Path, *options: str) -> torch.Tensor:
+    command = ["sample", str(run.path), "--output", str(output), "--num", "4", "--steps", "5"]
+    assert main([*command, *options]) == 0
+    return drawn(output)
+
+
+def test_bf16_samples_differ_little(tiny_run: RunFolder, tmp_path: Path):
+    exact = draw(tiny_run, tmp_path / "fp32")
+    rounded = draw(tiny_run, tmp_path / "bf16", "--precision", "bf16")
+    assert 0 < (rounded - exact).abs().mean() < 2
+    assert torch.equal(rounded, draw(tiny_run, tmp_path / "again", "--precision", "bf16"))
+
+
+@pytest.mark.slow
+def test_compiled_samples_differ_little(tiny_run: RunFolder, tmp_path: Path):
+    exact = draw(tiny_run, tmp_path / "eager")
+    assert (draw(tiny_run, tmp_path / "compiled", "--compile") - exact).abs().max() <= 2
+
+
+def test_an_unknown_precision_is_one_line(
+    tiny_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    output = str(tmp_path / "none")
+    assert main(["sample", str(tiny_run.path), "--output", output, "--precision", "fp16"]) == 2
+    assert "known are fp32, bf16" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pelap import __version__
 from pelap.errors import ConfigError
@@ -84,6 +84,8 @@ def _add_verbs_on_a_run(add: AddVerb) -> None:
     verb.add_argument("--steps", type=int, default=50, help="denoising steps (50)")
     verb.add_argument("--num", type=int, default=64, help="pictures (64)")
     verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--precision", default="fp32", help="fp32 (default) or bf16")
+    verb.add_argument("--compile", action="store_true", help="translate by torch.compile first")
     verb.add_argument(
         "--channel-sets",
         choices=["static", "drawn"],
@@ -239,11 +241,45 @@ def _add_other_verbs(add: AddVerb) -> None:
     verb = add("settings", "List every setting of a preset with its value.")
     verb.add_argument("preset", metavar="PRESET", help=PRESET_NAMES)
 
-    bench = add("bench", "Measure speed on this machine.", overrides=True)
-    bench.add_argument("subject", choices=["train"], help="what to time")
-    bench.add_argument("preset", metavar="PRESET", help=PRESET_NAMES)
-    bench.add_argument("--rounds", type=int, default=5, help="alternations (5)")
-    _add_json(bench)
+    bench = add("bench", "Measure speed on this machine.")
+    subjects = bench.add_subparsers(
+        dest="subject", required=True, metavar="SUBJECT", parser_class=_Parser
+    )
+    _add_bench_train(subjects)
+    _add_bench_sample(subjects)
+
+
+def _add_bench_train(subjects: Any) -> None:
+    text = "The training step against the naive one."
+    verb = subjects.add_parser("train", help=text, description=text, epilog=OVERRIDES)
+    verb.set_defaults(takes_overrides=True)
+    verb.add_argument("preset", metavar="PRESET", help=PRESET_NAMES)
+    verb.add_argument("--rounds", type=int, default=5, help="alternations (5)")
+    _add_json(verb)
+
+
+def _add_bench_sample(subjects: Any) -> None:
+    text = "Drawing pictures with a model, alone or in turn with another."
+    verb = subjects.add_parser("sample", help=text, description=text)
+    verb.add_argument(
+        "model", metavar="MODEL", help="a run, a diffusers folder, a hub id, or an export"
+    )
+    verb.add_argument("--against", metavar="OTHER", help="what MODEL alternates with")
+    verb.add_argument("--sampler", default="ddim", help="ddpm, ddim (default) or dpm-solver++")
+    verb.add_argument("--steps", type=int, default=50, help="denoising steps (50)")
+    verb.add_argument(
+        "--batch-sizes", type=int, nargs="+", default=[1, 16, 64], metavar="B",
+        help="pictures at a time (1 16 64)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--precision", nargs="+", default=["fp32"], metavar="P", help="fp32 (default), bf16 or both"
+    )
+    verb.add_argument("--compile", action="store_true", help="also time what torch.compile makes")
+    verb.add_argument("--backend", default="torch", help="torch (default) or onnxruntime")
+    verb.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    verb.add_argument("--rounds", type=int, default=5, help="alternations (5)")
+    verb.add_argument("--size", type=int, help="side of the latents (what the model was made for)")
+    _add_json(verb)
 
 
 def _add_preset(verb: argparse.ArgumentParser) -> None:

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from pelap.config import RunConfig
+from pelap.cost.machine import machine, versions
 from pelap.data import Pictures, load_pictures, to_batch
-from pelap.evaluation.cost import machine, versions
 from pelap.seeding import generator
 from pelap.system import build_system
 from pelap.training.step import make_draws, training_step, uses_bf16

@@ -153,6 +153,8 @@ def _sample(options: argparse.Namespace) -> None:
         num_samples=options.num,
         seed=options.seed,
         channel_sets=options.channel_sets,
+        precision=options.precision,
+        compiled=options.compile,
     )
     _print(str(options.output))
 
@@ -216,7 +218,10 @@ def _settings(options: argparse.Namespace) -> None:
         tyro.cli(RunConfig, default=config, args=["--help"], prog="pelap train PRESET")
 
 
-def _bench_train(options: argparse.Namespace) -> None:
+def _bench(options: argparse.Namespace) -> None:
+    if options.subject == "sample":
+        model_verbs.bench_sample(options)
+        return
     if options.rounds < 1:
         raise ConfigError(f"--rounds is {options.rounds}: it must be at least 1.")
     config = apply_overrides(get_preset(options.preset), options.overrides)
@@ -245,5 +250,5 @@ VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "export": model_verbs.export,
     "describe": _describe,
     "settings": _settings,
-    "bench": _bench_train,
+    "bench": _bench,
 }

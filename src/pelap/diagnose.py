@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pelap.config import DataConfig, NetworkConfig, RunConfig, load_config
+from pelap.cost.machine import versions
 from pelap.data import Pictures, load_pictures, to_batch
 from pelap.diagnostics.curves import diagnose
 from pelap.errors import ConfigError, RunError
-from pelap.evaluation.cost import versions
 from pelap.evaluation.evaluate import torch_device
 from pelap.evaluation.foreign import load_foreign, picture_size
 from pelap.latent import NestedGate

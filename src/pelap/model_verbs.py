@@ -159,3 +159,26 @@ def export(options: argparse.Namespace) -> None:
     model = open_model(options.model)
     record = export_model(model, options.output, side=options.size, int8=options.int8)
     print(json.dumps(record) if options.json else describe_export(record))
+
+
+def bench_sample(options: argparse.Namespace) -> None:
+    """What sampling costs, beside another model."""
+    from pelap.bench_sample import BenchSettings, bench_sample, open_subject
+    from pelap.cost.words import describe_sampling
+
+    settings = BenchSettings(
+        options.sampler,
+        options.steps,
+        options.batch_sizes,
+        options.precision,
+        options.compile,
+        options.backend,
+        options.device,
+        options.rounds,
+        options.size,
+    )
+    settings.check()
+    model = open_subject(options.model)
+    against = None if options.against is None else open_subject(options.against)
+    result = bench_sample(model, against, settings)
+    print(json.dumps(result) if options.json else describe_sampling(result))

@@ -1,5 +1,6 @@
 """Latents and images from noise, with diffusers' schedulers."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -172,23 +173,35 @@ def build_sampler(name: str, forward_process: DDPMScheduler) -> Any:
 
 @torch.no_grad()
 def denoise(
-    denoiser: Denoiser, sampler: Any, noise: Tensor, num_steps: int, mask: Tensor | None = None
+    denoiser: Denoiser,
+    sampler: Any,
+    noise: Tensor,
+    num_steps: int,
+    mask: Tensor | None = None,
+    step_noise: torch.Generator | None = None,
 ) -> Tensor:
     """Latents (B, C, h, w) from standard normal noise of that shape, deterministic for a seed.
 
-    `sampler` is any diffusers scheduler: they share methods, not a base class. Ancestral ones draw
-    their noise from a generator seeded with 0 on the latents' device. Closed channels of `mask`,
-    (C,) or (B, C), are zero throughout.
+    Args:
+        denoiser: Called with noisy latents and a timestep; its result has `sample`.
+        sampler: Any diffusers scheduler: they share methods, not a base class.
+        noise: (B, C, h, w).
+        num_steps: Of the sampler.
+        mask: (C,) or (B, C); closed channels are zero throughout.
+        step_noise: What ancestral samplers draw from, on the latents' device; by default seeded
+            with 0. Batches that share its seed come out alike, whatever noise they start from.
     """
     open_ = 1.0 if mask is None else mask.expand(len(noise), -1)[:, :, None, None]
     sampler.set_timesteps(num_steps, device=noise.device)
-    latents = noise * sampler.init_noise_sigma
-    step_generator = generator(0, "sampling", 1, noise.device)
-    takes_generator = not isinstance(sampler, DPMSolverMultistepScheduler)
+    latents = noise * getattr(sampler, "init_noise_sigma", 1.0)
+    step_noise = step_noise or generator(0, "sampling", 1, noise.device)
+    takes_generator = "generator" in inspect.signature(sampler.step).parameters
     for timestep in sampler.timesteps:
-        model_input = sampler.scale_model_input(latents * open_, timestep)
+        model_input = latents * open_
+        if hasattr(sampler, "scale_model_input"):  # those of flow matching have none
+            model_input = sampler.scale_model_input(model_input, timestep)
         prediction = denoiser(model_input, timestep).sample
-        options = {"generator": step_generator} if takes_generator else {}
+        options = {"generator": step_noise} if takes_generator else {}
         latents = sampler.step(prediction, timestep, latents, **options).prev_sample
     return latents * open_
 
@@ -213,7 +226,7 @@ def sample(
         num_samples: N.
         sampler: One of SAMPLERS.
         num_steps: Steps of the sampler.
-        seed: Of the noise.
+        seed: Of the noise, also of the noise that ancestral samplers add at each step.
         batch_size: Pictures at a time.
         masks: Channel set of each picture, (C,) or (N, C); by default that of a hardened static
             gate.
@@ -224,13 +237,14 @@ def sample(
     device = next(system.parameters()).device
     source = generator(seed, "sampling", 0, device)
     noise = torch.randn((num_samples, *latent_shape(config)), generator=source, device=device)
+    step_noise = generator(seed, "sampling", 1, device)
     scheduler = build_sampler(sampler, system.scheduler)
     masks = kept_channels(system.gate) if masks is None else masks.to(device)
     parts = []
     for start in range(0, num_samples, batch_size):
         part = noise[start : start + batch_size]
         mask = masks[start : start + batch_size] if masks is not None and masks.dim() > 1 else masks
-        latents = denoise(system.denoiser, scheduler, part, num_steps, mask)
+        latents = denoise(system.denoiser, scheduler, part, num_steps, mask, step_noise)
         parts.append(to_uint8(system.decode(latents)).cpu())
     return torch.cat(parts)
 

@@ -17,16 +17,18 @@ from PIL import Image
 from torch import Tensor
 
 from pelap.config import EvaluationConfig, RunConfig, SamplerName
+from pelap.cost.machine import machine, versions
 from pelap.data import Pictures, load_pictures, to_batch
 from pelap.diagnostics import CollapseEvidence, judge
 from pelap.diagnostics.curves import diagnose
 from pelap.errors import ConfigError
 from pelap.evaluation.channel_sets import best_static_set, count_sets, draw_sets, to_mask
-from pelap.evaluation.cost import count_parameters, machine, versions
+from pelap.evaluation.cost import count_parameters
 from pelap.evaluation.measure import Measurements, measure
 from pelap.evaluation.quality import QualityPictures, check_metrics, measure_quality
 from pelap.latent import NestedGate
 from pelap.losses import gaussian_diffusion_loss, psnr_db
+from pelap.networks.precision import InPrecision, Precision, check_precision
 from pelap.run_folder import RunFolder, write_whole
 from pelap.sampling import SAMPLERS, harden, load_pipeline, sample, to_system, to_uint8
 from pelap.system import LatentDiffusion
@@ -170,6 +172,8 @@ def sample_run(
     num_samples: int = 64,
     seed: int = 0,
     channel_sets: ChannelSetChoice = "static",
+    precision: Precision = "fp32",
+    compiled: bool = False,
 ) -> None:
     """Draw pictures with a run's best model: one grid if `output` ends in .png, else a folder.
 
@@ -182,9 +186,11 @@ def sample_run(
         seed: Of the noise.
         channel_sets: For an adaptive gate: its best static set, or sets drawn from the frequencies
             measured by `pelap evaluate`.
+        precision: Of the denoiser and the decoder.
+        compiled: Whether torch.compile translates both first.
 
     Raises:
-        ConfigError: If the sampler, a count or `output` cannot be used.
+        ConfigError: If the sampler, the precision, a count or `output` cannot be used.
         RunError: If the run has no model yet, or an adaptive gate was not evaluated.
     """
     config = folder.config()
@@ -196,7 +202,12 @@ def sample_run(
         raise ConfigError(f"--num is {num_samples}: it must be at least 1.")
     if output.exists():
         raise ConfigError(f"--output {output} exists already: choose another.")
-    system = load_system(folder, torch_device())
+    device = torch_device()
+    check_precision(precision, device)
+    system = load_system(folder, device)
+    options: Any = {"compiled": compiled, "device": device}
+    system.denoiser = InPrecision(system.denoiser, precision, **options)  # type: ignore[assignment]
+    system.autoencoder = InPrecision(system.autoencoder, precision, **options)
     measured = folder.evaluation()["channel_sets"] if is_adaptive(system) else None
     evaluation = EvaluationConfig(
         num_samples=num_samples, sampler=cast(SamplerName, sampler), num_steps=num_steps, seed=seed
