@@ -25,6 +25,7 @@ PAGES = [
     "analyze",
     "prune",
     "recover",
+    "export",
     "describe",
     "bench",
 ]

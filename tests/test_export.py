@@ -1,11 +1,13 @@
 """`pelap export`: the files compute what torch computes, or there are none."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -99,6 +101,23 @@ def test_sampling_gives_the_same_pictures(paper: tuple[LoadedModel, Path]):
         found = sampler.step(networks.predict(found, timestep), timestep, found).prev_sample
     torch.testing.assert_close(found, latents, atol=1e-3, rtol=0)
     torch.testing.assert_close(networks.decode(found), system.decode(latents), atol=1e-3, rtol=0)
+
+
+@torch.no_grad()
+def test_the_page_samples_without_torch(
+    paper: tuple[LoadedModel, Path], monkeypatch: pytest.MonkeyPatch
+):
+    model, folder = paper
+    page = Path(__file__).parents[1] / "docs" / "export.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    monkeypatch.chdir(folder.parent)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    system = model.system()
+    drawn = np.random.default_rng(0).standard_normal((4, CHANNELS, SIDE, SIDE), dtype=np.float32)
+    sampler = DDIMScheduler.from_config(SCHEDULER)
+    expected = system.decode(denoise(system.denoiser, sampler, torch.from_numpy(drawn), 50))
+    torch.testing.assert_close(torch.from_numpy(found["images"]), expected, atol=1e-3, rtol=0)
 
 
 @torch.no_grad()
@@ -312,7 +331,7 @@ def test_a_side_that_does_not_fit_is_refused(
     command = ["export", str(run), "--output", str(tmp_path / "onnx"), "--size", size]
     assert main(command) == 2
     error = capsys.readouterr().err
-    assert f"--size {'is ' if size == '0' else ''}{size}:" in error
+    assert ("--size is 0:" if size == "0" else "--size 5 (made for 4):") in error
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "onnx").exists()
 

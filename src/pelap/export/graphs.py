@@ -149,7 +149,9 @@ def build_graphs(model: LoadedModel, side: int | None) -> list[Graph]:
             graph.run(graph.inputs(1, 0))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"The model cannot run at --size {side}: {reason}") from error
+        raise ConfigError(
+            f"The model cannot run at --size {side} (made for {_default_side(model)}): {reason}"
+        ) from error
     return graphs
 
 
