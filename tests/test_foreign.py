@@ -19,7 +19,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 
 from pelap.cli import main
 from pelap.diagnose import load_diagnosable
-from pelap.errors import RunError
+from pelap.errors import ModelError
 
 
 def tiny_vq(**more: Any) -> VQModel:
@@ -135,7 +135,7 @@ def test_only_safetensors_are_read(tmp_path: Path):
     LDMPipeline(tiny_vq(), tiny_unet(), DDIMScheduler()).save_pretrained(
         tmp_path, safe_serialization=False
     )
-    with pytest.raises(RunError, match="only safetensors"):
+    with pytest.raises(ModelError, match="which are never loaded"):
         load_diagnosable(tmp_path)
 
 

@@ -51,7 +51,7 @@ class LoadedModel:
         """From the autoencoder's latents to those that the denoiser sees."""
         if not hasattr(self.autoencoder, "config"):
             return None
-        return read_statistics(self.autoencoder)  # type: ignore[arg-type]
+        return read_statistics(ForeignAutoencoder(self.autoencoder))  # type: ignore[arg-type]
 
     @property
     def history(self) -> list[dict[str, Any]]:

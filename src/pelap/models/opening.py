@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from pelap.models.loaded import LoadedModel
 from pelap.networks.ports import AUTOENCODER_PORTS, DENOISER_PORTS
 
 AUTOENCODER_NAMES = ("vae", "vqvae", "autoencoder")
+AUTOENCODERS = (*AUTOENCODER_PORTS, "VQModel")
+"""Classes that are opened; a VQModel can be measured, but not pruned."""
 DENOISER_NAMES = ("unet", "denoiser", "transformer", "prior")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md"]
@@ -95,7 +98,7 @@ def _open_folder(path: Path, source: Path) -> LoadedModel:
         raise ModelError(
             f"No model in {path}: it holds neither model_index.json nor a model's config.json."
         )
-    autoencoder = load_part(path, "diffusers", config["_class_name"], AUTOENCODER_PORTS)
+    autoencoder = load_part(path, "diffusers", config["_class_name"], AUTOENCODERS)
     return LoadedModel(name, autoencoder, folder=path, variant=_variant(path))
 
 
@@ -124,14 +127,14 @@ def _open_run(path: Path, name: str) -> LoadedModel:
 
 def _open_pipeline(path: Path, name: str) -> LoadedModel:
     parts = read_json(path / "model_index.json")
-    autoencoder_name = _find_part(parts, AUTOENCODER_NAMES)
+    autoencoder_name = find_part(parts, AUTOENCODER_NAMES)
     if autoencoder_name is None:
         raise ModelError(
             f"{path / 'model_index.json'} names no autoencoder ({', '.join(AUTOENCODER_NAMES)})."
         )
-    denoiser_name = _find_part(parts, DENOISER_NAMES)
+    denoiser_name = find_part(parts, DENOISER_NAMES)
     library, kind = parts[autoencoder_name]
-    autoencoder = load_part(path / autoencoder_name, library, kind, AUTOENCODER_PORTS)
+    autoencoder = load_part(path / autoencoder_name, library, kind, AUTOENCODERS)
     denoiser = None
     if denoiser_name is not None:
         library, kind = parts[denoiser_name]
@@ -144,7 +147,8 @@ def _open_pipeline(path: Path, name: str) -> LoadedModel:
     )  # fmt: skip
 
 
-def _find_part(parts: dict[str, Any], names: tuple[str, ...]) -> str | None:
+def find_part(parts: dict[str, Any], names: tuple[str, ...]) -> str | None:
+    """The first of these names under which a pipeline's index has a part."""
     for name in names:
         part = parts.get(name)
         if isinstance(part, list) and len(part) == 2 and part[1] is not None:
@@ -169,7 +173,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def load_part(folder: Path, library: str, kind: str, known: dict[str, Any]) -> Any:
+def load_part(folder: Path, library: str, kind: str, known: Collection[str]) -> Any:
     """A network from its folder, in the precision it was saved in.
 
     Raises:
