@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Callable
-from statistics import median
+from functools import partial
 
 import torch
 from torch import nn
 
+from pelap.cost.alternation import alternate, ratio
 from pelap.networks.example_inputs import example_inputs
 
-BATCH_SIZE = 16
+BATCH_SIZE = 64
 ROUNDS = 7
 SECONDS = 0.2
 """Of each turn at least, unless one step takes longer."""
@@ -28,12 +29,8 @@ def latency_ratio(network: nn.Module, original: nn.Module, batch_size: int = BAT
     for step in steps:
         step()
     repeats = max(1, round(SECONDS / _seconds(steps[1], 1)))
-    ratios = []
-    for turn in range(ROUNDS):
-        order = (0, 1) if turn % 2 else (1, 0)
-        took = {which: _seconds(steps[which], repeats) for which in order}
-        ratios.append(took[0] / took[1])
-    return median(ratios)
+    took, of_original = alternate([partial(_seconds, step, repeats) for step in steps], ROUNDS)
+    return ratio(took, of_original).middle
 
 
 def _step(network: nn.Module, batch_size: int) -> Callable[[], object]:
