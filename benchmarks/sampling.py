@@ -87,6 +87,8 @@ def draw(unit: Unit, system: Any, config: Any) -> Any:
 
 def measure_time(run: Path, runs: Path, rounds: int, batch_size: int) -> None:
     """Seconds of every way in turn, noise to bytes, order reversed every other round."""
+    from pelap.cost.alternation import alternate
+    from pelap.cost.machine import machine, versions
     from pelap.models import open_model
 
     path = runs / "time.json"
@@ -96,21 +98,22 @@ def measure_time(run: Path, runs: Path, rounds: int, batch_size: int) -> None:
     system = model.system()
     for sampler, _ in WAYS:
         draw(Unit(sampler, 2, 0, batch_size), system, model.config)
-    seconds: dict[str, list[float]] = {_words(way): [] for way in WAYS}
-    for number in range(rounds):
-        for way in WAYS[:: -1 if number % 2 else 1]:
-            begin = time.perf_counter()
-            draw(Unit(*way, number, batch_size), system, model.config)
-            seconds[_words(way)].append(time.perf_counter() - begin)
-    found = {"batch_size": batch_size, "rounds": rounds, "seconds": seconds, **_machine()}
+
+    def seconds(way: tuple[str, int]) -> float:
+        begin = time.perf_counter()
+        draw(Unit(*way, 0, batch_size), system, model.config)
+        return time.perf_counter() - begin
+
+    took = alternate([partial(seconds, way) for way in WAYS], rounds)
+    found = {
+        "batch_size": batch_size,
+        "rounds": rounds,
+        "seconds": {_words(way): one for way, one in zip(WAYS, took, strict=True)},
+        "machine": machine(),
+        "versions": versions(),
+    }
     runs.mkdir(parents=True, exist_ok=True)
     write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
-
-
-def _machine() -> dict[str, Any]:
-    from pelap.cost.machine import machine, versions
-
-    return {"machine": machine(), "versions": versions()}
 
 
 def _words(way: tuple[str, int]) -> str:
