@@ -156,10 +156,34 @@ def _channels(weight: Tensor, x: Tensor) -> Tensor:
     return weight.view(-1, *[1] * (x.dim() - 2))
 
 
-@pytest.mark.parametrize("name", CLASSES)
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "one head": ("unet_2d", {"attention_head_dim": None}),
+    "scale and shift": ("unet_2d", {"resnet_time_scale_shift": "scale_shift"}),
+    "resnets that sample": ("unet_2d", {"downsample_type": "resnet", "upsample_type": "resnet"}),
+    "no attention in the middle": ("unet_2d", {"add_attention": False, "layers_per_block": 2}),
+    "classes": ("unet_2d", {"num_class_embeds": 3}),
+    "linear projections": ("unet_condition", {
+        "use_linear_projection": True, "transformer_layers_per_block": 2,
+        "attention_head_dim": (2, 4),
+    }),
+    "cross attention only": ("unet_condition", {"only_cross_attention": True}),
+    "double attention": ("sd3", {"dual_attention_layers": (0,), "qk_norm": "rms_norm"}),
+    "guidance": ("flux", {"guidance_embeds": True, "num_single_layers": 2}),
+    "normed queries": ("sana", {"qk_norm": "rms_norm_across_heads"}),
+}  # fmt: skip
+
+
+def variant(name: str) -> Any:
+    base, changes = VARIANTS[name]
+    first = DENOISERS[base].build(6)
+    config = {key: v for key, v in dict(first.config).items() if not key.startswith("_")}
+    return randomize(type(first).from_config(config | changes))
+
+
+@pytest.mark.parametrize("name", [*CLASSES, *VARIANTS])
 def test_a_whole_network_differs_by_statistics_and_embeddings_only(name: str) -> None:
-    original = tiny(name)
-    found = narrowed(original)
+    original = variant(name) if name in VARIANTS else tiny(name)
+    found = narrowed(original, WidthRequest(macs=0.8))
     narrower, layout = found.denoiser, found.layout
     masked = mask_weights(copy.deepcopy(original), layout, found.kept)
     _share_embeddings(original, masked, narrower, found)
@@ -316,7 +340,7 @@ def test_random_units_follow_the_seed() -> None:
 
 
 def test_first_and_last_layers_stay() -> None:
-    config = {**dict(DENOISERS["sd3"].build(6).config), "num_layers": 5}
+    config = {**dict(tiny("sd3").config), "num_layers": 5}
     sd3: Any = type(DENOISERS["sd3"].build(6)).from_config(
         {name: value for name, value in config.items() if not name.startswith("_")}
     )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pelap.errors import ConfigError
+from pelap.errors import ConfigError, ModelError
 from pelap.pruning.rebuild import State, empty, rebuild, weightless
 from pelap.pruning.width.criteria import WIDTH_CRITERIA, WidthEvidence, WidthScores
 from pelap.pruning.width.layout import Kept, WidthLayout
@@ -226,12 +226,24 @@ def _build(denoiser: Any, choice: _Choice, criterion: str) -> NarrowDenoiser:
         state = slice_weights(state, layout, kept)
     if hasattr(denoiser, "time_proj"):
         differences["time embedding"] = refit_time(denoiser, new, state)
+    _check_fit(new, state)
     narrower = rebuild(denoiser, choice.shape.updates, state)
     return NarrowDenoiser(
         narrower, choice.shape, criterion, choice.kept_score,
         {name: value for name, value in differences.items() if value > 0}, _features(choice, kept),
         layout, kept,
     )  # fmt: skip
+
+
+def _check_fit(new: nn.Module, state: State) -> None:
+    """Refuse what the layout does not know, before anything is made of it."""
+    wanted = {name: weight.shape for name, weight in new.state_dict().items()}
+    for name in wanted.keys() | state.keys():
+        if name not in wanted or name not in state or state[name].shape != wanted[name]:
+            raise ModelError(
+                f"The width of this {type(new).__name__} cannot be pruned: {name} is not known in "
+                "this variant of the class."
+            )
 
 
 def _moved_positions(denoiser: Any, new: Any, state: State) -> tuple[Tensor, Tensor] | None:

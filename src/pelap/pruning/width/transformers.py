@@ -41,6 +41,7 @@ RULES: tuple[tuple[str, Roles], ...] = (
     (rf"{BLOCK}\.(?P<attn>attn\d?)\.to_q\..*", {0: "{block}.{attn}.heads", 1: STREAM}),
     (rf"{BLOCK}\.(?P<attn>attn\d?)\.to_[kv]\..*", {0: "{block}.{attn}.heads", 1: "{keys}"}),
     (rf"{BLOCK}\.(?P<attn>attn\d?)\.add_[qkv]_proj\..*", {0: "{block}.{attn}.heads", 1: CONTEXT}),
+    (rf"{BLOCK}\.(?P<attn>attn\d?)\.norm_[qk]\.weight", {0: "{block}.{attn}.heads"}),
     (rf"{BLOCK}\.(?P<attn>attn\d?)\.to_out\.0\..*", {0: STREAM, 1: "{block}.{attn}.heads"}),
     (rf"{BLOCK}\.(?P<attn>attn\d?)\.to_add_out\..*", {0: CONTEXT, 1: "{block}.{attn}.heads"}),
     (rf"{BLOCK}\.(?P<ff>ff|ff_context)\.(net\.0\.proj|conv_inverted)\..*",
@@ -77,8 +78,10 @@ def transformer_layout(transformer: Any) -> WidthLayout:
         for axis, roles in _roles(name, transformer).items():
             if axis < weight.dim():
                 stream = tuple(roles.split("+"))
+                # no times at all: a norm of each head on its own
                 times = weight.shape[axis] // layout.size(stream)
-                layout.put(name, axis, stream * times)
+                if times:
+                    layout.put(name, axis, stream * times)
     layout.check((name, weight.shape) for name, weight in state.items())
     for name, _ in transformer.named_modules():
         if re.fullmatch(BLOCK, name):
