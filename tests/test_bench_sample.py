@@ -143,6 +143,7 @@ def test_bf16_is_close_and_leaves_the_model_alone(models: dict[str, LoadedModel]
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")  # inductor's
 def test_compiled_networks_are_timed_beside_eager_ones(models: dict[str, LoadedModel]):
     settings = replace(QUICK, batch_sizes=(2,), compile=True)
     (found,) = bench_sample(models["ldm"], None, settings)["models"]

@@ -117,6 +117,7 @@ def test_bf16_samples_differ_little(tiny_run: RunFolder, tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")  # inductor's
 def test_compiled_samples_differ_little(tiny_run: RunFolder, tmp_path: Path):
     exact = draw(tiny_run, tmp_path / "eager")
     assert (draw(tiny_run, tmp_path / "compiled", "--compile") - exact).abs().max() <= 2

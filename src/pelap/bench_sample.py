@@ -187,7 +187,8 @@ def _prepare(
     subjects: list[Subject], samplings: list[Sampling], setting: Setting
 ) -> list[int | None]:
     """Warm up, compile, and measure the memory of each."""
-    torch.compiler.reset()  # it stops compiling a network anew after a few shapes
+    if setting.compiled:
+        torch.compiler.reset()  # it stops compiling a network anew after a few shapes
     memories = []
     for subject, sampling in zip(subjects, samplings, strict=True):
         sampling.run(setting.batch_size, 2)

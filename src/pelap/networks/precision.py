@@ -7,7 +7,6 @@ from typing import Any, Literal, get_args
 import torch
 from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 
 from pelap.errors import ConfigError
 
@@ -79,6 +78,8 @@ class InPrecision(nn.Module):
 
 
 def _compile(call: Callable[..., Any]) -> Callable[..., Any]:
+    from torch._dynamo.exc import TorchDynamoException
+
     translated = torch.compile(call, dynamic=False)
 
     def run(*arguments: Any, **inputs: Any) -> Any:
