@@ -7,11 +7,9 @@ import torch
 from torch import nn
 
 from pelap.models import LoadedModel
-from pelap.networks.example_inputs import latent_side
 from pelap.networks.foreign import ForeignAutoencoder
 from pelap.networks.macs import count_call_macs, count_denoiser_macs
 from pelap.networks.ports import autoencoder_ports
-from pelap.system import LATENT_FACTOR
 
 
 @dataclass(frozen=True)
@@ -28,14 +26,6 @@ UNKNOWN = Counts(
     dict.fromkeys(("encoder", "decoder", "denoiser", "total")),
     dict.fromkeys(("denoiser_step", "decode")),
 )
-
-
-def default_side(model: LoadedModel) -> int:
-    """Height and width of the latents that a model with a denoiser was made for."""
-    if model.config is not None:
-        return model.config.data.size // LATENT_FACTOR
-    assert model.denoiser is not None
-    return latent_side(model.denoiser)
 
 
 def count_model(model: LoadedModel, side: int) -> Counts:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pelap.cost.counts import UNKNOWN, Counts, count_model, default_side
+from pelap.cost.counts import UNKNOWN, Counts, count_model
 from pelap.cost.networks import SamplingNetworks, TorchNetworks
 from pelap.errors import ConfigError, ModelError
 from pelap.export import OnnxNetworks, export_model
@@ -87,7 +87,7 @@ def make_subject(
     if model.denoiser is None:
         raise ModelError(f"{model.name} has no denoiser: there is nothing to sample with.")
     model.check()
-    side = default_side(model) if side is None else side
+    side = model.latent_side if side is None else side
     with at_side(model.name, side):
         counts = count_model(model, side)
     scheduler = model.scheduler_config

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from pelap.errors import ConfigError
 from pelap.latent import LatentNormalizer
 from pelap.models import LoadedModel
-from pelap.networks.example_inputs import LATENT_SIDE, example_inputs, latent_side
+from pelap.networks.example_inputs import example_inputs
 from pelap.networks.foreign import NO_VARIANCE, ForeignAutoencoder
 from pelap.sampling import kept_channels, load_pipeline
-from pelap.system import LATENT_FACTOR
 
 NUM_TIMESTEPS = 1000
 UNBATCHED = ("img_ids", "txt_ids")
@@ -135,7 +134,7 @@ def build_graphs(model: LoadedModel, side: int | None) -> list[Graph]:
         ModelError: If a class is unknown, or autoencoder and denoiser do not fit.
     """
     model.check()
-    side = _default_side(model) if side is None else side
+    side = model.latent_side if side is None else side
     if side < 1:
         raise ConfigError(
             f"--size is {side}: give the height and width of the latents, at least 1."
@@ -150,15 +149,9 @@ def build_graphs(model: LoadedModel, side: int | None) -> list[Graph]:
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"The model cannot run at --size {side} (made for {_default_side(model)}): {reason}"
+            f"The model cannot run at --size {side} (made for {model.latent_side}): {reason}"
         ) from error
     return graphs
-
-
-def _default_side(model: LoadedModel) -> int:
-    if model.config is not None:
-        return model.config.data.size // LATENT_FACTOR
-    return LATENT_SIDE if model.denoiser is None else latent_side(model.denoiser)
 
 
 def _latent_mask(model: LoadedModel) -> Tensor | None:

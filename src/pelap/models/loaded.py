@@ -14,9 +14,10 @@ from pelap.config import NoiseConfig, RunConfig
 from pelap.errors import ModelError
 from pelap.latent import LatentNormalizer, read_statistics
 from pelap.networks import PaperUNet
+from pelap.networks.example_inputs import LATENT_SIDE, latent_side
 from pelap.networks.foreign import ForeignAutoencoder
 from pelap.networks.ports import check_denoiser
-from pelap.system import LatentDiffusion, build_scheduler
+from pelap.system import LATENT_FACTOR, LatentDiffusion, build_scheduler
 
 PREDICTIONS = ("epsilon", "v_prediction")
 
@@ -45,6 +46,13 @@ class LoadedModel:
     def num_channels(self) -> int:
         """Latent channels, C."""
         return int(ForeignAutoencoder(self.autoencoder).config["latent_channels"])
+
+    @property
+    def latent_side(self) -> int:
+        """Height and width of the latents that it was made for."""
+        if self.config is not None:
+            return self.config.data.size // LATENT_FACTOR
+        return LATENT_SIDE if self.denoiser is None else latent_side(self.denoiser)
 
     @property
     def normalizer(self) -> LatentNormalizer | None:
