@@ -95,9 +95,17 @@ def _add_verbs_on_a_run(add: AddVerb) -> None:
 
 
 def _add_verbs_on_several_runs(add: AddVerb) -> None:
-    verb = add("report", "Write one page about one or several evaluated runs.")
-    verb.add_argument("run_folders", type=Path, metavar="RUN", nargs="+")
+    verb = add(
+        "report",
+        "Write one page about evaluated runs, or about models: quality against cost.",
+        overrides=True,
+    )
+    verb.add_argument(
+        "paths", type=Path, metavar="RUN|MODEL", nargs="+",
+        help="evaluated runs, or models with an unpruned and a randomly pruned one among them",
+    )  # fmt: skip
     verb.add_argument("--output", type=Path, help="folder for the page (default: the first run's)")
+    _add_tradeoff(verb)
 
     verb = add(
         "reproduce",
@@ -231,6 +239,20 @@ def _add_analysis(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--num-search", type=int, default=64, help="for the greedy search (64)")
     verb.add_argument("--learned-steps", type=int, default=200, help="of the predictor (200)")
     verb.add_argument("--seed", type=int, default=0)
+
+
+def _add_tradeoff(verb: argparse.ArgumentParser) -> None:
+    models = verb.add_argument_group("models only")
+    models.add_argument("--num-pictures", type=int, help="test pictures decoded (2000)")
+    models.add_argument("--num-samples", type=int, help="samples of each model (5000)")
+    models.add_argument("--sampler", help="ddpm, ddim or dpm-solver++ (default)")
+    models.add_argument("--steps", type=int, help="denoising steps (15)")
+    models.add_argument(
+        "--batch-sizes", type=int, nargs="+", metavar="B",
+        help="pictures at a time, for times (1 16)",
+    )  # fmt: skip
+    models.add_argument("--seed", type=int, help="of the samples (0)")
+    models.add_argument("--json", action="store_true", default=None, help="one JSON on stdout")
 
 
 def _add_other_verbs(add: AddVerb) -> None:

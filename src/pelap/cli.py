@@ -160,10 +160,14 @@ def _sample(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    if any((path / "model_index.json").is_file() for path in options.paths):
+        model_verbs.report(options)
+        return
+    model_verbs.refuse_report_options(options)
     from pelap.report import write_report
     from pelap.run_folder import open_run
 
-    folders = [open_run(path) for path in options.run_folders]
+    folders = [open_run(path) for path in options.paths]
     _print(str(write_report(folders, options.output or folders[0].path)))
 
 

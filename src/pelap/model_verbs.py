@@ -182,3 +182,37 @@ def bench_sample(options: argparse.Namespace) -> None:
     against = None if options.against is None else open_subject(options.against)
     result = bench_sample(model, against, settings)
     print(json.dumps(result) if options.json else describe_sampling(result))
+
+
+REPORT_OPTIONS = (
+    "num_pictures", "num_samples", "sampler", "steps", "batch_sizes", "seed", "json"
+)  # fmt: skip
+"""Of a report about models; those about runs measure nothing."""
+
+
+def refuse_report_options(options: argparse.Namespace) -> None:
+    """Say that what was given is for models, where all paths are runs.
+
+    Raises:
+        ConfigError: Names the option.
+    """
+    given = [name for name in REPORT_OPTIONS if getattr(options, name) is not None]
+    names = [f"--{name.replace('_', '-')}" for name in given] + options.overrides
+    if names:
+        raise ConfigError(
+            f"`pelap report RUN` takes no setting {names[0]}: that is for models, and one must be "
+            "a diffusers folder."
+        )
+
+
+def report(options: argparse.Namespace) -> None:
+    """Quality against cost."""
+    if options.output is None:
+        raise ConfigError("Give --output FOLDER for the page about these models.")
+    from pelap.tradeoff import TradeoffSettings, describe_tradeoff, tradeoff
+
+    names = [name for name in REPORT_OPTIONS if name != "json"]
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    settings = TradeoffSettings(**given)
+    result = tradeoff(options.paths, options.output, settings, options.overrides)
+    print(json.dumps(result) if options.json else describe_tradeoff(result, options.output))

@@ -75,9 +75,9 @@ def drawing(draw: Callable[[], Figure]) -> Drawing:
     return Drawing(buffer.getvalue(), width, height)
 
 
-def new_figure(height: float) -> Figure:
-    """An empty figure, `height` in inches."""
-    return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+def new_figure(height: float, width: float = WIDTH) -> Figure:
+    """An empty figure, its sides in inches."""
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def label_of(run: ReportedRun) -> str:

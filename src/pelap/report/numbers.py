@@ -45,6 +45,25 @@ def decibel(value: float | None) -> str:
     return f"{value:.1f} dB"
 
 
+def quantity(value: float) -> str:
+    """A large number in three digits: 2,048, 850 k, 12.3 M, 1.05 G."""
+    scaled, unit = _unit(value)
+    return f"{significant(scaled)} {unit}" if unit else f"{value:,.4g}"
+
+
+def tick(value: float) -> str:
+    """A number on an axis, without zeros at its end: 0.6, 2,400, 750 k, 12 M."""
+    scaled, unit = _unit(value)
+    return f"{scaled:,.4g} {unit}".strip().replace("-", "−")
+
+
+def _unit(value: float) -> tuple[float, str]:
+    for least, size, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if abs(value) >= least:
+            return value / size, unit
+    return value, ""
+
+
 def times(ratio: float) -> str:
     """A ratio in words: `70 times`, `2.4 times`."""
     return f"{significant(ratio, 2)} times"

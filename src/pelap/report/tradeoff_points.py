@@ -1,0 +1,155 @@
+"""One model of a trade-off: what it is, how good, and at what cost. No torch here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import mean, stdev
+from typing import Any, Literal
+
+Role = Literal["unpruned", "random", "pruned"]
+PSNR, NOISE_LOSS = "psnr_db", "noise_loss"
+MACS, PARAMETERS, LATENT_BYTES = "macs", "parameters", "latent_bytes"
+TIME = "time_batch_"
+TO_UNPRUNED = "-to-unpruned"
+"""Ends the name of the distance from samples to the unpruned model's reconstructions."""
+HIGHER_IS_BETTER = (PSNR, "ssim", "precision", "recall")
+
+
+@dataclass(frozen=True)
+class Value:
+    """A figure, and the ends of its interval where it has one."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Of the interval; the figure itself where there is none."""
+        low = self.mean if self.low is None else self.low
+        return low, self.mean if self.high is None else self.high
+
+
+@dataclass(frozen=True)
+class TradeoffPoint:
+    """One model, or the mean of a group of them."""
+
+    label: str
+    role: Role
+    quality: dict[str, Value]
+    """By metric as `pelap evaluate` names it, e.g. psnr_db or FD-ResNet20."""
+    cost: dict[str, Value]
+    """MACS, PARAMETERS, LATENT_BYTES, and TIME + batch size relative to the unpruned model."""
+    group: str = ""
+    """Models of one group are drawn as their mean, under this name; e.g. seeds of the same way."""
+    description: str = ""
+    training_steps: int = 0
+    """Of all recoveries."""
+    num_models: int = 1
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether more of it is better; Fréchet distances and losses are better when small."""
+    return metric.startswith(HIGHER_IS_BETTER)
+
+
+def merge_groups(points: Sequence[TradeoffPoint]) -> list[TradeoffPoint]:
+    """One point a group: means, with one standard deviation between its models to each side.
+
+    A group of one keeps its own intervals; a point without a group stands for itself. Figures that
+    not every model of a group has are dropped.
+    """
+    groups: dict[str, list[TradeoffPoint]] = {}
+    for point in points:
+        groups.setdefault(point.group or point.label, []).append(point)
+    return [_merge(name, found) for name, found in groups.items()]
+
+
+def _merge(name: str, points: list[TradeoffPoint]) -> TradeoffPoint:
+    if len(points) == 1:
+        return replace(points[0], label=name)
+    return replace(
+        points[0],
+        label=name,
+        quality=_means([point.quality for point in points]),
+        cost=_means([point.cost for point in points]),
+        num_models=len(points),
+    )
+
+
+def _means(found: list[dict[str, Value]]) -> dict[str, Value]:
+    shared = [name for name in found[0] if all(name in values for values in found)]
+    return {name: _mean([values[name].mean for values in found]) for name in shared}
+
+
+def _mean(values: list[float]) -> Value:
+    middle, spread = mean(values), stdev(values)
+    return Value(middle, middle - spread, middle + spread)
+
+
+def to_point(
+    measured: dict[str, Any],
+    label: str,
+    role: Role,
+    *,
+    group: str = "",
+    description: str = "",
+    training_steps: int = 0,
+) -> TradeoffPoint:
+    """A point from what `pelap.tradeoff.measure_model` found."""
+    quality = {name: Value(one["value"], one["low"], one["high"])
+               for name, one in measured["quality"].items()}  # fmt: skip
+    found = measured["cost"]
+    cost = {
+        f"{TIME}{one['batch_size']}": Value(
+            1 / one["ratio"], 1 / one["ratio_max"], 1 / one["ratio_min"]
+        )
+        for one in found["times_as_fast"]
+    }
+    cost |= {MACS: Value(found["macs"]["denoiser_step"]),
+             PARAMETERS: Value(found["parameters"]["total"]),
+             LATENT_BYTES: Value(found["latent_bytes"])}  # fmt: skip
+    return TradeoffPoint(label, role, quality, cost, group, description, training_steps)
+
+
+def role_of(history: Sequence[dict[str, Any]]) -> Role:
+    """From a model's record: unpruned without a pruning, random if chance chose in every one."""
+    chosen_by = [name for record in history for name in _criteria(record)]
+    if not any("pruned" in record for record in history):
+        return "unpruned"
+    return "random" if chosen_by and set(chosen_by) == {"random"} else "pruned"
+
+
+def _criteria(record: dict[str, Any]) -> list[str]:
+    """Who chose in a pruning: for the latents, for the width."""
+    if "pruned" not in record:
+        return []
+    found = [record.get("criterion"), record.get("width", {}).get("criterion")]
+    return [name for name in found if name is not None]
+
+
+def training_steps(history: Sequence[dict[str, Any]]) -> int:
+    """Of all recoveries in a model's record."""
+    return sum(record["steps"] for record in history if "recovered" in record)
+
+
+def describe_history(history: Sequence[dict[str, Any]]) -> str:
+    """A model's record in a few words: `8 of 16 latents, elimination; recovered 2,000 steps`."""
+    parts = [part for record in history for part in _describe(record)]
+    return "; ".join(parts) or "as trained"
+
+
+def _describe(record: dict[str, Any]) -> list[str]:
+    if "recovered" in record:
+        return [f"recovered {record['steps']:,} steps"]
+    if "pruned" not in record:
+        return []
+    parts = []
+    if record.get("criterion") is not None:
+        turned = record.get("rotation", "none")
+        chosen = record["criterion"] if turned == "none" else f"{turned} rotation"
+        parts.append(f"{record['channels_after']} of {record['channels_before']} latents, {chosen}")
+    width = record.get("width")
+    if width is not None:
+        share = width["macs"] / width["macs_before"]
+        parts.append(f"width {width['criterion']} {share:.0%} MACs".replace("%", " %"))
+    return parts

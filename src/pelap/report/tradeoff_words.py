@@ -1,0 +1,182 @@
+"""What a trade-off says in words: who beats chance, and who is beaten in every respect."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pelap.report.tradeoff_names import cost_title, is_time, metric_name, write_metric
+from pelap.report.tradeoff_points import (
+    LATENT_BYTES,
+    MACS,
+    NOISE_LOSS,
+    PARAMETERS,
+    PSNR,
+    TO_UNPRUNED,
+    TradeoffPoint,
+    Value,
+    higher_is_better,
+)
+
+SAME_SIZE = 0.05
+"""Models whose counted costs differ by less, relatively, are of the same size."""
+COUNTED = (MACS, PARAMETERS, LATENT_BYTES)
+
+
+@dataclass(frozen=True)
+class Duel:
+    """A pruned model against the best random one of its size."""
+
+    pruned: TradeoffPoint
+    random: TradeoffPoint | None
+    """None where there is none of its size."""
+    num_random: int
+    outcome: int
+    """1 if the pruned one is better, −1 if worse, 0 where their intervals overlap."""
+
+
+def main_metric(points: Sequence[TradeoffPoint]) -> str:
+    """Of what all models have: the Fréchet distance of samples to test pictures, else the PSNR."""
+    shared = metrics_of(points)
+    for name in shared:
+        if name.startswith("FD-") and not name.endswith(TO_UNPRUNED):
+            return name
+    return PSNR if PSNR in shared else shared[0]
+
+
+def metrics_of(points: Sequence[TradeoffPoint]) -> list[str]:
+    """Metrics that every model has; noise losses last: those of other latents are no match."""
+    found = [n for n in points[0].quality if all(n in point.quality for point in points)]
+    return sorted(found, key=lambda name: name == NOISE_LOSS)
+
+
+def compare(one: Value, other: Value, *, higher: bool) -> int:
+    """1 if `one` is better, −1 if worse, 0 if their intervals overlap or they are equal."""
+    if one.ends[0] <= other.ends[1] and other.ends[0] <= one.ends[1]:
+        return 0
+    return 1 if (one.mean > other.mean) == higher else -1
+
+
+def hold_duels(points: Sequence[TradeoffPoint], metric: str) -> list[Duel]:
+    """Every pruned model against the random ones of its size, the equally trained ones first."""
+    return [_duel(point, points, metric) for point in points if point.role == "pruned"]
+
+
+def _duel(point: TradeoffPoint, points: Sequence[TradeoffPoint], metric: str) -> Duel:
+    rivals = [other for other in points if other.role == "random" and _same_size(point, other)]
+    if not rivals:
+        return Duel(point, None, 0, 0)
+    nearest = min(abs(other.training_steps - point.training_steps) for other in rivals)
+    rivals = [r for r in rivals if abs(r.training_steps - point.training_steps) == nearest]
+    higher = higher_is_better(metric)
+    sign = -1 if higher else 1
+    best = min(rivals, key=lambda rival: sign * rival.quality[metric].mean)
+    outcome = compare(point.quality[metric], best.quality[metric], higher=higher)
+    return Duel(point, best, len(rivals), outcome)
+
+
+def _same_size(one: TradeoffPoint, other: TradeoffPoint) -> bool:
+    return all(
+        abs(one.cost[name].mean / other.cost[name].mean - 1) < SAME_SIZE
+        for name in COUNTED
+        if name in one.cost and name in other.cost
+    )
+
+
+def dominates(one: TradeoffPoint, other: TradeoffPoint, metric: str) -> bool:
+    """Whether `one` costs no more in any respect, is no worse, and is better in one.
+
+    A time costs more where the intervals do not overlap; better is so meant too.
+    """
+    higher = higher_is_better(metric)
+    costs = [compare(one.cost[name], other.cost[name], higher=False) for name in one.cost]
+    ours, theirs = one.quality[metric], other.quality[metric]
+    no_worse = ours.mean >= theirs.mean if higher else ours.mean <= theirs.mean
+    better = [*costs, compare(ours, theirs, higher=higher)]
+    return no_worse and min(costs) >= 0 and max(better) > 0
+
+
+def lead(duels: Sequence[Duel], metric: str) -> str:
+    """The page's first sentence."""
+    held = [duel for duel in duels if duel.random is not None]
+    if not held:
+        return "No pruned model here has a random one of its size beside it."
+    outcomes = [duel.outcome for duel in held]
+    chance = f"random removal of the same size in {metric_name(metric)}"
+    if len(held) == 1:
+        verdict = {1: "better than", 0: "not told apart from", -1: "worse than"}[outcomes[0]]
+        return f"{held[0].pruned.label} is {verdict} {chance}."
+    won, lost = outcomes.count(1), outcomes.count(-1)
+    who = {0: f"None of the {len(outcomes)} pruned models is",
+           1: f"One of the {len(outcomes)} pruned models is",
+           len(outcomes): f"All {len(outcomes)} pruned models are"}.get(
+        won, f"{won} of the {len(outcomes)} pruned models are"
+    )  # fmt: skip
+    return f"{who} better than {chance}{f'; {lost} did worse' if lost else ''}."
+
+
+def duel_sentence(duel: Duel, metric: str) -> str:
+    """`width against width_random: 41.2 against 45.0 in FD-ResNet20, better than chance.`"""
+    if duel.random is None:
+        return (
+            f"{duel.pruned.label} has no random model of its size here: make one with "
+            "`pelap prune MODEL` and the same sizes, --criterion random or "
+            "--denoiser-criterion random."
+        )
+    ours = write_metric(metric, duel.pruned.quality[metric].mean)
+    theirs = write_metric(metric, duel.random.quality[metric].mean)
+    name = duel.random.label
+    rival = name if duel.num_random == 1 else f"{name}, the best of {duel.num_random} random models"
+    verdict = {1: "better than chance", 0: "not told apart: the intervals overlap",
+               -1: "worse than chance"}[duel.outcome]  # fmt: skip
+    return (
+        f"{duel.pruned.label} against {rival}: {ours} against {theirs} in {metric_name(metric)}, "
+        f"{verdict}.{_unequal(duel.pruned, duel.random)}"
+    )
+
+
+def _unequal(pruned: TradeoffPoint, random: TradeoffPoint) -> str:
+    if pruned.training_steps == random.training_steps:
+        return ""
+    return (
+        f" They were not recovered alike ({pruned.training_steps:,} and "
+        f"{random.training_steps:,} steps), so this is no fair comparison."
+    )
+
+
+def cost_sentence(point: TradeoffPoint, unpruned: TradeoffPoint, metric: str) -> str:
+    """What a pruned model costs and gives, relative to the unpruned one."""
+    shares = ", ".join(
+        f"{100 * point.cost[name].mean / unpruned.cost[name].mean:.0f} % of the {_short(name)}"
+        for name in point.cost
+        if name in unpruned.cost
+    )
+    outcome = compare(point.quality[metric], unpruned.quality[metric],
+                      higher=higher_is_better(metric))  # fmt: skip
+    verdict = {1: "better", 0: "not told apart", -1: "worse"}[outcome]
+    return (
+        f"{point.label} takes {shares} of {unpruned.label}; {metric_name(metric)} "
+        f"{write_metric(metric, point.quality[metric].mean)} against "
+        f"{write_metric(metric, unpruned.quality[metric].mean)}, {verdict}."
+    )
+
+
+def _short(cost: str) -> str:
+    """As it stands after `of the`: `time (16 at a time)`."""
+    title = cost_title(cost).removesuffix(" (unpruned: 1)")
+    return f"time ({title.removeprefix('time, ')})" if is_time(cost) else title
+
+
+def domination_sentences(points: Sequence[TradeoffPoint], metric: str) -> list[str]:
+    """One for each model that beats others in every respect."""
+    sentences = []
+    for point in points:
+        below = [other.label for other in points if dominates(point, other, metric)]
+        if below:
+            sentences.append(
+                f"{point.label} dominates {_join(below)}: it costs no more in any respect, is no "
+                f"worse in {metric_name(metric)}, and better in one of these."
+            )
+    return sentences
+
+
+def _join(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
