@@ -116,17 +116,17 @@ def make_lesson(
         share: Which of them are this process's.
     """
     device, system = images.device, student.system
-    own = system.encode_moments(images)  # (B, 2K, h, w)
-    whole = own if teacher is None else teacher.system.encode_moments(images)  # (B, 2C, h, w)
+    whole = (teacher.system if teacher else system).encode_moments(images)  # (B, 2C, h, w)
     source = generator(seed, "draws", step, device)
     shape = (batch_size, whole.shape[1] // 2, *whole.shape[2:])
     latent_noise = torch.randn(shape, generator=source, device=device)[share]
     noise = torch.randn(shape, generator=source, device=device)[share]
     num_timesteps = len(system.scheduler.alphas_cumprod)
     timesteps = torch.randint(num_timesteps, (batch_size,), generator=source, device=device)[share]
-    own_noise = latent_noise if teacher is None else teacher.to_student(latent_noise)
     found: dict[str, Any] = {}
     if student.trains_decoder:
+        own = whole if teacher is None else system.encode_moments(images)  # (B, 2K, h, w)
+        own_noise = latent_noise if teacher is None else teacher.to_student(latent_noise)
         found = {"latents": sample_moments(own, own_noise).latents, "images": images}
     if student.trains_decoder and teacher is not None:
         found["teacher_images"] = teacher.system.decode(whole.chunk(2, dim=1)[0])
