@@ -229,9 +229,12 @@ def test_domination_needs_every_cost_and_the_quality():
 def test_costs_are_said_relative_to_the_unpruned_model():
     whole, _, chosen = three()
     assert cost_sentence(chosen, whole, FD) == (
-        "chosen takes 60 % of the time (1 at a time), 50 % of the MACs of a step, 54 % of the "
-        "parameters, 100 % of the bytes of a latent of whole; FD-ResNet20 45.0 against 40.0, worse."
+        "chosen beside whole: time (1 at a time) 60 %, MACs of a step 50 %, parameters 54 %, bytes "
+        "of a latent 100 %; FD-ResNet20 45.0 against 40.0, worse."
     )
+    noisy = make_point("noisy", "pruned", 40.5, time=0.97)
+    assert "time (1 at a time) not told apart" in cost_sentence(noisy, whole, FD)
+    assert cost_sentence(noisy, whole, FD).endswith("40.5 against 40.0, not told apart.")
 
 
 def test_without_distances_the_psnr_is_the_main_metric():

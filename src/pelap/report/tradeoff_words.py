@@ -16,7 +16,7 @@ from pelap.report.tradeoff_points import (
     higher_is_better,
 )
 
-SAME_SIZE = 0.05
+SAME_SIZE = 0.1
 """Models whose counted costs differ by less, relatively, are of the same size."""
 COUNTED = (MACS, PARAMETERS, LATENT_BYTES)
 
@@ -143,24 +143,29 @@ def _unequal(pruned: TradeoffPoint, random: TradeoffPoint) -> str:
 
 
 def cost_sentence(point: TradeoffPoint, unpruned: TradeoffPoint, metric: str) -> str:
-    """What a pruned model costs and gives, relative to the unpruned one."""
+    """What a pruned model costs and gives beside the unpruned one."""
     shares = ", ".join(
-        f"{100 * point.cost[name].mean / unpruned.cost[name].mean:.0f} % of the {_short(name)}"
+        f"{_short(name)} {_share(point.cost[name], unpruned.cost[name])}"
         for name in point.cost
         if name in unpruned.cost
     )
-    outcome = compare(point.quality[metric], unpruned.quality[metric],
-                      higher=higher_is_better(metric))  # fmt: skip
+    ours, theirs = point.quality[metric], unpruned.quality[metric]
+    outcome = compare(ours, theirs, higher=higher_is_better(metric))
     verdict = {1: "better", 0: "not told apart", -1: "worse"}[outcome]
     return (
-        f"{point.label} takes {shares} of {unpruned.label}; {metric_name(metric)} "
-        f"{write_metric(metric, point.quality[metric].mean)} against "
-        f"{write_metric(metric, unpruned.quality[metric].mean)}, {verdict}."
+        f"{point.label} beside {unpruned.label}: {shares}; {metric_name(metric)} "
+        f"{write_metric(metric, ours.mean)} against {write_metric(metric, theirs.mean)}, {verdict}."
     )
 
 
+def _share(cost: Value, base: Value) -> str:
+    if cost.mean != base.mean and compare(cost, base, higher=False) == 0:
+        return "not told apart"
+    return f"{100 * cost.mean / base.mean:.0f} %"
+
+
 def _short(cost: str) -> str:
-    """As it stands after `of the`: `time (16 at a time)`."""
+    """As it stands in a list: `time (16 at a time)`."""
     title = cost_title(cost).removesuffix(" (unpruned: 1)")
     return f"time ({title.removeprefix('time, ')})" if is_time(cost) else title
 

@@ -15,6 +15,7 @@ from pelap.evaluation.model_quality import References, make_references
 from pelap.model_pictures import describe_pictures, pictures_config
 from pelap.models import LoadedModel
 from pelap.report.tradeoff_page import PAGE, find, write_tradeoff
+from pelap.report.tradeoff_words import SAME_SIZE
 from pelap.run_folder import write_whole
 from pelap.tradeoff.measure import TradeoffSettings, fingerprint, measure_model
 from pelap.tradeoff.subjects import Subject, open_subjects
@@ -118,7 +119,7 @@ def _notes(
         f"alternation with {subjects[0].model.name}, relative to it; the median of "
         f"{settings.rounds} rounds, and their least and greatest. Machine: {machine()}.",
         "A difference counts where intervals do not overlap. Same size: MACs of a step, parameters "
-        "and latent bytes (float32) less than 5 % apart.",
+        f"and latent bytes (float32) less than {SAME_SIZE:.0%} apart.".replace("%", " %"),
     ]
     if references.extractor is None:
         notes.append(f"No Fréchet distances: {references.reason}")
