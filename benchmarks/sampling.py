@@ -24,7 +24,7 @@ SEEDS = (42, 43, 44)
 FEW = (5, 10, 15, 20, 30, 50, 100)
 ANCESTRAL = ("ddpm", 1000)
 WAYS = (*((name, steps) for name in ("ddim", "dpm-solver++") for steps in FEW), ANCESTRAL)
-NUM_SAMPLES = 2000
+NUM_SAMPLES = 500
 """A way and seed; the same for all, as a Fréchet distance depends on it."""
 NUM_TEST = 10_000
 BATCH_SIZE = 250
