@@ -12,6 +12,7 @@ from torch import nn
 from pelap.errors import ConfigError, ModelError
 from pelap.networks.macs import count_denoiser_macs
 from pelap.pruning.rebuild import weightless
+from pelap.pruning.width.transformers import transformer_updates
 
 MAX_STEPS = 8
 """Widths tried at most for each level."""
@@ -239,9 +240,7 @@ def _attending_levels(config: Any) -> set[int]:
     """Levels with attention; the middle block has the width of the last."""
     num_levels = len(config["block_out_channels"])
     down, up = config["down_block_types"], tuple(reversed(config["up_block_types"]))
-    found = {
-        level for level in range(num_levels) if "Attn" in down[level] + up[level]
-    }  # fmt: skip
+    found = {level for level in range(num_levels) if "Attn" in down[level] + up[level]}
     has_middle = config["mid_block_type"] is not None and config.get("add_attention", True)
     return found | ({num_levels - 1} if has_middle else set())
 
@@ -255,8 +254,6 @@ def _level_names(config: Any) -> tuple[str, ...]:
 
 
 def _transformer(transformer: Any) -> Freedom:
-    from pelap.pruning.width.transformers import transformer_updates
-
     config = transformer.config
     heads = range(max(1, config["num_attention_heads"] // 4), config["num_attention_heads"] + 1)
     least = min(2, config["num_layers"])  # first and last always stay
