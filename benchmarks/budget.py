@@ -359,7 +359,7 @@ def _draw(
         )
     }
     if samples:
-        save_figure(lambda: draw_categories(bars, log=False), folder / "samples_quality.png")
+        save_figure(lambda: draw_categories(bars), folder / "samples_quality.png")
         save_figure(lambda: draw_strips(_sample_strips(names, runs)), folder / "samples.png")
 
 

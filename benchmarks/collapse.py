@@ -148,7 +148,7 @@ def _draw(by_name: dict[str, list[dict[str, Any]]], runs: Path, folder: Path) ->
         "… to the run's own reconstructions": values("FD-ResNet20-to-reconstructions"),
         "PSNR of decoding through the mask, dB": values("masked_reconstruction_psnr_db"),
     }
-    save_figure(lambda: draw_categories(panels, log=False), folder / "quality.png")
+    save_figure(lambda: draw_categories(panels), folder / "quality.png")
     first = {name: RunFolder(runs / f"{name}-seed={SEEDS[0]}") for name in by_name}
     diagnoses = {label(name): run.diagnosis() for name, run in first.items()}
     draw_denoiser_curves(

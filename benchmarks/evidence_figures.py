@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,13 +13,14 @@ from pelap.report.canvas import (
     RUN_COLOURS,
     RUN_MARKERS,
     WIDTH,
-    category_ticks,
     drawing,
     key,
     legend,
 )
 from pelap.run_folder import write_whole
 
+TITLE_CHARACTERS = 16
+"""That fit on a line above a narrow panel."""
 Series = Mapping[str, Mapping[float, Sequence[float]]]
 """Name → place on the x axis → one value a seed."""
 
@@ -46,20 +48,21 @@ def draw_strips(strips: Sequence[tuple[str, np.ndarray]]) -> Figure:
     return figure
 
 
-def draw_categories(panels: Mapping[str, Mapping[str, Sequence[float]]], log: bool) -> Figure:
-    """A panel a measure: one dot a seed for each named category, a bar at the mean."""
-    figure = Figure(figsize=(WIDTH, 2.1 * len(panels) + 0.5), dpi=DPI, layout="constrained")
-    for axes, (title, values) in zip(
-        np.atleast_1d(figure.subplots(len(panels), 1, sharex=True)), panels.items(), strict=True
-    ):
-        for place, found in enumerate(values.values()):
-            axes.plot([place] * len(found), found, "o", color=RUN_COLOURS[0], ms=5, alpha=0.6)
-            axes.hlines(np.mean(found), place - 0.25, place + 0.25, color=RUN_COLOURS[1], lw=2)
-        axes.set_title(title)
-        if log:
-            axes.set_yscale("log")
-        category_ticks(axes, list(values))
-    axes.tick_params("x", labelrotation=25)
+def draw_categories(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """A panel a measure, side by side: a row a category, one dot a seed, a bar at the mean."""
+    names = list(dict.fromkeys(name for values in panels.values() for name in values))
+    figure = Figure(figsize=(1.4 * WIDTH, 0.3 * len(names) + 1.0), dpi=DPI, layout="constrained")
+    columns = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
+    for axes, (title, values) in zip(columns, panels.items(), strict=True):
+        for name, found in values.items():
+            place, mean = names.index(name), np.mean(found)
+            axes.plot(found, [place] * len(found), "o", color=RUN_COLOURS[0], ms=5, alpha=0.6)
+            axes.vlines(mean, place - 0.3, place + 0.3, color=RUN_COLOURS[1], lw=2)
+        axes.set_title(fill(title, TITLE_CHARACTERS), size=10)
+        axes.locator_params("x", nbins=4)
+        axes.grid(axis="x")
+    columns[0].set_yticks(range(len(names)), names)
+    columns[0].invert_yaxis()
     return figure
 
 
