@@ -25,6 +25,7 @@ PAGES = [
     "analyze",
     "prune",
     "recover",
+    "tradeoff",
     "export",
     "describe",
     "bench",

@@ -106,3 +106,61 @@ def test_budget_tables_are_what_was_measured(benchmarks: None):
     text = (ROOT / "results" / "budget" / "README.md").read_text()
     assert _reconstruction_table(found["reconstructions"]) in text
     assert _sample_table(found["denoisers"]) in text
+
+
+def test_headline_tables_are_what_was_measured(benchmarks: None):
+    from headline import quality_table, speed_table
+
+    found = json.loads((ROOT / "results" / "headline" / "headline.json").read_text())
+    text = (ROOT / "results" / "headline" / "README.md").read_text()
+    assert quality_table(found["units"], found["time"]) in text
+    assert quality_table(found["units"], found["time"]) in (ROOT / "README.md").read_text()
+    assert speed_table(found["time"]) in text
+    for one in found["units"]:
+        assert one["num_samples"] >= 5000
+
+
+def test_what_the_headline_holds(benchmarks: None):
+    from headline import of_way
+
+    found = json.loads((ROOT / "results" / "headline" / "headline.json").read_text())
+    units = found["units"]
+    for name, most in (("macs", 0.56), ("latent_bytes", 0.5)):
+        assert of_way(units, "both", name)[0] <= most * of_way(units, "unpruned", name)[0]
+    for name in ("fd_resnet20", "fd_resnet20_to_unpruned_reconstructions"):
+        both, unpruned = (
+            {one["seed"]: one[name] for one in units if one["way"] == way}
+            for way in ("both", "unpruned")
+        )
+        assert len(both) == 3
+        assert all(distance <= 1.26 * unpruned[seed] for seed, distance in both.items())
+    ratios = [one["ratio"] for one in found["time"]["both-50"]["ratios"]]
+    assert max(ratios) >= 1.5
+
+
+def test_width_table_is_what_was_measured(benchmarks: None):
+    from width import table
+
+    found = json.loads((ROOT / "results" / "width" / "width.json").read_text())
+    assert table(found["narrowed"]) in (ROOT / "docs" / "prune.md").read_text()
+
+
+def test_sampling_table_is_what_was_measured(benchmarks: None):
+    from sampling import Row, table
+
+    found = json.loads((ROOT / "results" / "sampling" / "sampling.json").read_text())
+    rows = [
+        Row(tuple(way["way"]), way["distances"], way["losses"], way["speedups"])
+        for way in found["ways"]
+    ]
+    assert table(rows) in (ROOT / "results" / "sampling" / "README.md").read_text()
+    assert any(way["fast_and_good_enough"] for way in found["ways"])
+
+
+def test_recovery_table_is_what_was_measured(benchmarks: None):
+    from recovery import table
+
+    folder = ROOT / "results" / "recovery"
+    found = json.loads((folder / "recovery.json").read_text())
+    for page in (folder / "README.md", ROOT / "docs" / "recover.md"):
+        assert table(found["tried"]) in page.read_text()
