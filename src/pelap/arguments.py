@@ -138,6 +138,13 @@ def _add_verbs_on_several_runs(add: AddVerb) -> None:
 
 
 def _add_verbs_on_a_model(add: AddVerb) -> None:
+    _add_analyze(add)
+    _add_prune(add)
+    _add_recover(add)
+    _add_export(add)
+
+
+def _add_analyze(add: AddVerb) -> None:
     verb = add(
         "analyze",
         "Find which latent channels a model uses, and which to keep.",
@@ -150,6 +157,8 @@ def _add_verbs_on_a_model(add: AddVerb) -> None:
     verb.add_argument("--max-psnr-drop", type=float, help="recommend the fewest within so many dB")
     _add_json(verb)
 
+
+def _add_prune(add: AddVerb) -> None:
     verb = add(
         "prune",
         "Remove latent channels and the denoiser's width; the result is an ordinary diffusers "
@@ -188,6 +197,8 @@ def _add_verbs_on_a_model(add: AddVerb) -> None:
     verb.add_argument("--overwrite", action="store_true", help="replace what is at --output")
     _add_json(verb)
 
+
+def _add_recover(add: AddVerb) -> None:
     verb = add(
         "recover", "Train a pruned model for a few steps; call again to go on.", overrides=True
     )
@@ -212,6 +223,8 @@ def _add_verbs_on_a_model(add: AddVerb) -> None:
     verb.add_argument("--overwrite", action="store_true", help="replace what is at --output")
     _add_json(verb)
 
+
+def _add_export(add: AddVerb) -> None:
     verb = add("export", "Write a model's networks as ONNX files, checked against torch.")
     verb.add_argument("model", metavar="MODEL", help="a run, a diffusers folder or a hub id")
     verb.add_argument("--format", choices=["onnx"], default="onnx", help="of the files (onnx)")

@@ -48,6 +48,7 @@ class _Walk:
         self.heads_narrow = unet.config["attention_head_dim"] is None
 
     def through(self) -> None:
+        """Fill the layout, from the first layer to the last."""
         unet, layout = self.unet, self.layout
         stream = self._channels("conv_in", unet.conv_in.out_channels)
         layout.layer(unet.conv_in, "conv_in", None, stream)
