@@ -18,6 +18,7 @@ from pelap.analysis.analyze import analyze
 from pelap.analysis.batches import Batches
 from pelap.analysis.decoding import DecoderMetric, LeaveOneOut, measure_maps
 from pelap.analysis.elimination import conditional_costs, eliminate_by_moments
+from pelap.analysis.learned import learn_scores, stand_ins
 from pelap.analysis.statistics import measure_statistics
 from pelap.config import NoiseConfig
 from pelap.data import InMemoryPictures, Pictures
@@ -169,3 +170,23 @@ def test_conditional_costs_are_what_decoding_costs():
     settings = replace(SETTINGS, num_pictures=96, num_search=96, learned_steps=0)
     measured = analyze(system, pictures, settings, "planted").criterion("elimination").ranking
     assert measured == eliminate_by_moments(metric, moments.covariance)
+
+
+def test_what_stands_in_for_a_channel_comes_from_the_other_open_ones():
+    system, batches = to_system(with_mixed_channels()), all_batches(make_pictures())
+    moments = measure_statistics(system, batches).moments
+    latents = batches.encode(system, 0).mean
+    found = stand_ins([0, 2], moments, "linear").substitute(latents)
+    for channel, others in ((0, [2]), (1, [0, 2]), (2, [0]), (3, [0, 2])):
+        expected = keep_channels(others, moments, "linear").substitute(latents)
+        torch.testing.assert_close(found[:, channel], expected[:, channel], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("fill", ["mean", "linear"])
+def test_the_predictor_learns_the_order_of_the_channels(fill):
+    directions = BASIS[:, [9, 3, 6, 0]]  # pictures vary most along the first ones
+    model = LinearAutoencoder(directions.T.clone(), directions.clone())
+    system, batches = to_system(model), all_batches(make_pictures())
+    moments = measure_statistics(system, batches).moments
+    scores = learn_scores(system, batches, moments, 150, fill)
+    assert scores.argsort(descending=True).tolist() == [3, 1, 2, 0]

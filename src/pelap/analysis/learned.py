@@ -1,18 +1,21 @@
 """The method's own importance predictor, trained alone on a frozen autoencoder."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pelap.analysis.batches import Batches, track
+from pelap.analysis.decoding import keep_or_fill
 from pelap.latent import ImportancePredictor, TopKGate
-from pelap.latent.latent_map import Fill, LatentMoments, keep_channels
+from pelap.latent.latent_map import Fill, LatentMap, LatentMoments
 from pelap.processes import mean_over_processes
 from pelap.seeding import generator
 from pelap.system import LatentDiffusion
 
 HIDDEN_CHANNELS = 32
-LEARNING_RATE = 0.02
+LEARNING_RATE = 0.005
 
 
 def learn_scores(
@@ -25,7 +28,10 @@ def learn_scores(
     """Scores of the channels after training the predictor and a static top-k gate. Ours.
 
     At each step the gate opens k channels, k uniform from 1 to C; the decoder gets the fill in
-    place of the others; the loss is the squared error. Every process takes the same steps.
+    place of the others; the loss is the squared error. An open channel's mask has a slope too:
+    towards what would stand in for that channel if it closed. Scores are normalised over the
+    channels, or all would rise together until the gate's sigmoid is flat. Every process takes the
+    same steps.
 
     Args:
         system: Frozen model.
@@ -51,15 +57,32 @@ def learn_scores(
         gate.target.fill_(int(budgets[step]))
         batch = _shuffled(batches, step // len(batches)).encode(system, step % len(batches))
         with torch.enable_grad():
-            mask = gate(predictor(batch.mean)).mask[:, :, None, None]  # (B, C, 1, 1)
+            scores = F.layer_norm(predictor(batch.mean), (num_channels,))  # (B, C)
+            mask = gate(scores).mask[:, :, None, None]  # (B, C, 1, 1)
             kept = mask[0].flatten().detach().nonzero().flatten().tolist()
-            filled = keep_channels(kept, moments, fill).substitute(batch.mean)  # (B, C, h, w)
+            filled = stand_ins(kept, moments, fill).substitute(batch.mean)  # (B, C, h, w)
             decoded = system.decode(filled + mask * (batch.mean - filled))  # (B, 3, H, W)
             loss = F.mse_loss(decoded, batch.images)
             optimizer.zero_grad()
             loss.backward()
         optimizer.step()
     return mean_over_processes(gate.mean_scores.detach()).double().cpu()
+
+
+def stand_ins(kept: Sequence[int], moments: LatentMoments, fill: Fill) -> LatentMap:
+    """For every channel, open ones too, what the other open channels have to say of it.
+
+    Args:
+        kept: The open channels.
+        moments: Of the latents.
+        fill: The rule.
+    """
+    channels = range(len(moments.mean))
+    maps = [keep_or_fill([other for other in kept if other != one], moments, fill)
+            for one in channels]  # fmt: skip
+    weights = torch.stack([found.decode[one] @ found.encode for one, found in enumerate(maps)])
+    offset = torch.stack([found.offset[one] for one, found in enumerate(maps)])
+    return LatentMap(torch.eye(len(weights), dtype=torch.float64), weights, offset)
 
 
 def _shuffled(batches: Batches, epoch: int) -> Batches:
