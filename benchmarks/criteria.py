@@ -2,9 +2,9 @@
 
     python benchmarks/criteria.py --runs runs/criteria --budget runs/budget --output DIR
 
-One `kl16_small` model with its denoiser, and the three unpruned autoencoders of budget.py. Each is
-analysed, then pruned by every criterion, by both rotations and at random; what is measured is the
-pruned model itself. What is done is not done again, so the command can be interrupted.
+Three `kl16_small` models with their denoisers, and the three unpruned autoencoders of budget.py.
+Each is analysed, then pruned by every criterion, by both rotations and at random; what is measured
+is the pruned model itself. What is done is not done again, so the command can be interrupted.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from pelap.config import GateConfig, RunConfig
 from pelap.presets import kl16_small
 from pelap.run_folder import write_whole
 
-SEED = 42
 SEEDS = (42, 43, 44)
 BUDGETS = (12, 8, 4)
 NUM_RANDOM = 5
@@ -30,11 +29,15 @@ NUM_SAMPLES = 2000
 SAMPLING_STEPS = 15
 RECOVERY_STEPS = 200
 MAIN = "kl16_small"
+"""The subject of seed 42, of which most is measured; its other seeds follow after a dash."""
 CRITERIA = ("variance", "kl", "redundancy", "taylor", "learned", "decoder_sensitivity",
             "leave_one_out", "leave_one_out_linear", "conditional", "elimination")  # fmt: skip
 ROTATIONS = ("pca", "decoder")
 SAMPLED = ("variance", "elimination", "pca", "decoder", "random 0", "random 1", "random 2")
-"""Ways whose samples are drawn, before and after recovery."""
+"""Ways whose samples are drawn, before and after recovery, of seed 42."""
+SAMPLED_OF_ALL = ("elimination", "pca", "decoder", "random 0")
+FILLED = ("variance", "elimination", "conditional", "decoder")
+"""Ways that are measured with every fill."""
 DRAWN = ("random", "variance", "pca", "leave_one_out", "conditional", "elimination", "decoder")
 """Ways in the figure, and what the three further autoencoders are pruned by."""
 
@@ -52,10 +55,21 @@ def model_config() -> RunConfig:
 
 def subjects(runs: Path, budget: Path) -> dict[str, Path]:
     """Run folders of what is pruned, by name."""
-    found = {MAIN: runs / f"{MAIN}-seed={SEED}"}
-    return found | {
-        f"paper16-{seed}": budget / "autoencoders" / f"unpruned_16-seed={seed}" for seed in SEEDS
+    autoencoders = budget / "autoencoders"
+    return {
+        **{kl16(seed): runs / f"{MAIN}-seed={seed}" for seed in SEEDS},
+        **{f"paper16-{seed}": autoencoders / f"unpruned_16-seed={seed}" for seed in SEEDS},
     }
+
+
+def kl16(seed: int) -> str:
+    """Name of the kl16 model of that seed."""
+    return MAIN if seed == SEEDS[0] else f"{MAIN}-{seed}"
+
+
+def seed_of(subject: str) -> int:
+    """The seed a subject was trained with, for its samples and its recovery."""
+    return SEEDS[0] if subject == MAIN else int(subject.rpartition("-")[2])
 
 
 @dataclass(frozen=True)
@@ -87,15 +101,27 @@ def units() -> list[Unit]:
     few = ("elimination", "decoder", "random 0")
     found += [Unit(MAIN, way, kept, stage="sample") for kept in (4, 12) for way in few]
     found += [Unit(MAIN, way, 4, stage="recover") for way in few]
-    for fill in ("zero", "mean"):
-        filled = ("variance", "conditional", "elimination", "decoder")
-        found += [Unit(MAIN, way, kept, fill) for kept in BUDGETS for way in filled]
+    found += filled(MAIN)
+    for seed in SEEDS[1:]:
+        subject = kl16(seed)
+        found += [Unit(subject, "unpruned", 16, stage=stage)
+                  for stage in ("reconstruct", "sample", "recover")]  # fmt: skip
+        found += [Unit(subject, way, kept) for kept in BUDGETS for way in ways]
+        found += [Unit(subject, way, 8, stage=stage)
+                  for stage in ("sample", "recover") for way in SAMPLED_OF_ALL]  # fmt: skip
+        found += filled(subject)
     chosen = [way for way in ways if way in DRAWN or way.startswith("random")]
     for seed in SEEDS:
         subject = f"paper16-{seed}"
         found += [Unit(subject, "unpruned", 16)]
         found += [Unit(subject, way, kept) for kept in BUDGETS for way in chosen]
     return found
+
+
+def filled(subject: str) -> list[Unit]:
+    """With other fills than the linear one."""
+    fills = ("zero", "mean")
+    return [Unit(subject, way, kept, fill) for fill in fills for kept in BUDGETS for way in FILLED]
 
 
 def groups() -> list[list[Unit]]:
@@ -138,7 +164,9 @@ def _open(subject: str, runs: Path, budget: Path) -> Any:
     from pelap.models import open_model
 
     model = open_model(subjects(runs, budget)[subject])
-    return model if subject == MAIN else replace(model, denoiser=None, denoiser_name="")
+    if subject.startswith(MAIN):
+        return model
+    return replace(model, denoiser=None, denoiser_name="")
 
 
 def measure_unit(unit: Unit, runs: Path, budget: Path) -> None:
@@ -194,8 +222,9 @@ def _recover(unit: Unit, model: Any, pruned: Any, plan: Any, runs: Path) -> Any:
         save_pruned(PrunedModel(plan, pruned), folder, {})
         student, teacher = open_model(folder), model
     settings = RecoverySettings(
-        steps=RECOVERY_STEPS, batch_size=64, learning_rate=3e-4, seed=SEED, num_pictures=500
-    )
+        steps=RECOVERY_STEPS, batch_size=64, learning_rate=3e-4,
+        seed=seed_of(unit.subject), num_pictures=500,
+    )  # fmt: skip
     output = runs / "recovered" / name
     recover_model(student, teacher, model.config, settings, output)
     return replace(open_model(output), config=model.config)
@@ -205,7 +234,7 @@ def random_channels(num_kept: int, draw: int) -> tuple[int, ...]:
     """Channels drawn without looking."""
     import numpy as np
 
-    order = np.random.default_rng((SEED, draw)).permutation(16)
+    order = np.random.default_rng((SEEDS[0], draw)).permutation(16)
     return tuple(sorted(order[:num_kept].tolist()))
 
 
@@ -215,7 +244,7 @@ def _test_pictures(model: Any, num: int) -> Any:
     from pelap.data import load_pictures
 
     few = replace(model.config.data, num_train=1, num_test=num)
-    return load_pictures(few, SEED).test.fetch(torch.arange(num))
+    return load_pictures(few, SEEDS[0]).test.fetch(torch.arange(num))
 
 
 def _decode_all(system: Any, originals: Any) -> Any:
@@ -262,7 +291,7 @@ def _sample(unit: Unit, pruned: Any, model: Any, runs: Path) -> dict[str, Any]:
     from pelap.seeding import generator
 
     system = pruned.system()
-    source = generator(SEED, "sampling", 0, torch.device("cpu"))
+    source = generator(seed_of(unit.subject), "sampling", 0, torch.device("cpu"))
     noise = torch.randn(NUM_SAMPLES, unit.num_kept, 8, 8, generator=source)
     parts = []
     with torch.no_grad():
@@ -275,7 +304,9 @@ def _sample(unit: Unit, pruned: Any, model: Any, runs: Path) -> dict[str, Any]:
     pictures.parent.mkdir(parents=True, exist_ok=True)
     np.save(pictures, samples[:8].permute(0, 2, 3, 1).numpy())
     originals = _test_pictures(model, 10_000)
-    reconstructions = _unpruned_reconstructions(model, originals[:5000], runs)
+    reconstructions = _unpruned_reconstructions(
+        model, originals[:5000], runs / f"unpruned-{unit.subject}"
+    )
     found = _quality(["fd"], originals, samples=samples)
     to_unpruned = _quality(["fd"], reconstructions, samples=samples)
     return {
@@ -349,7 +380,7 @@ def fill_table(found: list[dict[str, Any]]) -> str:
     fills = ("zero", "mean", "linear")
     header = ["kept by", *(f"{k} kept, {fill}" for k in BUDGETS for fill in fills)]
     rows = []
-    for way in ("variance", "elimination", "conditional", "decoder"):
+    for way in FILLED:
         cells = []
         for kept in BUDGETS:
             for fill in fills:
@@ -365,7 +396,7 @@ SAMPLE_COLUMNS = {"psnr_db": 2, "rFD-ResNet20": 2, "fd_resnet20": 2,
 
 def sample_table(found: list[dict[str, Any]]) -> str:
     """Before and after recovery, by way and number of kept channels."""
-    header = ["kept by", "channels", "recovered", "draws", *SAMPLE_COLUMNS]
+    header = ["kept by", "channels", "recovered", "models", *SAMPLE_COLUMNS]
     rows = []
     for kept in (16, *BUDGETS):
         for way in ("unpruned", "variance", "elimination", *ROTATIONS, "random"):
@@ -439,8 +470,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the evidence")
     parser.add_argument("--jobs", type=int, default=2, help="at a time, a thread each (2)")
     options = parser.parse_args()
-    (trial,) = with_seeds({MAIN: model_config()}, [SEED])
-    train_trial(trial, options.runs)
+    train = partial(train_trial, runs=options.runs)
+    for_each(train, with_seeds({MAIN: model_config()}, SEEDS), options.jobs)
     places = {"runs": options.runs, "budget": options.budget}
     names = list(subjects(options.runs, options.budget))
     for_each(partial(analyse, **places), names, options.jobs)
