@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import resource
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -159,6 +161,34 @@ def test_never_more_than_a_batch_is_fetched():
     pictures = CountedPictures(source.labels, source.class_names, source)
     analyze(to_system(with_mixed_channels()), pictures, SETTINGS, "planted")
     assert max(pictures.sizes) == SETTINGS.batch_size
+
+
+@dataclass(frozen=True)
+class DrawnPictures(Pictures):
+    """Random pictures that exist while they are fetched only."""
+
+    labels: Tensor
+    class_names: tuple[str, ...] = ("all",)
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        source = torch.Generator().manual_seed(int(indices[0]))
+        return torch.randint(0, 256, (len(indices), 3, 32, 32), generator=source).to(torch.uint8)
+
+
+def peak_memory(num_pictures: int) -> int:
+    """Largest resident memory of this process, KiB, after the analysis of so many pictures."""
+    pictures = DrawnPictures(torch.zeros(num_pictures, dtype=torch.long))
+    settings = replace(SETTINGS, num_pictures=num_pictures, batch_size=100, num_probes=1)
+    model = LinearAutoencoder(BASIS[:, :2].T.clone(), BASIS[:, :2].clone())
+    analyze(to_system(model), pictures, settings, "planted")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def test_ten_times_as_many_pictures_need_no_more_memory():
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, spawn, max_tasks_per_child=1) as pool:
+        few, many = pool.map(peak_memory, (1000, 10_000))
+    assert many < 1.1 * few
 
 
 def test_weights_can_be_trained_again_afterwards(analysis: Analysis):
