@@ -2,7 +2,8 @@
 
 One file a split: float16, (flips, N, 2C, h, w), the normalised means and then log-variances of each
 picture, and of its mirror image where the training flips. A key tells what made them: the same
-autoencoder on the same pictures finds them again, anything else makes them anew.
+autoencoder on the same pictures in the same precision finds them again, anything else makes them
+anew. Processes that need the same file wait for the one that makes it.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -22,6 +24,9 @@ from pelap.data import Pictures, to_batch
 from pelap.run_folder import write_whole
 from pelap.system import LatentDiffusion, latent_shape
 from pelap.training.step import uses_bf16
+
+NUM_DIGESTED = 64
+"""Pictures, spread evenly over the split, that tell it from another."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +66,25 @@ def cache_latents(
     """
     channels, height, width = latent_shape(config)
     shape = (1 + with_flips, len(pictures), 2 * channels, height, width)
-    path = folder / f"{name}-{_key(system, config, shape)}.npy"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        _fill(partial, shape, _encoded(system, pictures, config, with_flips))
-        partial.replace(path)
-        description = {"data": asdict(config.data), "shape": shape}
-        write_whole(path.with_suffix(".json"), json.dumps(description, indent=2).encode())
+    path = folder / f"{name}-{_key(system, pictures, config, shape)}.npy"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.is_file():
+            partial = path.with_suffix(".partial")
+            _fill(partial, shape, _encoded(system, pictures, config, with_flips))
+            partial.replace(path)
+            description = {"data": asdict(config.data), "shape": shape}
+            write_whole(path.with_suffix(".json"), json.dumps(description, indent=2).encode())
     return CachedLatents(np.load(path, mmap_mode="r"))
 
 
-def _key(system: LatentDiffusion, config: RunConfig, shape: tuple[int, ...]) -> str:
-    digest = hashlib.sha256(json.dumps([asdict(config.data), shape]).encode())
+def _key(
+    system: LatentDiffusion, pictures: Pictures, config: RunConfig, shape: tuple[int, ...]
+) -> str:
+    use_bf16 = uses_bf16(config.run.precision, next(system.parameters()).device)
+    digest = hashlib.sha256(json.dumps([asdict(config.data), shape, use_bf16]).encode())
+    shown = torch.linspace(0, len(pictures) - 1, min(NUM_DIGESTED, len(pictures))).long()
+    digest.update(pictures.fetch(shown).contiguous().numpy().tobytes())
     for part in (system.autoencoder, system.normalizer):
         for name, tensor in part.state_dict().items() if part is not None else ():
             digest.update(name.encode())
