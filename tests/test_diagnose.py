@@ -1,6 +1,7 @@
 """Diagnoses of planted models, of a real run, and of diffusers' own pipelines."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +130,21 @@ def test_small_latents_with_a_decoder_that_compensates_are_shrunken():
     reached = [point.snr_db for point in diagnosis.recovery if point.relative_error is not None]
     assert reached == [0.0]
     assert "3, 6, 10, 15, 20 dB" in diagnosis.notes[0]
+
+
+def test_a_denoiser_that_never_sees_noise_drown_the_latents_is_not_healthy():
+    system = linear_system([300.0] * CHANNELS)
+    diagnosis = diagnose(system, gaussian_images([300.0] * CHANNELS))
+    assert diagnosis.collapse.verdict == "undertrained"
+    assert diagnosis.least_snr_db is not None
+    assert diagnosis.least_snr_db > 0
+    assert "never drowns" in reasons(diagnosis)
+
+
+def test_a_broken_decoder_or_encoder_is_refused():
+    for factor in (math.nan, math.inf):
+        with pytest.raises(RunError, match="broken"):
+            diagnose(linear_system([1.0] * CHANNELS, factor), gaussian_images([1.0] * CHANNELS))
 
 
 def test_one_closed_channel_of_four_is_healthy_and_named():

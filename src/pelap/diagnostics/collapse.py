@@ -7,8 +7,11 @@ own variance. The denoiser's loss with zeros in the latent's place is reported w
 decides nothing: also a sound denoiser may find zeros easier.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
+
+from pelap.errors import RunError
 
 Verdict = Literal["healthy", "shrunken", "collapsed", "undertrained"]
 
@@ -35,7 +38,9 @@ class CollapseEvidence:
     """The same with the latents set to zero, same noise and timesteps."""
     relative_error: float | None = None
     """Error of the recovered clean latent at a signal-to-noise ratio of 0 dB, in the latent's own
-    variance; None where it was not measured."""
+    variance; None where it was not measured, or no timestep has that ratio."""
+    least_snr_db: float | None = None
+    """Signal-to-noise ratio at the last timestep; None where it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,12 @@ class CollapseVerdict:
 
 def judge(evidence: CollapseEvidence) -> CollapseVerdict:
     """Decide between healthy, collapsed (masks closed), shrunken (latents scaled away) and
-    undertrained (a denoiser that recovers nothing)."""
+    undertrained (a denoiser that recovers nothing, or never sees noise that it could recover from).
+
+    Raises:
+        RunError: If a figure is not finite.
+    """
+    _refuse_broken(evidence)
     masks = evidence.mask_mean
     open_channels = [c for c, mask in enumerate(masks) if mask >= OPEN_MASK]
     closed = [c for c, mask in enumerate(masks) if mask < OPEN_MASK]
@@ -59,19 +69,31 @@ def judge(evidence: CollapseEvidence) -> CollapseVerdict:
             f"below {OPEN_MASK}"
         )
         return CollapseVerdict("collapsed", [reason, *losses])
+    deviations = evidence.masked_latent_std
     named = [f"channel {c} is closed: mean mask {masks[c]:.4f}" for c in closed]
-    widest = max(evidence.masked_latent_std[c] for c in open_channels)
+    widest = max(deviations[c] for c in open_channels)
     if widest < MIN_LATENT_STD:
         reason = (
             f"masks are open but the latents are small beside unit noise: the widest open channel "
             f"has standard deviation {widest:.4f}, below {MIN_LATENT_STD}"
         )
         return CollapseVerdict("shrunken", [reason, *named, *losses])
+    named += [
+        f"channel {c} is open but scaled away: standard deviation {deviations[c]:.4f}"
+        for c in open_channels
+        if deviations[c] < MIN_LATENT_STD
+    ]
     opened = (
         f"{len(open_channels)} of {len(masks)} channels are open; the widest has standard "
         f"deviation {widest:.3f}"
     )
-    error = evidence.relative_error
+    error, least = evidence.relative_error, evidence.least_snr_db
+    if error is None and least is not None and least > 0:
+        drowned = (
+            f"the noise never drowns latents of this size: the signal-to-noise ratio stays above "
+            f"{least:.1f} dB, so the denoiser has not learned to start from noise"
+        )
+        return CollapseVerdict("undertrained", [drowned, opened, *named, *losses])
     if error is None:
         return CollapseVerdict("healthy", [opened, *named, *losses])
     recovered = (
@@ -82,6 +104,20 @@ def judge(evidence: CollapseEvidence) -> CollapseVerdict:
     verdict = "healthy" if error < MAX_RELATIVE_ERROR else "undertrained"
     reasons = [opened, recovered] if verdict == "healthy" else [recovered, opened]
     return CollapseVerdict(verdict, [*reasons, *named, *losses])
+
+
+def _refuse_broken(evidence: CollapseEvidence) -> None:
+    found = {
+        "masks": evidence.mask_mean,
+        "standard deviation of the latents": evidence.masked_latent_std,
+        "denoiser's loss": [evidence.diffusion_loss, evidence.zero_latent_diffusion_loss],
+        "error of the recovered latent": [evidence.relative_error],
+    }
+    for name, values in found.items():
+        if not all(value is None or math.isfinite(value) for value in values):
+            raise RunError(
+                f"The model is broken, there is nothing to judge: its {name} is {values}."
+            )
 
 
 def _losses(evidence: CollapseEvidence) -> list[str]:

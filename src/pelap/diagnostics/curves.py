@@ -71,6 +71,7 @@ def diagnose(
         spread,
         [_level(system, curves, signal, t, float(snr_db[t])) for t in levels],
         [_recovery(curves, signal, ratio, t) for ratio, t in at_ratio.items()],
+        float(snr_db[-1]),
         _notes(snr_db, at_ratio),
     )
 
@@ -161,7 +162,11 @@ def _notes(snr_db: Tensor, at_ratio: dict[float, int | None]) -> list[str]:
 
 
 def _summarise(
-    spread: Spread, levels: list[LevelLosses], recovery: list[SnrError], notes: list[str]
+    spread: Spread,
+    levels: list[LevelLosses],
+    recovery: list[SnrError],
+    least_snr_db: float,
+    notes: list[str],
 ) -> Diagnosis:
     n = spread.num_pictures
     diffusion, zero_latent, gaussian = (
@@ -170,6 +175,8 @@ def _summarise(
     )
     mask_mean, masked_std = spread.mask_mean.tolist(), spread.masked.std().tolist()
     at_zero_db = recovery[0].relative_error
+    least = least_snr_db if math.isfinite(least_snr_db) else None
+    evidence = CollapseEvidence(mask_mean, masked_std, diffusion, zero_latent, at_zero_db, least)
     return Diagnosis(
         num_pictures=n,
         levels=levels,
@@ -182,7 +189,8 @@ def _summarise(
         mask_mean=mask_mean,
         reconstruction_psnr_db=_psnr_db(spread.squared_error / n),
         masked_reconstruction_psnr_db=_psnr_db(spread.masked_squared_error / n),
-        collapse=judge(CollapseEvidence(mask_mean, masked_std, diffusion, zero_latent, at_zero_db)),
+        least_snr_db=least,
+        collapse=judge(evidence),
         notes=notes,
     )
 

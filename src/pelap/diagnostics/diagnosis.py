@@ -56,6 +56,8 @@ class Diagnosis:
     """Decoding the latents, images in [-1, 1]."""
     masked_reconstruction_psnr_db: float
     """Decoding the latents after the mask."""
+    least_snr_db: float | None
+    """At the last timestep; None where there is no signal at all."""
     collapse: CollapseVerdict
     notes: list[str]
     """What could not be measured, and why."""
