@@ -103,9 +103,19 @@ def test_an_adaptive_nested_gate_learns_its_length_from_the_scores():
     assert scores.grad is not None
     # a higher logit of the longest prefix opens more
     assert bool((scores.grad[:, -1] > 0).all())
-    gate.harden(2)
     lengths = gate.eval()(torch.eye(NUM) * 20).mask.sum(dim=1)
     assert lengths.tolist() == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("budget", [2, 3, 4, 5])
+def test_an_adaptive_nested_gate_meets_its_budget_in_the_mean(budget: int):
+    gate = make("nested", adaptive=True)
+    scores = torch.randn(500, NUM, generator=torch.Generator().manual_seed(0))
+    gate.train()(scores, torch.rand(500, NUM, generator=torch.Generator().manual_seed(1)))
+    gate.harden(budget)
+    lengths = gate.eval()(scores).mask.sum(dim=1)
+    assert float(lengths.mean()) == pytest.approx(budget, abs=0.1)
+    assert len(lengths.unique()) > 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

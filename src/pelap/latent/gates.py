@@ -40,7 +40,8 @@ class Gate(ModelMixin, ConfigMixin, ABC):
     batch, and once trained their running mean. An adaptive gate reads each sample's own scores.
 
     A gate is soft or noisy while it learns. `harden` ends that: from then on exactly `num` channels
-    are open (of each sample, if adaptive) and every mask is 0 or 1.
+    are open (of each sample, if adaptive; see `NestedGate` for the exception) and every mask is 0
+    or 1.
 
     Args:
         num_channels: C.
@@ -126,13 +127,18 @@ class Gate(ModelMixin, ConfigMixin, ABC):
     def _shared(self, scores: Tensor) -> Tensor:
         if self.training:
             scores = mean_over_processes(scores.mean(dim=0, keepdim=True)).expand_as(scores)
-            share = max(SCORE_MOMENTUM, 1 / (1 + int(self.num_batches)))
-            self.mean_scores.lerp_(scores[0].detach(), share)
-            self.num_batches += 1
+            self._track(scores[0])
             return scores
         if int(self.num_batches) == 0:
             return scores.mean(dim=0, keepdim=True).expand_as(scores)
         return self.mean_scores.expand_as(scores)
+
+    @torch.no_grad()
+    def _track(self, values: Tensor) -> None:
+        """Take the values (C,) of a batch into the running mean."""
+        share = max(SCORE_MOMENTUM, 1 / (1 + int(self.num_batches)))
+        self.mean_scores.lerp_(values.detach(), share)
+        self.num_batches += 1
 
 
 @final
@@ -179,7 +185,9 @@ class NestedGate(Gate):
 
     Nested dropout (Rippel et al., arXiv 1402.0915). Static, a prefix is any length from 1 to C with
     equal probability, and the scores decide nothing. Adaptive, the scores are logits of the length:
-    half the prefixes are drawn from them, and what is used afterwards is their mean length.
+    half the prefixes are drawn from them, and what is used afterwards is their mean length. Samples
+    then differ in how many channels they open: a budget is met by the mean over the data, all
+    lengths being shifted by as much as the training's mean was off.
 
     Args:
         full_fraction: Part of the samples that keep every channel in training.
@@ -203,6 +211,8 @@ class NestedGate(Gate):
             return self._prefix(self._random_lengths(noise), scores), None
         still_open = self._tail(scores)  # (B, C)
         num_open = still_open.sum(dim=1).mean()
+        if self.training:
+            self._track(mean_over_processes(still_open.detach().mean(dim=0)))
         if noise is None:
             return self._expected_prefix(scores), num_open
         drawn = (still_open > noise[:, 1 % self.num_channels, None]).sum(dim=1).clamp(min=1)
@@ -214,10 +224,12 @@ class NestedGate(Gate):
     def hard_mask(self, scores: Tensor, num: int) -> Tensor:
         if not self.adaptive:
             return self._prefix(torch.full_like(scores[:, 0], num), scores)
-        return self._expected_prefix(scores)
+        seen = int(self.num_batches) > 0
+        return self._expected_prefix(scores, num - float(self.mean_scores.sum()) if seen else 0.0)
 
-    def _expected_prefix(self, scores: Tensor) -> Tensor:
-        return self._prefix(self._tail(scores).sum(dim=1).round(), scores)
+    def _expected_prefix(self, scores: Tensor, shift: float = 0.0) -> Tensor:
+        lengths = self._tail(scores).sum(dim=1) + shift  # (B,)
+        return self._prefix(lengths.round().clamp(min=1), scores)
 
     def _random_lengths(self, noise: Tensor) -> Tensor:
         lengths = (noise[:, 0] * self.num_channels).floor() + 1  # (B,)
