@@ -117,4 +117,6 @@ def fold_normalizer(normalizer: LatentNormalizer, autoencoder: AutoencoderKL) ->
     quant.bias[channels:] -= 2 * std.log()
     post_quant.bias += (post_quant.weight[:, :, 0, 0] * mean).sum(dim=1)
     post_quant.weight *= std[None, :, None, None]
-    autoencoder.register_to_config(latents_mean=None, latents_std=None)
+    autoencoder.register_to_config(
+        latents_mean=None, latents_std=None, scaling_factor=1.0, shift_factor=None
+    )
