@@ -129,6 +129,11 @@ def test_open_channels_only_averages_over_open_channels_as_constants():
     )
 
 
+def test_a_mean_over_no_open_channel_is_zero():
+    error = torch.ones(2, 4, 3, 3)
+    assert float(channel_mean(error, torch.zeros(2, 4))) == 0
+
+
 def test_closing_channels_cannot_lower_a_loss_over_open_ones():
     values = torch.rand(5, 4, 2, 2)
     half, whole = torch.full((5, 4), 0.01), torch.ones(5, 4)

@@ -9,6 +9,9 @@ from torch.nn import functional as F
 from pelap.config import ObjectiveConfig
 from pelap.system import SystemOutput
 
+LEAST_WEIGHT = 1e-8
+"""Below this all channels together count as closed: their mean is 0 instead of undefined."""
+
 
 @dataclass(frozen=True)
 class Losses:
@@ -66,7 +69,7 @@ def channel_mean(values: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         return values.mean()
     weights = weights.detach()
-    return (values.mean(dim=(2, 3)) * weights).sum() / weights.sum()
+    return (values.mean(dim=(2, 3)) * weights).sum() / weights.sum().clamp(min=LEAST_WEIGHT)
 
 
 def sparsity_loss(mask: Tensor) -> Tensor:
