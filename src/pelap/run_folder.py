@@ -11,16 +11,21 @@ runs/NAME/
                             masked_reconstructions, samples
   diagnosis.json            what `pelap diagnose` measured
   figures/*.png  report.html
+  .lock                     held by the process that trains or evaluates the run
 """
 
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pelap.config import RunConfig, load_config
+from filelock import FileLock, Timeout
+
+from pelap.config import RunConfig, load_config, save_config
 from pelap.errors import RunError
 
 
@@ -69,6 +74,26 @@ class RunFolder:
     @property
     def figures(self) -> Path:
         return self.path / "figures"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from writing to this run; given up also when the process dies.
+
+        Raises:
+            RunError: If another process holds it.
+        """
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise RunError(
+                f"{self.path} is being written by another process: wait for it, or stop it."
+            ) from error
+
+    def wait_until_free(self) -> None:
+        """Wait until no process trains or evaluates this run."""
+        with FileLock(self.path / ".lock"):
+            pass
 
     def config(self) -> RunConfig:
         return load_config(self.config_path)
@@ -125,6 +150,33 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
         path.rename(old)
     partial.rename(path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def create_run(path: Path, config: RunConfig) -> None:
+    """Make a new run folder with its config, whole or not at all.
+
+    Raises:
+        RunError: If something stands at `path`, also if another process was quicker.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        save_config(config, partial / "config.json")
+        partial.rename(path)
+    except OSError as error:
+        if path.exists():
+            raise already_there(path) from error
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def already_there(path: Path) -> RunError:
+    """What to say of a run that would overwrite another."""
+    return RunError(
+        f"{path} exists already: choose another --output, "
+        f"or continue that run with `pelap resume {path}`."
+    )
 
 
 def open_run(path: Path | str) -> RunFolder:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,12 @@ from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from pelap.config import RunConfig, save_config, settings_without_effect, validate
+from pelap.config import RunConfig, settings_without_effect, validate
 from pelap.data import Splits, epoch_order, load_pictures
 from pelap.diagnostics import CollapseEvidence, judge
 from pelap.errors import ConfigError, RunError
 from pelap.latent import follow_budget
-from pelap.run_folder import RunFolder, open_run, write_folder
+from pelap.run_folder import RunFolder, already_there, create_run, open_run, write_folder
 from pelap.sampling import take_autoencoder, to_pipeline
 from pelap.seeding import generator
 from pelap.system import LatentDiffusion, build_system
@@ -71,16 +72,12 @@ def train(config: RunConfig, output: Path) -> RunFolder:
     """
     validate(config)
     if output.exists():
-        raise RunError(
-            f"{output} exists already: choose another --output, "
-            f"or continue that run with `pelap resume {output}`."
-        )
+        raise already_there(output)
     trainer = _prepare(config, RunFolder(output))
     if trainer.accelerator.is_main_process:
         for line in settings_without_effect(config):
             trainer.accelerator.print(f"note: {line}", file=sys.stderr)
-        output.mkdir(parents=True)
-        save_config(config, trainer.folder.config_path)
+        create_run(output, config)
     trainer.accelerator.wait_for_everyone()
     _fit(trainer, first_step=0)
     return trainer.folder
@@ -93,7 +90,8 @@ def resume(path: Path) -> RunFolder:
     function of the seed and the step.
 
     Raises:
-        RunError: If there is no such run, or its checkpoint cannot be used.
+        RunError: If there is no such run, its checkpoint cannot be used, it was stopped because its
+            model had collapsed, or another process works on it.
     """
     folder = open_run(path)
     trainer = _prepare(folder.config(), folder)
@@ -101,9 +99,6 @@ def resume(path: Path) -> RunFolder:
     step = 0
     if checkpoints:
         step = load_checkpoint(checkpoints[-1], trainer.system, trainer.optimizer, trainer.ema)
-    if trainer.accelerator.is_main_process:
-        keep_metrics_until(folder, step)
-    trainer.accelerator.wait_for_everyone()
     _fit(trainer, first_step=step)
     return folder
 
@@ -170,14 +165,22 @@ def _prepare(config: RunConfig, folder: RunFolder) -> Trainer:
 
 
 def _fit(trainer: Trainer, first_step: int) -> None:
-    with Tracker(
-        trainer.folder, trainer.accelerator, trainer.config, first_step, trainer.total_steps
-    ) as tracker:
-        for plan in trainer.plan:
-            if first_step < plan.last_step:
-                _run_stage(trainer, tracker, plan, max(first_step, plan.first_step))
-    if trainer.accelerator.is_main_process and trainer.config.run.latent_cache is None:
-        shutil.rmtree(trainer.folder.latents, ignore_errors=True)
+    """Train from `first_step` to the end; the main process holds the run meanwhile."""
+    is_main = trainer.accelerator.is_main_process
+    with trainer.folder.held() if is_main else nullcontext():
+        if is_main:
+            keep_metrics_until(trainer.folder, first_step)
+        trainer.accelerator.wait_for_everyone()
+        if trainer.config.run.on_collapse == "stop":
+            _refuse_collapsed(trainer.folder)
+        with Tracker(
+            trainer.folder, trainer.accelerator, trainer.config, first_step, trainer.total_steps
+        ) as tracker:
+            for plan in trainer.plan:
+                if first_step < plan.last_step:
+                    _run_stage(trainer, tracker, plan, max(first_step, plan.first_step))
+        if is_main and trainer.config.run.latent_cache is None:
+            shutil.rmtree(trainer.folder.latents, ignore_errors=True)
 
 
 def _run_stage(trainer: Trainer, tracker: Tracker, plan: StagePlan, first_step: int) -> None:
@@ -212,7 +215,7 @@ def _run_stage(trainer: Trainer, tracker: Tracker, plan: StagePlan, first_step: 
             _end_stage(trainer)
         every = config.run.checkpoint_every
         if ends_epoch or (every is not None and done % every == 0):
-            _save_checkpoint(trainer, done)
+            _save_checkpoint(trainer, done, is_last=done == trainer.total_steps)
 
 
 def _train_step(
@@ -303,10 +306,16 @@ def _watch_for_collapse(
     if not trainer.folder.metrics("event"):
         tracker.record_event(step, epoch, verdict)
     if trainer.config.run.on_collapse == "stop":
-        _save_checkpoint(trainer, step)
+        _save_checkpoint(trainer, step, is_last=False)
+        trainer.accelerator.wait_for_everyone()
+        _refuse_collapsed(trainer.folder)
+
+
+def _refuse_collapsed(folder: RunFolder) -> None:
+    for event in folder.metrics("event"):
         raise RunError(
-            f"Stopped at step {step}: {verdict.verdict}, {verdict.reasons[0]}. "
-            "`--run.on-collapse warn` trains on."
+            f"Stopped at step {event['step']}: {event['verdict']}, {event['reasons'][0]}. "
+            "A new run with `--run.on-collapse warn` trains on."
         )
 
 
@@ -317,7 +326,7 @@ def _end_stage(trainer: Trainer) -> None:
         trainer.ema.optimization_step = 0
 
 
-def _save_checkpoint(trainer: Trainer, step: int) -> None:
+def _save_checkpoint(trainer: Trainer, step: int, *, is_last: bool) -> None:
     trainer.accelerator.wait_for_everyone()
     if trainer.accelerator.is_main_process:
         save_checkpoint(
@@ -327,6 +336,6 @@ def _save_checkpoint(trainer: Trainer, step: int) -> None:
             trainer.system,
             trainer.optimizer,
             trainer.ema,
-            is_last=step == trainer.total_steps,
+            is_last=is_last,
         )
     trainer.accelerator.wait_for_everyone()
