@@ -123,6 +123,9 @@ def test_reproduce_goes_on_where_it_stopped(capsys: pytest.CaptureFixture[str], 
         (["train", "tiny", "--output", "{tmp}/run", "--data.source", "folder"], "--data.path"),
         (["train", "tiny", "--output", "{tmp}/run", "--data.source", "folder", "--data.path",
           "{tmp}/none"], "none"),
+        (["train", "tiny", "--output", "/dev/null/run", "--run.max-steps", "1"], "/dev/null"),
+        (["train", "tiny", "--output", "{tmp}/run", "--run.autoencoder", "{tmp}/nowhere",
+          "--run.denoiser-epochs", "1"], "give a run"),
         (["resume", "{tmp}/nowhere"], "nowhere"),
         (["resume", "{tmp}"], "not a run folder"),
         (["evaluate", "{tmp}/nowhere"], "nowhere"),
@@ -141,6 +144,21 @@ def test_mistakes_are_one_line_and_leave_nothing(
     line = fails(capsys, *[argument.format(tmp=tmp_path) for argument in arguments])
     assert match in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_nobody_reads_ends_quietly(tiny_run: RunFolder):
+    command = f"set -o pipefail; {sys.executable} -m pelap settings paper | head -1 | grep -q usage"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_is_evaluated_with_its_own_networks(
+    capsys: pytest.CaptureFixture[str], tiny_run: RunFolder
+):
+    before = sorted(tiny_run.path.iterdir())
+    line = fails(capsys, "evaluate", str(tiny_run.path), "--gate.kind", "open")
+    assert "--gate.kind cannot be changed here" in line
+    assert sorted(tiny_run.path.iterdir()) == before
 
 
 def test_bench_compares_the_naive_step_with_ours(capsys: pytest.CaptureFixture[str]):

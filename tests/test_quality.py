@@ -12,7 +12,7 @@ from pelap.config import DataConfig
 from pelap.data import load_pictures
 from pelap.errors import ConfigError, DataError
 from pelap.evaluation.features import ResNet20, extract, load_extractor
-from pelap.evaluation.quality import QualityPictures, check_metrics, measure_quality
+from pelap.evaluation.quality import QualityPictures, check_names, measure_quality
 
 CPU = torch.device("cpu")
 
@@ -80,7 +80,7 @@ def test_the_interval_of_a_small_distance_holds_it():
 
 def test_unknown_metrics_and_missing_pictures_are_refused():
     with pytest.raises(ConfigError, match="Did you mean psnr"):
-        check_metrics(["pnsr"])
+        check_names(["pnsr"])
     with pytest.raises(ConfigError, match="fd needs samples"):
         measure(["fd"], QualityPictures(pictures()))
 

@@ -10,11 +10,14 @@ import torch
 
 from pelap.config import GateConfig, GateKind, NoiseConfig, ObjectiveConfig, RunConfig
 from pelap.data import load_pictures, to_batch
+from pelap.diagnose import diagnose_model, load_diagnosable
 from pelap.errors import ConfigError, RunError
+from pelap.evaluation import evaluate_run
+from pelap.latent import HardConcreteGate
 from pelap.run_folder import RunFolder, open_run
-from pelap.sampling import load_pipeline, to_system
+from pelap.sampling import kept_channels, load_pipeline, to_system
 from pelap.system import build_system
-from pelap.training import resume, train
+from pelap.training import is_finished, resume, train
 from pelap.training.checkpoint import list_checkpoints
 from pelap.training.latent_cache import cache_latents
 from pelap.training.stages import plan_stages
@@ -143,6 +146,12 @@ def test_the_cache_is_found_again_and_made_anew_for_other_weights(cured: RunConf
     with torch.no_grad():
         next(system.autoencoder.parameters()).add_(1.0)
     assert len(files()) == 2
+    exact = replace(cured, run=replace(cured.run, precision="fp32"))
+    other = load_pictures(cured.data, 1).train
+    few = replace(cured, run=replace(cured.run, precision="bf16"))
+    for config, shown in ((exact, pictures), (few, pictures), (exact, other)):
+        cache_latents(system, shown, tmp_path, "test", config, with_flips=False)
+    assert len(list(tmp_path.glob("*.npy"))) == 4
     assert not list(tmp_path.glob("*.partial"))
     assert np.load(next(tmp_path.glob("*.npy")), mmap_mode="r").dtype == np.float16
 
@@ -156,6 +165,23 @@ def test_a_denoiser_on_another_runs_autoencoder(cured: RunConfig, tmp_path: Path
         assert torch.equal(value, ours.autoencoder.state_dict()[key])
     assert torch.equal(theirs.gate.kept, ours.gate.kept)
     assert theirs.autoencoder.config["latents_mean"] == ours.autoencoder.config["latents_mean"]
+
+
+def test_a_budget_that_the_gate_cannot_meet_is_refused(cured: RunConfig, tmp_path: Path):
+    folder = train(cured, tmp_path / "run")
+    asked = replace(cured, gate=replace(cured.gate, budget=3))
+    with pytest.raises(ConfigError, match="hardened to 2 channels"):
+        evaluate_run(folder, asked)
+    with pytest.raises(ConfigError, match="hardened to 2 channels"):
+        diagnose_model(load_diagnosable(folder.path), asked)
+
+
+def test_sampling_leaves_out_what_a_static_gate_closed_without_a_budget():
+    gate = HardConcreteGate(4, adaptive=False)
+    gate.mean_scores.copy_(torch.tensor([9.0, 9.0, -9.0, -9.0]))
+    kept = kept_channels(gate)
+    assert kept is not None
+    assert kept.tolist() == [1, 1, 0, 0]
 
 
 def test_another_number_of_channels_is_refused(cured: RunConfig, tmp_path: Path):
@@ -187,6 +213,32 @@ def test_collapse_is_told_once_and_can_stop_the_run(tiny_config: RunConfig, tmp_
     stopped = open_run(tmp_path / "stopped")
     assert stopped.model.is_dir()
     assert len(stopped.metrics("validation")) == 1
+    with pytest.raises(RunError, match="Stopped at step 8: collapsed"):
+        resume(stopped.path)
+    assert not is_finished(stopped)
+    assert len(stopped.metrics("validation")) == 1
+
+
+def test_a_run_stopped_at_its_last_step_is_not_finished(tiny_config: RunConfig, tmp_path: Path):
+    shut = replace(
+        tiny_config,
+        gate=replace(tiny_config.gate, initial_score=-6.0),
+        run=replace(tiny_config.run, epochs=1, on_collapse="stop"),
+    )
+    with pytest.raises(RunError, match="collapsed"):
+        train(shut, tmp_path / "stopped")
+    assert not is_finished(open_run(tmp_path / "stopped"))
+
+
+def test_a_run_is_written_by_one_process_at_a_time(tiny_config: RunConfig, tmp_path: Path):
+    short = replace(tiny_config, run=replace(tiny_config.run, max_steps=2))
+    folder = train(short, tmp_path / "run")
+    before = folder.metrics_path.read_bytes()
+    with folder.held():
+        for use in (lambda: resume(folder.path), lambda: evaluate_run(folder)):
+            with pytest.raises(RunError, match="written by another process"):
+                use()
+    assert folder.metrics_path.read_bytes() == before
 
 
 def test_the_saved_model_decodes_like_the_system(cured: RunConfig, tmp_path: Path):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +193,29 @@ def test_metrics_asked_for_later_are_measured_without_training(small: RunConfig,
     result = sweep(small, [], 1, tmp_path, metrics=["psnr"], processes=processes)
     assert processes.commands == ["train", "evaluate", "evaluate"]
     assert result.points[0]["figures"]["psnr_db"]["n"] == 1
+    more = sweep(small, [], 1, tmp_path, metrics=["psnr", "ssim"], processes=processes)
+    assert processes.commands[3:] == ["evaluate"]
+    assert more.points[0]["figures"]["ssim"]["n"] == 1
+
+
+def test_an_unusable_extractor_is_refused_before_anything_is_trained(
+    small: RunConfig, tmp_path: Path
+):
+    config = replace(small, evaluation=replace(small.evaluation, extractor="no.such:factory"))
+    with pytest.raises(ConfigError, match="factory"):
+        sweep(config, [], 1, tmp_path / "sweep", metrics=["fd"], processes=InProcess())
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_trial_that_collapsed_and_was_stopped_stays_so(small: RunConfig, tmp_path: Path):
+    stop = replace(small, run=replace(small.run, on_collapse="stop"))
+    grid = [parse_axis("gate.initial_score=-6,3")]
+    first = sweep(stop, grid, 1, tmp_path, processes=InProcess())
+    assert len(first.failed) == 1
+    assert "Stopped at step" in str(first.failed[0].error)
+    again = InProcess()
+    assert sweep(stop, grid, 1, tmp_path, processes=again) == first
+    assert again.commands == ["resume"]
 
 
 def test_a_failed_trial_is_listed_and_the_rest_goes_on(small: RunConfig, tmp_path: Path):
@@ -243,10 +266,28 @@ def test_killed_in_the_middle_it_repeats_nothing_and_ends_with_the_same_table(
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_an_interrupt_stops_the_trials(tmp_path: Path):
+def test_a_trial_that_outlives_a_killed_sweep_is_waited_for(small: RunConfig, tmp_path: Path):
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    process = start_sweep(cut)
+    wait_until((cut / "sparsity_weight=0-seed=42" / ".lock").exists, process)
+    process.kill()
+    process.communicate()
+    grid = [parse_axis("objective.sparsity_weight=0,0.1")]
+    result = sweep(small, grid, 1, cut, processes=InProcess())
+    assert not result.failed
+    sweep(small, grid, 1, whole, processes=InProcess())
+    for trial in result.trials:
+        metrics = [folder / trial.name / "metrics.jsonl" for folder in (cut, whole)]
+        steps = [[json.loads(x)["step"] for x in file.read_text().splitlines()] for file in metrics]
+        assert steps[0] == steps[1]
+    assert (cut / "sweep.md").read_bytes() == (whole / "sweep.md").read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_stops_the_trials(number: signal.Signals, tmp_path: Path):
     process = start_sweep(tmp_path)
     wait_until((tmp_path / "logs" / "sparsity_weight=0-seed=42.txt").exists, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said.decode().splitlines()[-1].startswith("pelap: interrupted")

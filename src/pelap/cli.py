@@ -8,6 +8,8 @@ to stderr.
 import argparse
 import contextlib
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +19,7 @@ from pelap import model_verbs
 from pelap.arguments import PRESET_NAMES, build_parser
 from pelap.config import RunConfig, load_config
 from pelap.errors import ConfigError, PelapError
-from pelap.overrides import apply_overrides
+from pelap.overrides import apply_overrides, refuse_others
 from pelap.presets import PRESETS, get_preset
 
 
@@ -36,6 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("pelap: interrupted; the same command or `pelap resume` continues.", file=sys.stderr)  # noqa: T201
         return 130
+    except BrokenPipeError:  # `pelap … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"pelap: {error.filename}: {error.strerror}.", file=sys.stderr)  # noqa: T201
+        return 2
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -90,6 +100,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     folder = open_run(options.run_folder)
     config = apply_overrides(folder.config(), options.overrides)
+    refuse_others(config, folder.config(), ("data", "evaluation", "gate.budget"))
     from pelap.evaluation import evaluate_run
 
     result = evaluate_run(folder, config, options.metrics)
@@ -183,6 +194,7 @@ def _sweep(options: argparse.Namespace) -> int:
     from pelap.sweep import parse_axis, sweep
     from pelap.sweep_table import table
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # trials are to end with it
     grid = [parse_axis(text) for text in options.grid]
     result = sweep(
         config, grid, options.seeds, options.output, jobs=options.jobs, metrics=options.metrics

@@ -328,6 +328,11 @@ def settings_without_effect(config: RunConfig) -> list[str]:
         if config.gate.initial_score != default.gate.initial_score:
             lines.append("gate.initial-score has no effect: gate kind open has no predictor.")
     gate = config.gate
+    schedule = (gate.warmup, gate.harden_at)
+    if gate.budget is None and schedule != (default.gate.warmup, default.gate.harden_at):
+        lines.append("gate.warmup and gate.harden-at have effect with a gate.budget only.")
+    if config.run.latent_cache is not None and config.run.denoiser_epochs is None:
+        lines.append("run.latent-cache has effect with run.denoiser-epochs only.")
     if gate.kind == "open" and gate.budget is not None:
         lines.append("gate.budget has no effect: gate kind open keeps every channel.")
     if gate.full_fraction and gate.kind != "nested":

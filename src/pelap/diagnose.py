@@ -17,11 +17,10 @@ from pelap.diagnostics.curves import diagnose
 from pelap.errors import ConfigError, RunError
 from pelap.evaluation.evaluate import torch_device
 from pelap.evaluation.foreign import load_foreign, picture_size
-from pelap.latent import NestedGate
 from pelap.report import numbers
 from pelap.report.diagnosis_figures import draw_all
 from pelap.run_folder import RunFolder, write_whole
-from pelap.sampling import LatentDiffusionPipeline, harden, load_pipeline, to_system
+from pelap.sampling import LatentDiffusionPipeline, load_pipeline, meet_budget, to_system
 from pelap.seeding import generator
 from pelap.system import LatentDiffusion
 
@@ -119,8 +118,7 @@ def diagnose_model(
     config = config or model.config
     system = model.system.to(torch_device()).eval()
     system.options = config.objective
-    if isinstance(system.gate, NestedGate):
-        harden(system, config.gate.budget)
+    meet_budget(system, config.gate.budget, model.config.gate.budget)
     batches = _draw_batches(config, num_pictures)
     _try_one(system, batches, config.data.size)
     diagnosis = diagnose(system, batches, seed=config.evaluation.seed)

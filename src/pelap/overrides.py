@@ -1,6 +1,7 @@
 """Dotted settings (`--objective.sparsity-weight 0.01`) onto a config, parsed by tyro."""
 
 import contextlib
+import dataclasses
 import io
 import re
 from collections.abc import Sequence
@@ -31,8 +32,31 @@ def apply_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     return config
 
 
+def refuse_others(config: RunConfig, own: RunConfig, allowed: Sequence[str]) -> None:
+    """Refuse changes that what is done with a finished run would not look at.
+
+    Args:
+        config: With the changes.
+        own: What the run was trained with.
+        allowed: Groups, and settings as group.field, that may differ.
+
+    Raises:
+        ConfigError: Names the setting.
+    """
+    for group in dataclasses.fields(config):
+        theirs, ours = getattr(config, group.name), getattr(own, group.name)
+        if group.name in allowed or not dataclasses.is_dataclass(theirs):
+            continue
+        for field in dataclasses.fields(theirs):
+            name = f"{group.name}.{field.name}"
+            value = getattr(ours, field.name)
+            if getattr(theirs, field.name) != value and name not in allowed:
+                raise ConfigError(
+                    f"{as_option(name)} cannot be changed here: the run was trained with {value!r}."
+                )
+
+
 def _unknown_setting(name: str, config: RunConfig) -> str:
-    import dataclasses
     import difflib
 
     known = [

@@ -22,6 +22,7 @@ from pelap.latent import (
     read_statistics,
     write_statistics,
 )
+from pelap.run_folder import RunFolder
 from pelap.seeding import generator
 from pelap.system import Autoencoder, Denoiser, LatentDiffusion, latent_shape
 
@@ -154,9 +155,30 @@ def harden(system: LatentDiffusion, budget: int | None) -> None:
     gate.harden(budget)
 
 
+def meet_budget(system: LatentDiffusion, budget: int | None, own: int | None) -> None:
+    """Open `budget` channels for an evaluation, where that is not what the model does anyway.
+
+    Args:
+        system: The model.
+        budget: Asked for.
+        own: What the model was trained with.
+
+    Raises:
+        ConfigError: If it cannot: only nested gates serve several budgets.
+    """
+    if budget != own or isinstance(system.gate, NestedGate):
+        harden(system, budget)
+
+
 def kept_channels(gate: Gate | None) -> Tensor | None:
-    """Zeros and ones (C,) of a hardened static gate; None where there is no one set."""
-    return gate.kept if gate is not None and gate.is_hard and not gate.adaptive else None
+    """Zeros and ones (C,), the channels that a static gate leaves open; None where there is no one
+    set."""
+    if gate is None or gate.adaptive:
+        return None
+    if gate.is_hard:
+        return gate.kept
+    mask, _ = gate.rule(gate.mean_scores[None], None)
+    return (mask[0] > 0).to(mask)
 
 
 def build_sampler(name: str, forward_process: DDPMScheduler) -> Any:
@@ -261,6 +283,8 @@ def load_pipeline(folder: Path) -> LatentDiffusionPipeline:
         RunError: If there is none at `folder`.
     """
     if not (folder / "model_index.json").is_file():
+        if not RunFolder(folder.parent).config_path.is_file():
+            raise RunError(f"No model at {folder}: give a run, or the model folder of one.")
         raise RunError(
             f"No model at {folder}: the run has not finished its first epoch; "
             f"continue it with `pelap resume {folder.parent}`."

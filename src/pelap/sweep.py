@@ -17,12 +17,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pelap.config import RunConfig, as_option, save_config
 from pelap.errors import ConfigError, RunError
-from pelap.evaluation.quality import check_metrics
+from pelap.evaluation.quality import check_metrics, was_measured
 from pelap.overrides import apply_overrides
 from pelap.run_folder import RunFolder, open_run
 from pelap.sweep_table import SweepResult, TrialResult, chosen_figures, summarise, write_result
@@ -190,8 +191,9 @@ def sweep(
     """
     if jobs < 1:
         raise ConfigError(f"--jobs is {jobs}: it must be at least 1.")
-    check_metrics(metrics)
     trials = plan_trials(config, grid, num_seeds)
+    for extractor in {trial.config.evaluation.extractor for trial in trials}:
+        check_metrics(metrics, extractor, torch.device("cpu"))
     for trial in trials:
         _refuse_other_settings(trial, output)
     processes = processes or Processes(max(1, (os.cpu_count() or 1) // jobs))
@@ -216,7 +218,8 @@ def _is_done(path: Path, metrics: Sequence[str] = ()) -> bool:
     run = RunFolder(path)
     if not (path.is_dir() and is_finished(run) and run.evaluation_path.exists()):
         return False
-    return not metrics or "quality" in run.evaluation()
+    quality = run.evaluation().get("quality", {})
+    return all(was_measured(metric, quality) for metric in metrics)
 
 
 def _run_all(
@@ -265,6 +268,10 @@ def _run_trial(
     trial: Trial, output: Path, metrics: Sequence[str], processes: Processes
 ) -> str | None:
     path, log = output / trial.name, output / "logs" / f"{trial.name}.txt"
+    if path.exists():  # a killed sweep may have left its trials running
+        RunFolder(path).wait_until_free()
+        if _is_done(path, metrics):
+            return None
     commands = [["evaluate", str(path), *(["--metrics", *metrics] if metrics else [])]]
     if not path.exists():
         config = log.with_suffix(".json")

@@ -21,16 +21,23 @@ from pelap.cost.machine import machine, versions
 from pelap.data import Pictures, load_pictures, to_batch
 from pelap.diagnostics import CollapseEvidence, judge
 from pelap.diagnostics.curves import diagnose
+from pelap.diagnostics.diagnosis import Diagnosis
 from pelap.errors import ConfigError
 from pelap.evaluation.channel_sets import best_static_set, count_sets, draw_sets, to_mask
 from pelap.evaluation.cost import count_parameters
 from pelap.evaluation.measure import Measurements, measure
 from pelap.evaluation.quality import QualityPictures, check_metrics, measure_quality
-from pelap.latent import NestedGate
 from pelap.losses import gaussian_diffusion_loss, psnr_db
 from pelap.networks.precision import InPrecision, Precision, check_precision
 from pelap.run_folder import RunFolder, write_whole
-from pelap.sampling import SAMPLERS, harden, load_pipeline, sample, to_system, to_uint8
+from pelap.sampling import (
+    SAMPLERS,
+    load_pipeline,
+    meet_budget,
+    sample,
+    to_system,
+    to_uint8,
+)
 from pelap.system import LatentDiffusion
 
 ChannelSetChoice = Literal["static", "drawn"]
@@ -64,23 +71,27 @@ def evaluate_run(
         RunError: If the run has no model yet.
         DataError: If its pictures cannot be read.
     """
-    config = config or folder.config()
-    check_metrics(metrics)
+    with folder.held():
+        return _evaluate(folder, config or folder.config(), metrics)
+
+
+def _evaluate(folder: RunFolder, config: RunConfig, metrics: Sequence[str]) -> dict[str, Any]:
     device = torch_device()
+    check_metrics(metrics, config.evaluation.extractor, device)
     system = load_system(folder, device)
-    if isinstance(system.gate, NestedGate):
-        harden(system, config.gate.budget)
+    meet_budget(system, config.gate.budget, folder.config().gate.budget)
     splits = load_pictures(config.data, config.run.seed)
     sums = measure(system, splits.test, config, device, keep_reconstructions=bool(metrics))
     result: dict[str, Any] = {"run": folder.name}
-    error = _relative_error(system, splits.test, config, device)
-    result |= summarise(sums, error, splits.test, system, config)
+    recovery = _diagnose(system, splits.test, config, device)
+    result |= summarise(sums, recovery, splits.test, system, config)
     masks, channel_sets = torch.cat(sums.masks), None
     if is_adaptive(system):
         found = count_sets(masks)
         channel_sets = found.as_dict(splits.test.labels, splits.test.class_names)
         channel_sets["static"] = best_static_set(system, splits.test, found, config, device)
         result["channel_sets"] = channel_sets
+        result["sampler"]["channel_sets"] = "static"
     samples = draw_samples(system, config, channel_sets)
     if metrics:
         originals = splits.test.fetch(torch.arange(len(splits.test)))
@@ -91,14 +102,13 @@ def evaluate_run(
     return result
 
 
-def _relative_error(
+def _diagnose(
     system: LatentDiffusion, pictures: Pictures, config: RunConfig, device: torch.device
-) -> float | None:
-    """Of the clean latent recovered at 0 dB, on the first `NUM_DIAGNOSED` pictures."""
+) -> Diagnosis:
+    """How well the clean latent is recovered, on the first `NUM_DIAGNOSED` pictures."""
     indices = torch.arange(min(NUM_DIAGNOSED, len(pictures)))
     images = to_batch(pictures.fetch(indices), device)
-    found = diagnose(system, images, num_levels=2, seed=config.evaluation.seed)
-    return found.recovery[0].relative_error
+    return diagnose(system, images, num_levels=2, seed=config.evaluation.seed)
 
 
 def is_adaptive(system: LatentDiffusion) -> bool:
@@ -248,7 +258,7 @@ def load_system(folder: RunFolder, device: torch.device) -> LatentDiffusion:
 
 def summarise(
     sums: Measurements,
-    relative_error: float | None,
+    diagnosis: Diagnosis,
     pictures: Pictures,
     system: LatentDiffusion,
     config: RunConfig,
@@ -264,7 +274,8 @@ def summarise(
         masked_std.tolist(),
         sums.diffusion / n,
         sums.zero_latent_diffusion / n,
-        relative_error,
+        diagnosis.recovery[0].relative_error,
+        diagnosis.least_snr_db,
     )
     alphas = system.scheduler.alphas_cumprod.double()
     evaluation = config.evaluation
@@ -282,7 +293,7 @@ def summarise(
         "masked_reconstruction_psnr_db": psnr_db(
             sums.masked_squared_error / n / values_per_picture
         ),
-        "relative_error": relative_error,
+        "relative_error": evidence.relative_error,
         "mask_mean": mask_mean,
         "active_channels": float((masks > config.gate.active_threshold).sum(dim=1).float().mean()),
         "active_threshold": config.gate.active_threshold,

@@ -3,7 +3,8 @@
 import difflib
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -187,7 +188,27 @@ FID = "fid"
 extractor of the others."""
 
 
-def check_metrics(names: Sequence[str]) -> None:
+def check_metrics(names: Sequence[str], extractor: str, device: torch.device) -> None:
+    """Refuse what `measure_quality` could not measure, before anything is trained for it.
+
+    Raises:
+        ConfigError: If a metric is unknown, naming the nearest, or there is no such extractor.
+        DataError: If the extractor's weights are missing or broken.
+    """
+    check_names(names)
+    if any(name != FID and "{" in METRICS[name].label for name in names):
+        load_extractor(extractor, device)
+    if FID in names:
+        load_extractor("inception", device)
+
+
+def was_measured(metric: str, quality: Mapping[str, Any]) -> bool:
+    """Whether a metric of that name, with any extractor, is among those of an evaluation."""
+    label = "FID" if metric == FID else METRICS[metric].label
+    return any(re.fullmatch(label.replace("{}", r"\w+"), name) for name in quality)
+
+
+def check_names(names: Sequence[str]) -> None:
     """Refuse names that no metric has.
 
     Raises:
@@ -228,7 +249,7 @@ def measure_quality(
     Raises:
         ConfigError: If a metric is unknown, its pictures are missing, or too few to measure it.
     """
-    check_metrics(metrics)
+    check_names(metrics)
     reconstructions = pictures.reconstructions
     if reconstructions is not None and reconstructions.shape != pictures.originals.shape:
         raise ConfigError(
