@@ -264,23 +264,32 @@ def train_and_measure_autoencoder(trial: Trial, runs: Path) -> None:
 
 def summarise(runs: Path, output: Path) -> None:
     """Tables, figures and budget.json from what the trials measured."""
-    planned = with_seeds(autoencoders(), SEEDS)
-    folders = [runs / "autoencoders" / trial.folder_name for trial in planned]
-    files = [folder / "budget.json" for folder in folders]
-    found = [one for file in files if file.exists() for one in json.loads(file.read_text())]
+    found = {epochs: _read_reconstructions(runs, epochs) for epochs in FOLDERS}
     denoised = [
         (trial, RunFolder(runs / "denoisers" / trial.folder_name))
         for trial in with_seeds(denoisers(), SEEDS)
     ]
     evaluations = [(t, f.evaluation()) for t, f in denoised if f.evaluation_path.exists()]
     samples = [_denoiser_figures(trial, evaluation) for trial, evaluation in evaluations]
-    content = {"reconstructions": found, "denoisers": samples}
+    content = {
+        "reconstructions": found[SHORT],
+        "reconstructions_long": found[LONG],
+        "denoisers": samples,
+    }
     write_whole(output / "budget.json", (json.dumps(content, indent=2) + "\n").encode())
-    put_table(output / "README.md", "reconstruction table", _reconstruction_table(found))
+    put_table(output / "README.md", "reconstruction table", _reconstruction_table(found[SHORT]))
+    put_table(output / "README.md", "long table", _reconstruction_table(found[LONG]))
     put_table(output / "README.md", "sample table", _sample_table(samples))
-    keep_evidence(planned, runs / "autoencoders", output / "autoencoders")
+    for epochs, name in FOLDERS.items():
+        keep_evidence(with_seeds(autoencoders(epochs), SEEDS), runs / name, output / name)
     keep_evidence([t for t, _ in evaluations], runs / "denoisers", output / "denoisers")
-    _draw(found, samples, planned, runs, output / "figures")
+    _draw(found, samples, runs, output / "figures")
+
+
+def _read_reconstructions(runs: Path, epochs: int) -> list[dict[str, Any]]:
+    trials = with_seeds(autoencoders(epochs), SEEDS)
+    files = [runs / FOLDERS[epochs] / trial.folder_name / "budget.json" for trial in trials]
+    return [one for file in files if file.exists() for one in json.loads(file.read_text())]
 
 
 METHODS = ("scratch", "top_k", "hard_concrete", "nested", "random")
@@ -337,28 +346,26 @@ def _sample_table(samples: list[dict[str, Any]]) -> str:
 
 
 def _draw(
-    found: list[dict[str, Any]],
-    samples: list[dict[str, Any]],
-    planned: list[Trial],
-    runs: Path,
-    folder: Path,
+    found: dict[int, list[dict[str, Any]]], samples: list[dict[str, Any]], runs: Path, folder: Path
 ) -> None:
-    def series(key: str) -> dict[str, dict[float, list[float]]]:
+    def series(epochs: int, key: str) -> dict[str, dict[float, list[float]]]:
         lines: dict[str, dict[float, list[float]]] = {}
         for method in METHODS:
             for channels in sorted((16, *BUDGETS)):
-                values = [one[key] for one in found if one["name"] == name_of(method, channels)]
+                name = name_of(method, channels)
+                values = [one[key] for one in found[epochs] if one["name"] == name]
                 if values:
                     lines.setdefault(method, {})[channels] = values
         return lines
 
     panels = {
-        "PSNR of reconstructions, dB": series("psnr_db"),
-        "rFD-ResNet20 of reconstructions": series("rfd_resnet20"),
+        f"{title}, {steps:,} steps": series(epochs, key)
+        for epochs, steps in ((SHORT, 600), (LONG, 1200))
+        for title, key in (("PSNR, dB", "psnr_db"), ("rFD-ResNet20", "rfd_resnet20"))
     }
     ticks = sorted((16, *BUDGETS))
     save_figure(lambda: draw_lines(panels, "channels kept", ticks), folder / "reconstruction.png")
-    curves = {"PSNR of training batches, dB (8 channels kept)": _curves(planned, runs)}
+    curves = {"PSNR of training batches, dB (8 channels kept)": _curves(runs)}
     steps = range(0, 601, 100)
     save_figure(lambda: draw_lines(curves, "steps", steps), folder / "training.png")
     names = list(dict.fromkeys(one["name"] for one in samples))
@@ -375,11 +382,11 @@ def _draw(
         save_figure(lambda: draw_strips(_sample_strips(names, runs)), folder / "samples.png")
 
 
-def _curves(planned: list[Trial], runs: Path) -> dict[str, dict[float, list[float]]]:
+def _curves(runs: Path) -> dict[str, dict[float, list[float]]]:
     shown = {name_of(m, 8): m for m in ("scratch", "top_k", "hard_concrete")}
     shown |= {"unpruned_16": "unpruned", "nested_16": "nested (all 16)"}
     lines: dict[str, dict[float, list[float]]] = {}
-    for trial in planned:
+    for trial in with_seeds(autoencoders(), SEEDS):
         if trial.name in shown:
             folder = RunFolder(runs / "autoencoders" / trial.folder_name)
             for line in folder.metrics("train"):
