@@ -219,6 +219,21 @@ def test_collapse_is_told_once_and_can_stop_the_run(tiny_config: RunConfig, tmp_
     assert len(stopped.metrics("validation")) == 1
 
 
+def test_training_by_the_papers_objective_closes_open_masks(tiny_config: RunConfig, tmp_path: Path):
+    """With a strong penalty, eight steps do what epochs do at the paper's."""
+    config = replace(
+        tiny_config,
+        objective=replace(tiny_config.objective, sparsity_weight=1.0),
+        gate=replace(tiny_config.gate, learning_rate_factor=200.0),
+        run=replace(tiny_config.run, epochs=2),
+    )
+    folder = train(config, tmp_path / "run")
+    assert config.gate.initial_score == 3.0  # masks begin at 0.95
+    assert max(folder.metrics("validation")[-1]["mask_mean"]) < 0.1
+    assert folder.metrics("event")
+    assert evaluate_run(folder)["collapse"]["verdict"] == "collapsed"
+
+
 def test_a_run_stopped_at_its_last_step_is_not_finished(tiny_config: RunConfig, tmp_path: Path):
     shut = replace(
         tiny_config,
