@@ -54,7 +54,8 @@ def autoencoders(epochs: int = SHORT) -> dict[str, RunConfig]:
         found[f"scratch_{budget}"] = replace(base, network=network, gate=open_gate)
         for kind, gate in gates.items():
             found[f"{kind}_{budget}"] = replace(base, gate=replace(gate, budget=budget))
-    nested = replace(base.gate, kind="nested", full_fraction=0.5)
+    full_fraction = 0.5 if epochs == SHORT else 0.25  # as with `hard_concrete`, learned on the way
+    nested = replace(base.gate, kind="nested", full_fraction=full_fraction)
     return found | {"nested_16": replace(base, gate=nested)}
 
 

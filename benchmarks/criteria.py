@@ -37,7 +37,7 @@ SAMPLED = ("variance", "elimination", "pca", "decoder", "random 0", "random 1", 
 """Ways whose samples are drawn, before and after recovery, of seed 42."""
 SAMPLED_OF_ALL = ("elimination", "pca", "decoder", "random 0")
 FILLED = ("variance", "elimination", "conditional", "decoder")
-"""Ways that are measured with every fill."""
+"""Ways that are measured with every fill, of seed 42."""
 DRAWN = ("random", "variance", "pca", "leave_one_out", "conditional", "elimination", "decoder")
 """Ways in the figure, and what the three further autoencoders are pruned by."""
 
@@ -101,27 +101,26 @@ def units() -> list[Unit]:
     few = ("elimination", "decoder", "random 0")
     found += [Unit(MAIN, way, kept, stage="sample") for kept in (4, 12) for way in few]
     found += [Unit(MAIN, way, 4, stage="recover") for way in few]
-    found += filled(MAIN)
-    for seed in SEEDS[1:]:
-        subject = kl16(seed)
-        found += [Unit(subject, "unpruned", 16, stage=stage)
-                  for stage in ("reconstruct", "sample", "recover")]  # fmt: skip
+    found += [
+        Unit(MAIN, way, kept, fill)
+        for fill in ("zero", "mean")
+        for kept in BUDGETS
+        for way in FILLED
+    ]
+    others = [kl16(seed) for seed in SEEDS[1:]]
+    for subject in others:
+        found += [Unit(subject, "unpruned", 16)]
         found += [Unit(subject, way, kept) for kept in BUDGETS for way in ways]
-        found += [Unit(subject, way, 8, stage=stage)
-                  for stage in ("sample", "recover") for way in SAMPLED_OF_ALL]  # fmt: skip
-        found += filled(subject)
+    for stage in ("sample", "recover"):
+        for subject in others:
+            found += [Unit(subject, "unpruned", 16, stage=stage)]
+            found += [Unit(subject, way, 8, stage=stage) for way in SAMPLED_OF_ALL]
     chosen = [way for way in ways if way in DRAWN or way.startswith("random")]
     for seed in SEEDS:
         subject = f"paper16-{seed}"
         found += [Unit(subject, "unpruned", 16)]
         found += [Unit(subject, way, kept) for kept in BUDGETS for way in chosen]
     return found
-
-
-def filled(subject: str) -> list[Unit]:
-    """With other fills than the linear one."""
-    fills = ("zero", "mean")
-    return [Unit(subject, way, kept, fill) for fill in fills for kept in BUDGETS for way in FILLED]
 
 
 def groups() -> list[list[Unit]]:
@@ -376,7 +375,8 @@ def reconstruction_table(found: list[dict[str, Any]], subject: str) -> str:
 
 
 def fill_table(found: list[dict[str, Any]]) -> str:
-    """PSNR by fill, of the kl16 model."""
+    """PSNR by fill, of the kl16 model of seed 42."""
+    found = [one for one in found if one["subject"] == MAIN]
     fills = ("zero", "mean", "linear")
     header = ["kept by", *(f"{k} kept, {fill}" for k in BUDGETS for fill in fills)]
     rows = []
