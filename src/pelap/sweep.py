@@ -12,8 +12,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -250,7 +250,7 @@ def _run_all(
                 pool.submit(_run_trial, trial, output, metrics, processes): trial
                 for trial in waiting
             }
-            for count, done in enumerate(as_completed(futures), num_done + 1):
+            for count, done in enumerate(_as_completed(futures), num_done + 1):
                 trial, error = futures[done], done.result()
                 if error is not None:
                     errors[trial.name] = error
@@ -262,6 +262,17 @@ def _run_all(
             processes.stop()
             raise
     return errors
+
+
+def _as_completed(futures: Iterable[Future[str | None]]) -> Iterator[Future[str | None]]:
+    """Futures as they end, awake once a second.
+
+    A signal that comes just before an endless wait would not be seen until that wait ends.
+    """
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
+        yield from done
 
 
 def _run_trial(
