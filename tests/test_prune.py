@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from pelap.cli import main
 from pelap.models import open_model
 from pelap.networks.ports import AutoencoderPorts, Port
+from pelap.pruning.apply import plan_pruning, prune, save_pruned
+from pelap.pruning.plan import PruneRequest
 from tiny_models import AUTOENCODERS, randomize
 from tiny_pipelines import PIPELINES
 
@@ -102,6 +104,16 @@ def draw(folder: Path, noise: Tensor) -> Tensor:
     return pipeline(
         latents=noise, num_inference_steps=4, output_type="pt", height=16, width=16, **options
     ).images
+
+
+def test_a_pruning_that_nobody_measured_can_be_saved_from_python(pipelines: Path, tmp_path: Path):
+    model = open_model(pipelines / "ldm")
+    plan = plan_pruning(model, PruneRequest(channels=(0, 2), fill="zero"), None)
+    save_pruned(prune(model, plan), tmp_path / "pruned", {})
+    card = (tmp_path / "pruned" / "README.md").read_text()
+    assert "was not measured" in card
+    assert "parameters" not in card
+    assert LDMPipeline.from_pretrained(tmp_path / "pruned").vqvae.config["latent_channels"] == 2
 
 
 def test_best_channels_are_found_and_the_card_says_what_they_cost(pipelines: Path, tmp_path: Path):

@@ -81,16 +81,16 @@ def _what(plan: PrunePlan, record: dict[str, Any]) -> list[str]:
 
 
 def _costs(plan: PrunePlan | None, record: dict[str, Any]) -> list[str]:
-    rows = [f"| parameters | {record['parameters_before']:,} | {record['parameters']:,} |"] * (
-        "parameters" in record
-    )
+    rows = []
     if "psnr_db" in record:
-        rows.insert(0, f"| PSNR, dB | {record['psnr_db_before']:.2f} | {record['psnr_db']:.2f} |")
+        rows.append(f"| PSNR, dB | {record['psnr_db_before']:.2f} | {record['psnr_db']:.2f} |")
         note = f"PSNR over {record['num_pictures']:,} pictures ({record['data']})."
     elif plan is not None:
         note = "What this costs in quality was not measured: no pictures were given."
     else:
         note = "What this costs in samples was not measured; train it with `pelap recover`."
+    if "parameters" in record:
+        rows.append(f"| parameters | {record['parameters_before']:,} | {record['parameters']:,} |")
     channels = f"| latent channels | {record['channels_before']} | {record['channels_after']} |"
     return ["| | before | after |", "|---|---|---|", channels, *rows, "", note, ""]
 
