@@ -505,6 +505,10 @@ class TestMistakes:
         assert "nobody-at-all/no-such-set" in message
         assert "--data.path" in message
 
+    def test_cifar10_that_is_nowhere_names_the_variable(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.delenv("PELAP_DATA", raising=False)
+        assert "set PELAP_DATA" in error_line(DataConfig(source="cifar10"))
+
 
 class TestEpochOrder:
     def test_is_a_permutation(self):

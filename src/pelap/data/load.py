@@ -45,10 +45,19 @@ def _find(config: DataConfig, seed: int) -> tuple[DecodedPictures, DecodedPictur
     if config.source == "folder":
         return find_folder(config)
     if config.source == "cifar10":
-        path = config.path or _local_cifar10() or CIFAR10_HUB_ID
-        columns = replace(config, path=path, image_column="img", label_column="label")
-        return find_dataset(columns, CIFAR10_CLASSES)
+        return _find_cifar10(config)
     return find_dataset(config)
+
+
+def _find_cifar10(config: DataConfig) -> tuple[DecodedPictures, DecodedPictures | None]:
+    path = config.path or _local_cifar10()
+    columns = replace(config, path=path or CIFAR10_HUB_ID, image_column="img", label_column="label")
+    try:
+        return find_dataset(columns, CIFAR10_CLASSES)
+    except DataError as error:
+        if path is not None:
+            raise
+        raise DataError(f"{error} Or set PELAP_DATA to the folder that holds cifar10.") from error
 
 
 def _local_cifar10() -> str | None:
