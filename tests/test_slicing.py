@@ -16,6 +16,7 @@ from pelap.latent import (
     LatentNormalizer,
     find_rotation,
     keep_channels,
+    predict_noisy,
     read_statistics,
 )
 from pelap.networks.ports import Port, autoencoder_ports
@@ -190,6 +191,37 @@ def test_denoiser_is_the_original_with_removed_channels_at_zero(name: str) -> No
         assert_layers_agree(original, sliced, (held, 7), (kept, 7), layer)
         return
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", [name for name in DENOISERS if name != "paper"])
+@pytest.mark.parametrize("kind", ["none", "decoder"])
+def test_denoiser_is_the_original_with_removed_channels_predicted(name: str, kind: Any) -> None:
+    tiny = DENOISERS[name]
+    original = randomize(tiny.build(CHANNELS))
+    basis = None if kind == "none" else rotation(kind)
+    latent_map = keep_channels([0, 1, 2], moments(), "linear", basis)
+    stand_in = predict_noisy(latent_map, moments().covariance)
+    sliced = slice_denoiser(original, latent_map, stand_in)
+    kept = torch.randn(2, 3, SIDE, SIDE)
+    held = torch.einsum("ck,bkhw->bchw", stand_in.float(), kept)
+    expected = kept_outputs(latent_map, tiny.call(original, held))
+    torch.testing.assert_close(tiny.call(sliced, kept), expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_noisy_latents_are_predicted_where_they_weigh_as_much_as_the_noise() -> None:
+    covariance = moments().covariance
+    noisy = covariance + torch.eye(CHANNELS).double()
+    for basis in (None, rotation("decoder")):
+        latent_map = keep_channels([0, 1, 2], moments(), "linear", basis)
+        stand_in = predict_noisy(latent_map, covariance)
+        encode = latent_map.encode
+        torch.testing.assert_close(encode @ stand_in, torch.eye(3).double())
+        # of the best linear prediction nothing is left that goes with what it was made from
+        left = noisy @ encode.T - stand_in @ (encode @ noisy @ encode.T)
+        torch.testing.assert_close(left, torch.zeros_like(left), atol=1e-9, rtol=0)
+    for fill in ("zero", "mean"):
+        latent_map = keep_channels([1, 4], moments(), fill)
+        assert predict_noisy(latent_map, covariance).equal(latent_map.encode.T)
 
 
 def assert_layers_agree(

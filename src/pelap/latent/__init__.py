@@ -21,6 +21,7 @@ from pelap.latent.latent_map import (
     Rotation,
     find_rotation,
     keep_channels,
+    predict_noisy,
 )
 from pelap.latent.normalizer import (
     LatentNormalizer,
@@ -50,6 +51,7 @@ __all__ = [
     "fold_normalizer",
     "follow_budget",
     "keep_channels",
+    "predict_noisy",
     "read_statistics",
     "write_statistics",
 ]

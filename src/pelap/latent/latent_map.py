@@ -100,6 +100,29 @@ def keep_channels(
     return LatentMap(encode, decode, missing - rest.T @ (weights @ (encode @ moments.mean)))
 
 
+def predict_noisy(latent_map: LatentMap, covariance: Tensor) -> Tensor:
+    """What stands in for noisy latents in front of the denoiser = this matrix · kept noisy ones.
+
+    Where the map predicts removed channels, they are predicted here too: linearly, at the noise
+    level at which latents and noise weigh the same (ᾱ = ½), since weights do not know the timestep.
+    Elsewhere they are zero. Ours.
+
+    Args:
+        latent_map: Between latents as the denoiser sees them.
+        covariance: Of those, (C, C).
+
+    Returns:
+        (C, K), float64; its kept part is the identity.
+    """
+    encode = latent_map.encode
+    if not latent_map.predicts:
+        return encode.T
+    across = covariance @ encode.T  # (C, K)
+    noise = torch.eye(len(encode), dtype=torch.float64)
+    weights = torch.linalg.solve(encode @ across + noise, across, left=False)  # (C, K)
+    return encode.T + weights - encode.T @ (encode @ weights)
+
+
 def find_rotation(
     kind: Rotation, moments: LatentMoments, metric: Tensor | None, num_kept: int
 ) -> Tensor | None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from pelap import __version__
 from pelap.analysis.results import Analysis
+from pelap.latent import predict_noisy
 from pelap.models import ChangedModel, LoadedModel, save_model
 from pelap.networks.ports import autoencoder_ports
 from pelap.pruning.card import describe_pruning
@@ -51,7 +52,8 @@ def prune(model: LoadedModel, plan: PrunePlan) -> PrunedModel:
         autoencoder.register_to_config(_pelap=model.history)  # type: ignore[operator]
     denoiser = None
     if model.denoiser is not None:
-        denoiser = slice_denoiser(model.denoiser, plan.latent_map)
+        stand_in = predict_noisy(plan.latent_map, plan.moments.covariance)
+        denoiser = slice_denoiser(model.denoiser, plan.latent_map, stand_in)
     elif plan.psnr_db_before is not None:
         _rescale(autoencoder, plan)
     return PrunedModel(plan, replace(model, autoencoder=autoencoder, denoiser=denoiser))

@@ -8,7 +8,7 @@ FILLS = {
     "zero": "Removed channels are zero in front of the decoder",
     "mean": "Removed channels are replaced by their mean in front of the decoder",
     "linear": "Removed channels are predicted from the kept ones by least squares in front of the "
-    "decoder",
+    "decoder and of the denoiser",
 }
 ROTATIONS = {
     "pca": "The latents were first turned onto the eigenvectors of their covariance.",

@@ -74,8 +74,16 @@ def _check(ports: AutoencoderPorts, latent_map: LatentMap, name: str) -> None:
         )
 
 
-def slice_denoiser(denoiser: nn.Module, latent_map: LatentMap) -> nn.Module:
-    """A denoiser of the same class with the kept channels; removed ones are zero in its input.
+def slice_denoiser(
+    denoiser: nn.Module, latent_map: LatentMap, stand_in: Tensor | None = None
+) -> nn.Module:
+    """A denoiser of the same class with the kept channels.
+
+    Args:
+        denoiser: Of a class in `DENOISER_PORTS`.
+        latent_map: Which channels or directions are kept.
+        stand_in: (C, K): what it gets for noisy latents is this matrix times the kept ones; without
+            it, or behind a norm of the latents, removed ones are zero.
 
     Raises:
         ModelError: If the class is unknown, or it has another number of latent channels.
@@ -89,9 +97,11 @@ def slice_denoiser(denoiser: nn.Module, latent_map: LatentMap) -> nn.Module:
     output = ports.output
     if config.get("out_channels") == 2 * num_channels:  # learned variance
         output = replace(output, kinds=("mean", "variance"))
+    shown = encode if stand_in is None else stand_in.T  # (K, C)
     if ports.input_norm is not None:
         _slice_norm(state, ports, latent_map)
-    in_size = _write_port(state, ports.input, 1, [encode, encode], None)
+        shown = encode
+    in_size = _write_port(state, ports.input, 1, [shown, shown], None)
     maps = [encode, encode.square()]
     _write_port(state, output, 0, maps, [torch.zeros(len(encode)).double()] * 2)
     updates = _channel_fields(config, num_channels, latent_map.num_kept, in_size)
