@@ -292,6 +292,11 @@ def test_gradients_of_the_encoder_agree(name: str) -> None:
     original.requires_grad_(True)
     apply(latent_map, encode(original, images)[0]).square().sum().backward()
     encode(sliced, images)[0].square().sum().backward()
+    assert_gradients_agree(sliced, original)
+
+
+def assert_gradients_agree(sliced: nn.Module, original: nn.Module) -> None:
+    """Of the weights that have kept their shape."""
     theirs, compared = dict(original.named_parameters()), 0
     for key, parameter in sliced.named_parameters():
         whole = theirs.get(key)
@@ -337,14 +342,7 @@ def test_gradients_of_the_decoder_agree(name: str) -> None:
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=TOLERANCE)
     expected.square().sum().backward()
     found.square().sum().backward()
-    theirs, compared = dict(original.named_parameters()), 0
-    for key, parameter in sliced.named_parameters():
-        whole = theirs.get(key)
-        if parameter.grad is None or whole is None or whole.shape != parameter.shape:
-            continue
-        torch.testing.assert_close(parameter.grad, whole.grad, atol=1e-3, rtol=1e-4, msg=key)
-        compared += 1
-    assert compared > 4
+    assert_gradients_agree(sliced, original)
 
 
 KEPT_SETS = st.sets(st.integers(0, CHANNELS - 1), min_size=1).map(sorted)
