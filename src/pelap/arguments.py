@@ -75,6 +75,7 @@ def _add_verbs_on_a_run(add: AddVerb) -> None:
     verb.add_argument("model", type=Path, metavar="RUN|MODEL", help="a run, or a diffusers folder")
     verb.add_argument("--num-pictures", type=int, default=1000, help="test pictures (1000)")
     verb.add_argument("--output", type=Path, help="folder for the files (default: the run's)")
+    _add_unconditional(verb)
     _add_json(verb)
 
     verb = add("sample", "Draw pictures from noise.")
@@ -244,6 +245,14 @@ def _add_model(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--autoencoder", metavar="PACKAGE.MODULE:FACTORY", help="one's own, in place of MODEL"
     )
+    _add_unconditional(verb)
+
+
+def _add_unconditional(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--unconditional", action="store_true",
+        help="run a denoiser that wants text or a class on an empty prompt, or on none",
+    )  # fmt: skip
 
 
 def _add_analysis(verb: argparse.ArgumentParser) -> None:

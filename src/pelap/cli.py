@@ -142,7 +142,7 @@ def _channel_sets(found: dict[str, Any] | None) -> dict[str, str]:
 def _diagnose(options: argparse.Namespace) -> None:
     from pelap.diagnose import describe_diagnosis, diagnose_model, load_diagnosable
 
-    model = load_diagnosable(options.model)
+    model = load_diagnosable(options.model, unconditional=options.unconditional)
     config = apply_overrides(model.config, options.overrides)
     if not model.is_run_config and "--data.source" not in " ".join(options.overrides):
         raise ConfigError(f"{options.model} names no pictures: give --data.source.")

@@ -16,7 +16,9 @@ from pelap.data import Pictures, load_pictures, to_batch
 from pelap.diagnostics.curves import diagnose
 from pelap.errors import ConfigError, RunError
 from pelap.evaluation.evaluate import torch_device
-from pelap.evaluation.foreign import load_foreign, picture_size
+from pelap.evaluation.foreign import open_foreign
+from pelap.model_pictures import picture_size
+from pelap.models import open_model, without_condition
 from pelap.report import numbers
 from pelap.report.diagnosis_figures import draw_all
 from pelap.run_folder import RunFolder, write_whole
@@ -39,15 +41,20 @@ class Diagnosable:
     """Where the diagnosis is kept; None for a model that is no run of ours."""
 
 
-def load_diagnosable(path: Path | str) -> Diagnosable:
-    """Load a run, the model folder of one, or a diffusers folder (see `load_foreign`).
+def load_diagnosable(path: Path | str, *, unconditional: bool = False) -> Diagnosable:
+    """Load a run, the model folder of one, or a diffusers folder (see `open_foreign`).
+
+    Args:
+        path: Of the folder.
+        unconditional: Run a conditional denoiser without its condition, see `without_condition`.
 
     Raises:
         RunError: If there is none, or it is of a kind that cannot be diagnosed. One line.
+        ModelError: If its condition cannot be left out.
     """
     path = Path(path)
     if (path / "model_index.json").is_file():
-        return _load_folder(path)
+        return _load_folder(path, unconditional)
     if not (path / "config.json").is_file():
         raise RunError(
             f"No model at {path}: give a run folder, or a diffusers folder with model_index.json."
@@ -57,11 +64,10 @@ def load_diagnosable(path: Path | str) -> Diagnosable:
     return Diagnosable(run.name, to_system(load_pipeline(run.model), config), config, True, run)
 
 
-def _load_folder(path: Path) -> Diagnosable:
+def _load_folder(path: Path, unconditional: bool) -> Diagnosable:
     name = path.resolve().name
     if _pipeline_class(path) != LatentDiffusionPipeline.__name__:
-        system = load_foreign(path)
-        return Diagnosable(name, system, _config_for(system), False, None)
+        return _load_foreign(path, name, unconditional)
     of_run = path.resolve().parent / "config.json"
     pipeline = load_pipeline(path)
     if of_run.is_file():
@@ -77,17 +83,24 @@ def _load_folder(path: Path) -> Diagnosable:
     return Diagnosable(name, to_system(pipeline, config), config, False, None)
 
 
+def _load_foreign(path: Path, name: str, unconditional: bool) -> Diagnosable:
+    model = open_model(path) if unconditional else open_foreign(path)
+    size = picture_size(model)
+    if unconditional:
+        model = without_condition(model, size)
+    system = model.measured_system()
+    if system.denoiser is None:
+        raise RunError(f"{path} has no denoiser that can be run.")
+    network = NetworkConfig(latent_channels=model.num_channels)
+    config = RunConfig(data=DataConfig(size=size), network=network)
+    return Diagnosable(name, system, config, False, None)
+
+
 def _pipeline_class(path: Path) -> str | None:
     try:
         return json.loads((path / "model_index.json").read_text())["_class_name"]
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _config_for(system: LatentDiffusion) -> RunConfig:
-    channels = system.autoencoder.config["latent_channels"]
-    size = picture_size(system) or DataConfig.size
-    return RunConfig(data=DataConfig(size=size), network=NetworkConfig(latent_channels=channels))
 
 
 def diagnose_model(

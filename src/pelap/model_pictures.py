@@ -42,7 +42,7 @@ def pictures_config(model: LoadedModel, overrides: Sequence[str]) -> RunConfig:
         return apply_overrides(model.config, overrides)
     if "--data.source" not in " ".join(overrides):
         raise ConfigError(f"{model.name} names no pictures: give --data.source.")
-    size = _picture_size(model)
+    size = picture_size(model)
     return apply_overrides(RunConfig(data=DataConfig(size=size)), overrides)
 
 
@@ -83,7 +83,8 @@ def _try(model: LoadedModel, image: Tensor) -> None:
 
 
 @torch.no_grad()
-def _picture_size(model: LoadedModel) -> int:
+def picture_size(model: LoadedModel) -> int:
+    """Side in pixels of the pictures that a model was made for, or can be measured on."""
     parameter = next(model.autoencoder.parameters())
     image = torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE, dtype=parameter.dtype)
     latents = ForeignAutoencoder(model.autoencoder).encode(image.to(parameter.device))

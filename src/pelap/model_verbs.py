@@ -27,6 +27,7 @@ def analyze(options: argparse.Namespace) -> None:
     model = open_any(options.model, options.autoencoder)
     check_wanted(model, options.keep, options.max_psnr_drop)
     config = pictures_config(model, options.overrides)
+    model = _without_condition(model, options, config)
     result = analyze_model(model, config, settings)
     found = write_results(
         result, options.output, keep=options.keep, max_psnr_drop=options.max_psnr_drop
@@ -35,6 +36,22 @@ def analyze(options: argparse.Namespace) -> None:
         return
     analysis = Analysis.from_dict(result)
     print(json.dumps(result) if options.json else describe_analysis(analysis, found))
+
+
+def _without_condition(model: Any, options: argparse.Namespace, config: Any) -> Any:
+    """The model, its denoiser run on an empty prompt where that is asked for."""
+    if not options.unconditional or config is None:
+        return model
+    from pelap.models import without_condition
+
+    found = without_condition(model, config.data.size)
+    if found is model:
+        print(
+            f"note: --unconditional has no effect: {model.name} has no denoiser that wants a "
+            "condition.",
+            file=sys.stderr,
+        )
+    return found
 
 
 def _analysis_settings(options: argparse.Namespace) -> Any:
@@ -70,6 +87,7 @@ def prune(options: argparse.Namespace) -> None:
     has_pictures = model.config is not None or bool(options.overrides)
     config = pictures_config(model, options.overrides) if has_pictures else None
     check_pruning(model, wish, has_pictures)
+    model = _without_condition(model, options, config)
     plan = None
     if wish.latents is not None:
         analysis = find_analysis(model, wish.latents, config, options.analysis, settings)
@@ -145,6 +163,9 @@ def recover(options: argparse.Namespace) -> None:
     model = open_any(options.model, options.autoencoder)
     teacher = None if options.teacher is None else open_model(options.teacher)
     config = pictures_config(model, options.overrides)
+    model = _without_condition(model, options, config)
+    if teacher is not None:
+        teacher = _without_condition(teacher, options, config)
     done = recover_model(model, teacher, config, settings, options.output)
     if done.is_main_process:
         print(json.dumps(done.record) if options.json else describe_recovered(done.record))

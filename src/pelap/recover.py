@@ -84,7 +84,11 @@ def recover_model(
         print(f"note: the denoiser is left as it is: {left}.", file=sys.stderr)  # noqa: T201
     indices = torch.arange(min(settings.num_pictures, len(splits.test)))
     batches = Batches(splits.test, indices, BATCH_SIZE, settings.seed)
-    described = {"teacher": teacher.name if teacher else None, "data": describe_pictures(config)}
+    described = {
+        "teacher": teacher.name if teacher else None,
+        "data": describe_pictures(config),
+        "unconditional": model.condition is not None,
+    }
     folder = working_folder(output)
     begin(pupil, folder, described | {"flip": pupil.flip, "num_train": len(splits.train)})
     before = measure_quality(pupil.student.system, batches, "Measuring")
@@ -152,6 +156,7 @@ def _record(
         "steps": settings.steps,
         "teacher": described["teacher"],
         "parts": settings.parts,
+        "unconditional": described["unconditional"],
         "feature_weight": settings.feature_weight,
         "learning_rate": settings.learning_rate,
         "batch_size": settings.batch_size,

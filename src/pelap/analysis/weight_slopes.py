@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pelap.analysis.batches import Batches
+from pelap.networks.conditioned import bare
 from pelap.processes import sum_over_processes
 from pelap.seeding import generator
 from pelap.system import LatentDiffusion
@@ -69,7 +70,7 @@ def measure_slopes(
         timesteps: To draw from, int64.
         label: Of a progress bar.
     """
-    weights = dict(system.denoiser.named_parameters())
+    weights = dict(bare(system.denoiser).named_parameters())
     needed = [weight for weight in weights.values() if not weight.requires_grad]
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     for weight in needed:

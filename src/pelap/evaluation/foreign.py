@@ -1,4 +1,4 @@
-"""Unconditional latent diffusion pipelines of diffusers as our system, to measure them alike."""
+"""Unconditional latent diffusion pipelines of diffusers, and why others cannot be measured."""
 
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,16 @@ from pelap.errors import RunError
 from pelap.models import LoadedModel, open_model
 from pelap.models.loaded import PREDICTIONS, read_forward_process
 from pelap.models.opening import DENOISER_NAMES, find_part, read_json
-from pelap.system import LatentDiffusion
 
 SUPPORTED = (
     "supported is an autoencoder (vae, vqvae, autoencoder) with an unconditional UNet2DModel "
-    "(unet, denoiser) and a scheduler with betas"
+    "(unet, denoiser) and a scheduler with betas, or with --unconditional any pipeline whose "
+    "denoiser pelap knows"
 )
 
 
-def load_foreign(folder: Path) -> LatentDiffusion:
-    """The pipeline at `folder` as a system: `scaling_factor` and the like become its normaliser.
+def open_foreign(folder: Path) -> LoadedModel:
+    """The pipeline at `folder`, checked to run on latents alone.
 
     Args:
         folder: With model_index.json and a folder for each part.
@@ -37,16 +37,7 @@ def load_foreign(folder: Path) -> LatentDiffusion:
     model = open_model(folder)
     _check_denoiser(folder, model)
     _check_scheduler(folder, model.scheduler_config)
-    return model.measured_system()
-
-
-def picture_size(system: LatentDiffusion) -> int | None:
-    """Side in pixels of the pictures a foreign pipeline was made for; None if it does not say."""
-    levels = dict(system.autoencoder.config).get("block_out_channels")
-    side = dict(system.denoiser.config).get("sample_size")
-    if not levels or not isinstance(side, int):
-        return None
-    return side * 2 ** (len(levels) - 1)
+    return model
 
 
 def _check_denoiser(folder: Path, model: LoadedModel) -> None:

@@ -3,6 +3,7 @@
 from pelap.models.loaded import LoadedModel
 from pelap.models.opening import open_factory, open_model
 from pelap.models.saving import ChangedModel, check_output, save_model
+from pelap.models.unconditional import without_condition
 
 __all__ = [
     "ChangedModel",
@@ -11,4 +12,5 @@ __all__ = [
     "open_factory",
     "open_model",
     "save_model",
+    "without_condition",
 ]

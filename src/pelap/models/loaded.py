@@ -14,6 +14,7 @@ from pelap.config import NoiseConfig, RunConfig
 from pelap.errors import ModelError
 from pelap.latent import LatentNormalizer, read_statistics
 from pelap.networks import PaperUNet
+from pelap.networks.conditioned import Condition, ConditionedDenoiser, flow_alphas_cumprod
 from pelap.networks.example_inputs import LATENT_SIDE, latent_side
 from pelap.networks.foreign import ForeignAutoencoder
 from pelap.networks.ports import check_denoiser
@@ -41,6 +42,8 @@ class LoadedModel:
     """Of the weight files, e.g. fp16."""
     config: RunConfig | None = None
     """Of the run that it is the model of."""
+    condition: Condition | None = None
+    """What its denoiser is told, see `without_condition`; None where it is not run conditioned."""
 
     @property
     def num_channels(self) -> int:
@@ -69,10 +72,17 @@ class LoadedModel:
 
     def system(self) -> LatentDiffusion:
         """The model as the system that is measured; its denoiser is None where it cannot be run
-        on latents alone (text, classes, or a scheduler without betas)."""
+        on latents alone (text or classes without a `condition`, an unknown forward process)."""
         autoencoder = ForeignAutoencoder(self.autoencoder)
-        scheduler = read_forward_process(self.scheduler_config)
-        denoiser: Any = self.denoiser if runs_on_latents(self.denoiser) and scheduler else None
+        condition, scheduler = self.condition, read_forward_process(self.scheduler_config)
+        if condition is not None and condition.is_flow:
+            scheduler = flow_process()
+        denoiser: Any = None
+        if self.denoiser is not None and scheduler is not None:
+            if condition is not None:
+                denoiser = ConditionedDenoiser(self.denoiser, condition)
+            elif runs_on_latents(self.denoiser):
+                denoiser = self.denoiser
         forward_process = scheduler or build_scheduler(NoiseConfig())
         return LatentDiffusion(
             autoencoder, denoiser, None, None, forward_process, self.normalizer
@@ -104,9 +114,27 @@ def runs_on_latents(denoiser: nn.Module | None) -> bool:
     return not (config.get("num_class_embeds") or config.get("class_embed_type"))
 
 
+def is_flow(config: dict[str, Any]) -> bool:
+    """Whether a scheduler is of a flow: σ in place of betas."""
+    kind = str(config.get("_class_name"))
+    return bool(kind.startswith("FlowMatch") or config.get("use_flow_sigmas"))
+
+
+def flow_process() -> DDPMScheduler:
+    """The forward process of a flow as `ConditionedDenoiser` shows it."""
+    alphas = flow_alphas_cumprod()
+    betas = 1 - alphas / torch.cat([torch.ones(1), alphas[:-1]])
+    return DDPMScheduler(
+        len(betas),
+        trained_betas=betas.tolist(),
+        prediction_type="v_prediction",
+        clip_sample=False,
+    )
+
+
 def read_forward_process(config: dict[str, Any]) -> DDPMScheduler | None:
     """The forward process that a pipeline's scheduler undoes; None if it has no betas."""
-    if "beta_start" not in config or config.get("use_flow_sigmas"):
+    if "beta_start" not in config or is_flow(config):
         return None
     if config.get("prediction_type", "epsilon") not in PREDICTIONS:
         return None

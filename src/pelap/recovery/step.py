@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pelap.networks.conditioned import bare
 from pelap.recovery.student import Student, Teacher
 from pelap.recovery.taps import Listener, feature_loss
 from pelap.seeding import generator
@@ -75,7 +76,7 @@ class Answers(nn.Module):
     def __init__(self, system: LatentDiffusion, blocks: Sequence[str] = ()):
         super().__init__()
         self.system = system
-        self.listener = Listener(system.denoiser, blocks) if blocks else None
+        self.listener = Listener(bare(system.denoiser), blocks) if blocks else None
 
     def forward(
         self, latents: Tensor | None, noisy: Tensor | None, timesteps: Tensor | None

@@ -85,7 +85,8 @@ def make_student(model: LoadedModel, parts: Parts, image: Tensor) -> Student:
     denoiser = None if model.denoiser is None or why_left(model) else _copy(model.denoiser)
     working = replace(model, autoencoder=autoencoder, denoiser=denoiser or model.denoiser)
     system = working.system().eval()
-    system.denoiser = denoiser  # type: ignore[assignment]
+    if denoiser is None:
+        system.denoiser = None  # type: ignore[assignment]
     if parts == "denoiser" and denoiser is None:
         raise ConfigError(
             f"--parts denoiser: there is nothing to train, {why_left(model) or 'it has none'}."
@@ -109,9 +110,13 @@ def why_left(model: LoadedModel) -> str | None:
         return None
     name = type(model.denoiser).__name__
     if model.system().denoiser is None:
-        return f"{name} or its scheduler needs more than latents and a timestep of a beta schedule"
+        return (
+            f"{name} or its scheduler needs more than latents and a timestep of a beta schedule; "
+            "--unconditional trains it without its condition"
+        )
     config: Any = model.denoiser.config
-    if config.get("out_channels") not in (None, model.num_channels):
+    predicts_more = config.get("out_channels") not in (None, model.num_channels)
+    if predicts_more and model.condition is None:
         return f"{name} predicts variances too"
     return None
 

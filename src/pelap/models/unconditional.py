@@ -1,0 +1,124 @@
+"""Run a text- or class-conditional denoiser without its condition.
+
+What its pipeline passes to it for an empty prompt, or for the class that means none, is caught at
+the first step and passed again with every batch.
+"""
+
+import inspect
+from dataclasses import replace
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging
+from torch import nn
+
+from pelap.errors import ModelError
+from pelap.models.loaded import LoadedModel, is_flow, runs_on_latents
+from pelap.networks.conditioned import Condition
+
+FIXED: dict[str, Any] = {
+    "num_inference_steps": 2,
+    "output_type": "latent",
+    "use_resolution_binning": False,
+    "clean_caption": False,
+}
+"""Arguments of a pipeline's call, where it has them."""
+
+
+class _Caught(Exception):
+    """Ends a pipeline's call at its denoiser."""
+
+    def __init__(self, arguments: dict[str, Any]):
+        super().__init__("caught")
+        self.arguments = arguments
+
+
+def without_condition(model: LoadedModel, size: int) -> LoadedModel:
+    """The model with what its own pipeline tells its denoiser when it is asked for nothing.
+
+    Args:
+        model: With a denoiser, opened from a pipeline's folder. One that needs no condition is
+            given back as it is.
+        size: Of the pictures, in pixels.
+
+    Raises:
+        ModelError: If its pipeline cannot be called, or knows no class for none.
+    """
+    denoiser = model.denoiser
+    if denoiser is None or runs_on_latents(denoiser):
+        return model
+    pipeline = _open_pipeline(model)
+    arguments = _catch(pipeline, denoiser, _request(pipeline, denoiser, size), model.name)
+    (latents_name, latents), *_ = arguments.items()
+    passed = torch.as_tensor(arguments["timestep"]).flatten()[0]
+    others = {
+        name: value
+        for name, value in arguments.items()
+        if name not in (latents_name, "timestep", "return_dict")
+    }
+    condition = Condition(
+        others,
+        latents_name,
+        packed=latents.dim() == 3,
+        timestep_scale=float(passed) / float(pipeline.scheduler.timesteps[0]),
+        is_flow=is_flow(model.scheduler_config),
+    )
+    return replace(model, condition=condition)
+
+
+def _open_pipeline(model: LoadedModel) -> Any:
+    if model.folder is None or not model.parts:
+        raise ModelError(f"{model.name} is no pipeline: there is nobody to ask for its condition.")
+    own = {model.autoencoder_name: model.autoencoder, model.denoiser_name: model.denoiser}
+    logging.disable_progress_bar()
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(
+            model.folder, use_safetensors=True, local_files_only=True, variant=model.variant, **own
+        )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ModelError(f"{model.name} cannot be loaded whole: {_line(error)}") from error
+    finally:
+        logging.enable_progress_bar()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _request(pipeline: Any, denoiser: nn.Module, size: int) -> dict[str, Any]:
+    taken = inspect.signature(pipeline.__call__).parameters
+    config: Any = denoiser.config
+    asked = {**FIXED, "height": size, "width": size, "prompt": ""}
+    if not config.get("guidance_embeds"):  # otherwise the scale is an input, not a second call
+        asked["guidance_scale"] = 1.0
+    if "class_labels" in taken:
+        asked["class_labels"] = [config["num_embeds_ada_norm"]]  # behind the last class: none
+    return {name: value for name, value in asked.items() if name in taken}
+
+
+@torch.no_grad()
+def _catch(
+    pipeline: Any, denoiser: nn.Module, request: dict[str, Any], name: str
+) -> dict[str, Any]:
+    """Arguments of the denoiser's first call, by name, its latents first."""
+    signature = inspect.signature(denoiser.forward)
+
+    def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        raise _Caught(dict(signature.bind(*args, **kwargs).arguments))
+
+    handle = denoiser.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        pipeline(**request)
+    except _Caught as caught:
+        return caught.arguments
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"The pipeline of {name} cannot be asked for nothing ({_line(error)}), so its denoiser "
+            "cannot be run."
+        ) from error
+    finally:
+        handle.remove()
+    raise ModelError(f"The pipeline of {name} never calls its denoiser.")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
