@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import logging
 from torch import nn
 
