@@ -9,7 +9,6 @@ is the pruned model itself. What is done is not done again, so the command can b
 
 import argparse
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +37,10 @@ SAMPLED = ("variance", "elimination", "pca", "decoder", "random 0", "random 1", 
 SAMPLED_OF_ALL = ("elimination", "pca", "decoder", "random 0")
 FILLED = ("variance", "elimination", "conditional", "decoder")
 """Ways that are measured with every fill, of seed 42."""
+STAGES = {"zeros": "zeros", "sample": "as pruned", "recover": "recovered"}
+"""What happened to the denoiser whose samples are drawn: zeros stand for removed channels in front
+of it; they are predicted from the kept ones; that, and it was recovered."""
+UNPRUNED_STAGES = {"sample": "as trained", "recover": "trained on"}
 DRAWN = ("random", "variance", "pca", "leave_one_out", "conditional", "elimination", "decoder")
 """Ways in the figure, and what the three further autoencoders are pruned by."""
 
@@ -82,7 +85,7 @@ class Unit:
     num_kept: int
     fill: str = "linear"
     stage: str = "reconstruct"
-    """Or `sample`, or `recover`: what is measured."""
+    """What is measured, a key of `STAGES` or `reconstruct`."""
 
     @property
     def file_name(self) -> str:
@@ -115,6 +118,8 @@ def units() -> list[Unit]:
         for subject in others:
             found += [Unit(subject, "unpruned", 16, stage=stage)]
             found += [Unit(subject, way, 8, stage=stage) for way in SAMPLED_OF_ALL]
+    for seed in SEEDS:
+        found += [Unit(kl16(seed), way, 8, stage="zeros") for way in SAMPLED_OF_ALL]
     chosen = [way for way in ways if way in DRAWN or way.startswith("random")]
     for seed in SEEDS:
         subject = f"paper16-{seed}"
@@ -171,6 +176,7 @@ def _open(subject: str, runs: Path, budget: Path) -> Any:
 def measure_unit(unit: Unit, runs: Path, budget: Path) -> None:
     """Prune (and recover), measure, and write one JSON file."""
     from pelap.pruning.apply import prune
+    from pelap.pruning.slicing import slice_denoiser
 
     path = runs / "units" / unit.file_name
     if path.exists():
@@ -179,6 +185,8 @@ def measure_unit(unit: Unit, runs: Path, budget: Path) -> None:
     plan = _plan(model, unit, runs)
     pruned = model if plan is None else prune(model, plan).model
     channels = list(range(16)) if plan is None else list(plan.channels)
+    if unit.stage == "zeros" and plan is not None:
+        pruned = replace(pruned, denoiser=slice_denoiser(model.denoiser, plan.latent_map))
     if unit.stage == "recover":
         pruned = _recover(unit, model, pruned, plan, runs)
     found: dict[str, Any] = {**unit.__dict__, "channels": channels, **_reconstruct(pruned, model)}
@@ -299,7 +307,7 @@ def _sample(unit: Unit, pruned: Any, model: Any, runs: Path) -> dict[str, Any]:
             latents = denoise(system.denoiser, sampler, part, SAMPLING_STEPS)
             parts.append(to_uint8(system.decode(latents)))
     samples = torch.cat(parts)
-    pictures = runs / "pictures" / unit.file_name.replace(".json", ".npy")
+    pictures = _pictures_file(runs, unit)
     pictures.parent.mkdir(parents=True, exist_ok=True)
     np.save(pictures, samples[:8].permute(0, 2, 3, 1).numpy())
     originals = _test_pictures(model, 10_000)
@@ -316,9 +324,25 @@ def _sample(unit: Unit, pruned: Any, model: Any, runs: Path) -> dict[str, Any]:
 
 
 def read_units(runs: Path) -> list[dict[str, Any]]:
-    """What has been measured so far."""
-    files = [runs / "units" / unit.file_name for unit in units()]
-    return [json.loads(file.read_text()) for file in files if file.exists()]
+    """What has been measured so far; with pictures, also their contrast."""
+    found = []
+    for unit in units():
+        file = runs / "units" / unit.file_name
+        if file.exists():
+            found.append(json.loads(file.read_text()) | _contrast(runs, unit))
+    return found
+
+
+def _contrast(runs: Path, unit: Unit) -> dict[str, float]:
+    """Standard deviation of the values of the eight samples that are shown, in grey levels."""
+    import numpy as np
+
+    file = _pictures_file(runs, unit)
+    return {"contrast": float(np.load(file).astype(float).std())} if file.exists() else {}
+
+
+def _pictures_file(runs: Path, unit: Unit) -> Path:
+    return runs / "pictures" / unit.file_name.replace(".json", ".npy")
 
 
 def summarise(runs: Path, output: Path) -> None:
@@ -391,22 +415,22 @@ def fill_table(found: list[dict[str, Any]]) -> str:
 
 
 SAMPLE_COLUMNS = {"psnr_db": 2, "rFD-ResNet20": 2, "fd_resnet20": 2,
-                  "fd_resnet20_to_unpruned_reconstructions": 2}  # fmt: skip
+                  "fd_resnet20_to_unpruned_reconstructions": 2, "contrast": 0}  # fmt: skip
 
 
 def sample_table(found: list[dict[str, Any]]) -> str:
     """Before and after recovery, by way and number of kept channels."""
-    header = ["kept by", "channels", "recovered", "models", *SAMPLE_COLUMNS]
+    header = ["kept by", "channels", "denoiser", "models", *SAMPLE_COLUMNS]
     rows = []
     for kept in (16, *BUDGETS):
         for way in ("unpruned", "variance", "elimination", *ROTATIONS, "random"):
-            for stage in ("sample", "recover"):
+            for stage, words in STAGES.items():
                 chosen = select(found, MAIN, way, num_kept=kept, stage=stage)
                 if chosen:
                     cells = [plus_minus([one[key] for one in chosen], digits)
                              for key, digits in SAMPLE_COLUMNS.items()]  # fmt: skip
-                    recovered = "yes" if stage == "recover" else "no"
-                    rows.append([way, str(kept), recovered, str(len(chosen)), *cells])
+                    told = UNPRUNED_STAGES[stage] if way == "unpruned" else words
+                    rows.append([way, str(kept), told, str(len(chosen)), *cells])
     return markdown(header, rows)
 
 
@@ -432,19 +456,16 @@ def _strips(runs: Path) -> list[tuple[str, Any]]:
     import numpy as np
 
     strips = []
-    chosen: list[tuple[str, Callable[[Unit], bool]]] = [
-        ("unpruned", lambda unit: unit.way == "unpruned" and unit.stage == "sample"),
-        *((f"8 kept by {way}", lambda unit, way=way: unit.way == way and unit.num_kept == 8
-           and unit.stage == "sample") for way in ("elimination", "pca", "decoder", "random 0")),
-        *((f"8 kept by {way}, recovered", lambda unit, way=way: unit.way == way
-           and unit.num_kept == 8 and unit.stage == "recover")
-          for way in ("elimination", "pca", "decoder", "random 0")),
-    ]  # fmt: skip
-    for title, holds in chosen:
-        for unit in filter(holds, units()):
-            file = runs / "pictures" / unit.file_name.replace(".json", ".npy")
-            if file.exists():
-                strips.append((title, np.load(file)))
+    chosen = [("unpruned", Unit(MAIN, "unpruned", 16, stage="sample"))]
+    chosen += [
+        (f"8 kept by {way}, {words}", Unit(MAIN, way, 8, stage=stage))
+        for way in SAMPLED_OF_ALL
+        for stage, words in STAGES.items()
+    ]
+    for title, unit in chosen:
+        file = _pictures_file(runs, unit)
+        if file.exists():
+            strips.append((title, np.load(file)))
     return strips
 
 
