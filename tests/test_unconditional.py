@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, UNet2DModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
@@ -163,6 +163,15 @@ def test_a_pipeline_without_text_encoders_is_refused(tmp_path: Path) -> None:
         without_condition(alone, 16)
 
 
+def test_a_denoiser_without_a_class_for_none_is_refused(tmp_path: Path) -> None:
+    pipeline: Any = PIPELINES["ldm"]()
+    config = {name: value for name, value in pipeline.unet.config.items() if name[0] != "_"}
+    pipeline.register_modules(unet=UNet2DModel(**config | {"num_class_embeds": 3}))
+    pipeline.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="none that means none"):
+        without_condition(open_model(tmp_path), 16)
+
+
 @pytest.mark.parametrize("name", ["stable_diffusion", "dit", "flux"])
 def test_diagnosis(
     name: str, folders: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
@@ -221,10 +230,16 @@ def test_recovery_trains_the_denoiser(
         assert encoder.read_bytes() == same.read_bytes()
 
 
-def test_what_needs_no_condition_is_said(
+def test_what_has_no_effect_is_said(
     folders: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = ["--num-pictures", "8", "--num-curve", "8", "--learned-steps", "0", *PHOTOS]
-    command = ["analyze", str(folders("ldm")), "--output", str(tmp_path), "--unconditional", *few]
-    assert main(command) == 0
-    assert "--unconditional has no effect" in capsys.readouterr().err
+    folder, few = str(folders("ldm")), ["--num-pictures", "8", *PHOTOS]
+    search = ["--num-curve", "8", "--learned-steps", "0"]
+    commands = [
+        ["analyze", folder, "--output", str(tmp_path / "a"), *search, *few],
+        ["diagnose", folder, *few],
+        ["prune", str(folders("flux")), "--keep", "0,1", "--output", str(tmp_path / "b")],
+    ]
+    for command in commands:
+        assert main([*command, "--unconditional"]) == 0
+        assert "--unconditional has no effect" in capsys.readouterr().err

@@ -146,6 +146,11 @@ def _diagnose(options: argparse.Namespace) -> None:
     config = apply_overrides(model.config, options.overrides)
     if not model.is_run_config and "--data.source" not in " ".join(options.overrides):
         raise ConfigError(f"{options.model} names no pictures: give --data.source.")
+    if options.unconditional and getattr(model.system.denoiser, "condition", None) is None:
+        print(  # noqa: T201
+            f"note: --unconditional has no effect: {model.name} wants no condition.",
+            file=sys.stderr,
+        )
     result = diagnose_model(model, config, num_pictures=options.num_pictures, output=options.output)
     _print(json.dumps(result) if options.json else describe_diagnosis(result))
 

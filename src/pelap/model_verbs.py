@@ -40,17 +40,14 @@ def analyze(options: argparse.Namespace) -> None:
 
 def _without_condition(model: Any, options: argparse.Namespace, config: Any) -> Any:
     """The model, its denoiser run on an empty prompt where that is asked for."""
-    if not options.unconditional or config is None:
+    if not options.unconditional:
         return model
     from pelap.models import without_condition
 
-    found = without_condition(model, config.data.size)
+    found = model if config is None else without_condition(model, config.data.size)
     if found is model:
-        print(
-            f"note: --unconditional has no effect: {model.name} has no denoiser that wants a "
-            "condition.",
-            file=sys.stderr,
-        )
+        why = f"{model.name} wants no condition" if config else "there are no pictures"
+        print(f"note: --unconditional has no effect: {why}.", file=sys.stderr)
     return found
 
 

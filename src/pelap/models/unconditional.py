@@ -48,6 +48,7 @@ def without_condition(model: LoadedModel, size: int) -> LoadedModel:
     denoiser = model.denoiser
     if denoiser is None or runs_on_latents(denoiser):
         return model
+    _refuse_classes(denoiser, model.name)
     pipeline = _open_pipeline(model)
     arguments = _catch(pipeline, denoiser, _request(pipeline, denoiser, size), model.name)
     (latents_name, latents), *_ = arguments.items()
@@ -65,6 +66,12 @@ def without_condition(model: LoadedModel, size: int) -> LoadedModel:
         is_flow=is_flow(model.scheduler_config),
     )
     return replace(model, condition=condition)
+
+
+def _refuse_classes(denoiser: nn.Module, name: str) -> None:
+    config: Any = denoiser.config
+    if config.get("num_class_embeds") or config.get("class_embed_type") == "timestep":
+        raise ModelError(f"The denoiser of {name} needs a class and has none that means none.")
 
 
 def _open_pipeline(model: LoadedModel) -> Any:

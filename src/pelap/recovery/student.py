@@ -110,10 +110,9 @@ def why_left(model: LoadedModel) -> str | None:
         return None
     name = type(model.denoiser).__name__
     if model.system().denoiser is None:
-        return (
-            f"{name} or its scheduler needs more than latents and a timestep of a beta schedule; "
-            "--unconditional trains it without its condition"
-        )
+        needs = f"{name} or its scheduler needs more than latents and a timestep of a beta schedule"
+        hint = "; --unconditional trains it without its condition"
+        return needs if model.condition is not None else needs + hint
     config: Any = model.denoiser.config
     predicts_more = config.get("out_channels") not in (None, model.num_channels)
     if predicts_more and model.condition is None:
