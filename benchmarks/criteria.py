@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from evidence import for_each, markdown, plus_minus, put_table, train_trial, with_seeds
@@ -32,9 +33,9 @@ MAIN = "kl16_small"
 CRITERIA = ("variance", "kl", "redundancy", "taylor", "learned", "decoder_sensitivity",
             "leave_one_out", "leave_one_out_linear", "conditional", "elimination")  # fmt: skip
 ROTATIONS = ("pca", "decoder")
-SAMPLED = ("variance", "elimination", "pca", "decoder", "random 0", "random 1", "random 2")
-"""Ways whose samples are drawn, before and after recovery, of seed 42."""
 SAMPLED_OF_ALL = ("elimination", "pca", "decoder", "random 0")
+"""Ways whose samples are drawn with 8 channels, before and after recovery, of every seed; of seed
+42 it is all, with 4 channels too."""
 FILLED = ("variance", "elimination", "conditional", "decoder")
 """Ways that are measured with every fill, of seed 42."""
 STAGES = {"zeros": "zeros", "sample": "as pruned", "recover": "recovered"}
@@ -98,12 +99,15 @@ def units() -> list[Unit]:
     ways = [*CRITERIA, *ROTATIONS, *(f"random {draw}" for draw in range(NUM_RANDOM))]
     found = [Unit(MAIN, "unpruned", 16, stage=stage) for stage in ("reconstruct", "sample")]
     found += [Unit(MAIN, way, kept) for kept in BUDGETS for way in ways]
-    found += [Unit(MAIN, way, 8, stage="sample") for way in SAMPLED]
     found += [Unit(MAIN, "unpruned", 16, stage="recover")]
-    found += [Unit(MAIN, way, 8, stage="recover") for way in SAMPLED]
+    found += [
+        Unit(MAIN, way, kept, stage=stage)
+        for kept in (8, 4)
+        for stage in ("sample", "recover")
+        for way in ways
+    ]
     few = ("elimination", "decoder", "random 0")
-    found += [Unit(MAIN, way, kept, stage="sample") for kept in (4, 12) for way in few]
-    found += [Unit(MAIN, way, 4, stage="recover") for way in few]
+    found += [Unit(MAIN, way, 12, stage=stage) for stage in ("sample", "recover") for way in few]
     found += [
         Unit(MAIN, way, kept, fill)
         for fill in ("zero", "mean")
@@ -354,6 +358,7 @@ def summarise(runs: Path, output: Path) -> None:
     put_table(readme, "paper16 table", reconstruction_table(found, "paper16"))
     put_table(readme, "fill table", fill_table(found))
     put_table(readme, "sample table", sample_table(found))
+    put_table(readme, "recovery table", recovery_table(found))
     for subject in subjects(runs, runs):
         for name in ("analysis.json", "analysis.html"):
             source = runs / "analysis" / subject / name
@@ -419,18 +424,39 @@ SAMPLE_COLUMNS = {"psnr_db": 2, "rFD-ResNet20": 2, "fd_resnet20": 2,
 
 
 def sample_table(found: list[dict[str, Any]]) -> str:
-    """Before and after recovery, by way and number of kept channels."""
+    """All three models with 8 channels, before and after recovery."""
     header = ["kept by", "channels", "denoiser", "models", *SAMPLE_COLUMNS]
     rows = []
-    for kept in (16, *BUDGETS):
-        for way in ("unpruned", "variance", "elimination", *ROTATIONS, "random"):
-            for stage, words in STAGES.items():
-                chosen = select(found, MAIN, way, num_kept=kept, stage=stage)
-                if chosen:
-                    cells = [plus_minus([one[key] for one in chosen], digits)
-                             for key, digits in SAMPLE_COLUMNS.items()]  # fmt: skip
-                    told = UNPRUNED_STAGES[stage] if way == "unpruned" else words
-                    rows.append([way, str(kept), told, str(len(chosen)), *cells])
+    for kept, way in ((16, "unpruned"), *((8, way) for way in SAMPLED_OF_ALL)):
+        for stage, words in STAGES.items():
+            chosen = select(found, MAIN, way, num_kept=kept, stage=stage)
+            if chosen:
+                cells = [plus_minus([one[key] for one in chosen], digits)
+                         for key, digits in SAMPLE_COLUMNS.items()]  # fmt: skip
+                told = UNPRUNED_STAGES[stage] if way == "unpruned" else words
+                rows.append([way, str(kept), told, str(len(chosen)), *cells])
+    return markdown(header, rows)
+
+
+RECOVERY_COLUMNS = {"psnr_db": "PSNR, dB", "rFD-ResNet20": "rFD", "fd_resnet20": "FD"}
+
+
+def recovery_table(found: list[dict[str, Any]]) -> str:
+    """Every way at every number of channels of the model of seed 42, before → after recovery."""
+    found = [one for one in found if one["subject"] == MAIN]
+    header = ["kept by", *(f"{k}: {name}" for k in BUDGETS for name in RECOVERY_COLUMNS.values())]
+    rows = []
+    for way in WAYS:
+        cells = []
+        for kept in BUDGETS:
+            number = 16 if way == "unpruned" else kept
+            for key in RECOVERY_COLUMNS:
+                stages = (select(found, MAIN, way, num_kept=number, stage=stage)
+                          for stage in ("sample", "recover"))  # fmt: skip
+                means = (f"{fmean(one[key] for one in chosen):.2f}" if chosen else "–"
+                         for chosen in stages)  # fmt: skip
+                cells.append(" → ".join(means).replace("– → –", "–"))
+        rows.append([way, *cells])
     return markdown(header, rows)
 
 

@@ -88,15 +88,24 @@ def test_verdicts_of_the_evidence():
 
 
 def test_criteria_tables_are_what_was_measured(benchmarks: None):
-    from criteria import fill_table, reconstruction_table, sample_table
+    from criteria import fill_table, reconstruction_table, recovery_table, sample_table
 
     found = json.loads((ROOT / "results" / "criteria" / "criteria.json").read_text())
     text = (ROOT / "results" / "criteria" / "README.md").read_text()
-    assert len(found) == 339
+    assert len(found) == 390
     assert reconstruction_table(found, "kl16_small") in text
     assert reconstruction_table(found, "paper16") in text
     assert fill_table(found) in text
     assert sample_table(found) in text
+    assert recovery_table(found) in text
+
+
+def test_kodak_table_is_what_was_measured(benchmarks: None):
+    from kodak import loss_table
+
+    found = json.loads((ROOT / "results" / "kodak" / "kodak.json").read_text())
+    assert len(found) == 3
+    assert loss_table(found) in (ROOT / "results" / "kodak" / "README.md").read_text()
 
 
 def test_budget_tables_are_what_was_measured(benchmarks: None):
@@ -104,7 +113,8 @@ def test_budget_tables_are_what_was_measured(benchmarks: None):
 
     found = json.loads((ROOT / "results" / "budget" / "budget.json").read_text())
     text = (ROOT / "results" / "budget" / "README.md").read_text()
-    assert _reconstruction_table(found["reconstructions"]) in text
+    for name in ("reconstructions", "reconstructions_long", "reconstructions_longest"):
+        assert _reconstruction_table(found[name]) in text
     assert _sample_table(found["denoisers"]) in text
 
 
