@@ -5,7 +5,8 @@
 Autoencoders first, all for the same number of steps: gates of every kind, from scratch with as many
 channels, unpruned. Then denoisers on the cached latents of those with 8 channels. Then all
 autoencoders again for twice as many steps, and those with the fewest channels for four times as
-many. What is done is not done again, so the command can be interrupted.
+many, with two more seeds where the first three did not tell. What is done is not done again, so
+the command can be interrupted.
 """
 
 import argparse
@@ -40,6 +41,8 @@ NUM_RANDOM = 3
 NUM_MEASURED = 1000
 SHORT, LONG, LONGEST = 2, 4, 8
 """Epochs of the autoencoders; the denoisers build on the short ones."""
+CLOSE, MORE_SEEDS = ("scratch_4", "top_k_4", "hard_concrete_4"), (45,)
+"""What is trained longest with more seeds."""
 FOLDERS = {SHORT: "autoencoders", LONG: "autoencoders_long", LONGEST: "autoencoders_longest"}
 
 
@@ -57,6 +60,15 @@ def autoencoders(epochs: int = SHORT) -> dict[str, RunConfig]:
     full_fraction = 0.5 if epochs == SHORT else 0.25  # as with `hard_concrete`, learned on the way
     nested = replace(base.gate, kind="nested", full_fraction=full_fraction)
     return found | {"nested_16": replace(base, gate=nested)}
+
+
+def trials(epochs: int = SHORT) -> list[Trial]:
+    """Every autoencoder that is trained for so long, with every seed."""
+    configs = autoencoders(epochs)
+    found = with_seeds(configs, SEEDS)
+    if epochs == LONGEST:
+        found += with_seeds({name: configs[name] for name in CLOSE}, MORE_SEEDS)
+    return found
 
 
 def hard_concrete(epochs: int = SHORT) -> GateConfig:
@@ -284,14 +296,14 @@ def summarise(runs: Path, output: Path) -> None:
     put_table(output / "README.md", "longest table", _reconstruction_table(found[LONGEST]))
     put_table(output / "README.md", "sample table", _sample_table(samples))
     for epochs, name in FOLDERS.items():
-        keep_evidence(with_seeds(autoencoders(epochs), SEEDS), runs / name, output / name)
+        keep_evidence(trials(epochs), runs / name, output / name)
     keep_evidence([t for t, _ in evaluations], runs / "denoisers", output / "denoisers")
     _draw(found, samples, runs, output / "figures")
 
 
 def _read_reconstructions(runs: Path, epochs: int) -> list[dict[str, Any]]:
-    trials = with_seeds(autoencoders(epochs), SEEDS)
-    files = [runs / FOLDERS[epochs] / trial.folder_name / "budget.json" for trial in trials]
+    folders = [runs / FOLDERS[epochs] / trial.folder_name for trial in trials(epochs)]
+    files = [folder / "budget.json" for folder in folders]
     return [one for file in files if file.exists() for one in json.loads(file.read_text())]
 
 
@@ -389,7 +401,7 @@ def _curves(runs: Path) -> dict[str, dict[float, list[float]]]:
     shown = {name_of(m, 8): m for m in ("scratch", "top_k", "hard_concrete")}
     shown |= {"unpruned_16": "unpruned", "nested_16": "nested (all 16)"}
     lines: dict[str, dict[float, list[float]]] = {}
-    for trial in with_seeds(autoencoders(), SEEDS):
+    for trial in trials():
         if trial.name in shown:
             folder = RunFolder(runs / "autoencoders" / trial.folder_name)
             for line in folder.metrics("train"):
@@ -418,11 +430,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="trials at a time, a thread each (2)")
     options = parser.parse_args()
     first = partial(train_and_measure_autoencoder, runs=options.runs)
-    for_each(first, with_seeds(autoencoders(), SEEDS), options.jobs)
+    for_each(first, trials(), options.jobs)
     second = partial(measure_denoiser, runs=options.runs)
     for_each(second, with_seeds(denoisers(), SEEDS), options.jobs)
     for epochs in (LONG, LONGEST):
-        for_each(first, with_seeds(autoencoders(epochs), SEEDS), options.jobs)
+        for_each(first, trials(epochs), options.jobs)
     summarise(options.runs, options.output)
 
 
