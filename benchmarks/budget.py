@@ -41,7 +41,7 @@ NUM_RANDOM = 3
 NUM_MEASURED = 1000
 SHORT, LONG, LONGEST = 2, 4, 8
 """Epochs of the autoencoders; the denoisers build on the short ones."""
-CLOSE, MORE_SEEDS = ("scratch_4", "top_k_4", "hard_concrete_4"), (45,)
+CLOSE, MORE_SEEDS = ("scratch_4", "top_k_4", "hard_concrete_4"), (45, 46)
 """What is trained longest with more seeds."""
 FOLDERS = {SHORT: "autoencoders", LONG: "autoencoders_long", LONGEST: "autoencoders_longest"}
 
