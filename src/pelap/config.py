@@ -75,6 +75,22 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True)
+class AutoencoderConfig:
+    """Shape and further losses of an autoencoder of kind kl."""
+
+    widths: tuple[int, int, int] | None = None
+    """Width of each level, outermost first, multiples of 8; None takes w, 2w and 2w of
+    `network.autoencoder_channels`."""
+    attention: bool = True
+    """Self-attention at latent resolution."""
+    absolute_weight: float = 0.0
+    """Weight of the mean absolute error, beside the squared one."""
+    feature_weight: float = 0.0
+    """Weight of the error in the features of a CIFAR-10 ResNet-32 (32×32 pictures; weights below
+    $PELAP_DATA)."""
+
+
+@dataclass(frozen=True)
 class GateConfig:
     """The rule from scores to mask."""
 
@@ -133,14 +149,17 @@ class NoiseConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with a cosine schedule."""
+    """AdamW, and how its learning rate goes."""
 
     learning_rate: float = 2e-4
     final_learning_rate: float = 1e-5
-    schedule: Literal["epoch", "step"] = "epoch"
-    """The cosine falls once an epoch (the paper) or at each step."""
+    schedule: Literal["epoch", "step", "trapezoid"] = "epoch"
+    """epoch and step: a cosine that falls once an epoch (the paper) or at each step. trapezoid:
+    constant until the last `cooldown_epochs`, so that a run can be extended or cooled down."""
+    cooldown_epochs: float = 0.0
+    """Epochs of linear fall to the final rate at the end of a stage (schedule trapezoid)."""
     warmup_steps: int = 0
-    """Steps of linear rise before the cosine."""
+    """Steps of linear rise at the start of a stage."""
     weight_decay: float = 1e-4
     max_gradient_norm: float = 1.0
     """Clip the gradient's norm at this; 0 switches clipping off."""
@@ -206,6 +225,7 @@ class RunConfig:
     """Name of the preset this began as."""
     data: DataConfig = field(default_factory=DataConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
@@ -248,6 +268,9 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         lambda value: value is None or value >= 0,
         (
             "run.denoiser_epochs",
+            "autoencoder.absolute_weight",
+            "autoencoder.feature_weight",
+            "optimizer.cooldown_epochs",
             "optimizer.warmup_steps",
             "objective.encoder_diffusion_weight",
             "gate.multiplier_rate",
@@ -266,6 +289,11 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         "above 0",
         lambda value: value > 0,
         ("optimizer.learning_rate", "data.memory_gb", "gate.learning_rate_factor"),
+    ),
+    (
+        "None or multiples of 8 above 0",
+        lambda value: value is None or all(w > 0 and w % 8 == 0 for w in value),
+        ("autoencoder.widths",),
     ),
     ("an even number above 2", lambda v: v > 2 and v % 2 == 0, ("network.time_channels",)),
     (
@@ -293,6 +321,7 @@ def validate(config: RunConfig) -> None:
             value = operator.attrgetter(name)(config)
             if not holds(value):
                 raise ConfigError(f"{as_option(name)} is {value!r}: it must be {expected}.")
+    _validate_autoencoder(config)
     if config.noise.beta_start > config.noise.beta_end:
         raise ConfigError("--noise.beta-start must be at most --noise.beta-end.")
     budget, channels = config.gate.budget, config.network.latent_channels
@@ -309,6 +338,19 @@ def validate(config: RunConfig) -> None:
     steps, most = config.evaluation.num_steps, config.noise.num_timesteps
     if steps > most:
         raise ConfigError(f"--evaluation.num-steps is {steps}: it must be at most {most}.")
+
+
+def _validate_autoencoder(config: RunConfig) -> None:
+    own = config.autoencoder
+    if config.network.autoencoder == "paper" and (own.widths is not None or not own.attention):
+        raise ConfigError(
+            "--autoencoder.widths and --autoencoder.no-attention need --network.autoencoder kl."
+        )
+    if own.feature_weight and config.data.size != 32:
+        raise ConfigError(
+            f"--autoencoder.feature-weight needs --data.size 32 (now {config.data.size}): its "
+            "features are those of a network for 32×32 pictures."
+        )
 
 
 def as_option(name: str) -> str:
@@ -331,6 +373,8 @@ def settings_without_effect(config: RunConfig) -> list[str]:
     schedule = (gate.warmup, gate.harden_at)
     if gate.budget is None and schedule != (default.gate.warmup, default.gate.harden_at):
         lines.append("gate.warmup and gate.harden-at have effect with a gate.budget only.")
+    if config.optimizer.cooldown_epochs and config.optimizer.schedule != "trapezoid":
+        lines.append("optimizer.cooldown-epochs has effect for schedule trapezoid only.")
     if config.run.latent_cache is not None and config.run.denoiser_epochs is None:
         lines.append("run.latent-cache has effect with run.denoiser-epochs only.")
     if gate.kind == "open" and gate.budget is not None:
@@ -390,7 +434,7 @@ def _from_dict(cls: type, values: Any, where: str) -> Any:
         if dataclasses.is_dataclass(hints[name]):
             arguments[name] = _from_dict(hints[name], value, f"{where}: {name}")  # type: ignore[arg-type]
         elif _fits(value, hints[name]):
-            arguments[name] = value
+            arguments[name] = tuple(value) if isinstance(value, list) else value
         else:
             raise ConfigError(
                 f"{where}: {name} is {value!r}, which is not {_describe(hints[name])}."
@@ -403,6 +447,10 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, option) for option in typing.get_args(hint))
     if typing.get_origin(hint) is Literal:
         return value in typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:
+        parts = typing.get_args(hint)
+        is_list = isinstance(value, list | tuple) and len(value) == len(parts)
+        return is_list and all(map(_fits, value, parts))
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:

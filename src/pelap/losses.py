@@ -1,12 +1,14 @@
 """Pure functions from tensors to scalars, and the one objective that adds them up."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pelap.config import ObjectiveConfig
+from pelap.config import AutoencoderConfig, ObjectiveConfig
 from pelap.system import SystemOutput
 
 LEAST_WEIGHT = 1e-8
@@ -19,6 +21,8 @@ class Losses:
 
     total_loss: Tensor
     reconstruction_loss: Tensor | None = None
+    absolute_loss: Tensor | None = None
+    feature_loss: Tensor | None = None
     kl_loss: Tensor | None = None
     diffusion_loss: Tensor | None = None
     sparsity_loss: Tensor | None = None
@@ -35,6 +39,30 @@ class Losses:
 def reconstruction_loss(reconstruction: Tensor, images: Tensor) -> Tensor:
     """Mean squared error per value, images (B, 3, H, W) in [-1, 1] (arXiv 2606.23086)."""
     return F.mse_loss(reconstruction, images)
+
+
+def absolute_loss(reconstruction: Tensor, images: Tensor) -> Tensor:
+    """Mean absolute error per value, images (B, 3, H, W) in [-1, 1]."""
+    return F.l1_loss(reconstruction, images)
+
+
+def feature_loss(features: Sequence[Tensor], references: Sequence[Tensor]) -> Tensor:
+    """Squared error of a network's features relative to their own mean square, mean over layers.
+
+    Ours, after Johnson et al. (arXiv 1603.08155); relative, so that no layer counts for its scale.
+
+    Args:
+        features: Of the reconstruction, (B, C_i, H_i, W_i) a layer.
+        references: Of the original, likewise; no gradient goes to them.
+
+    Returns:
+        Scalar, dimensionless: 0 for equal features, 1 for features of 0.
+    """
+    errors = [
+        (ours.float() - theirs.float()).square().mean() / theirs.float().square().mean()
+        for ours, theirs in zip(features, (x.detach() for x in references), strict=True)
+    ]
+    return torch.stack(errors).mean()
 
 
 def kl_loss(mean: Tensor, logvar: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -109,7 +137,13 @@ def gaussian_diffusion_loss(latent_std: Tensor, alphas_cumprod: Tensor) -> Tenso
     return (signal / (signal + 1 - alphas_cumprod[:, None])).mean()
 
 
-def objective(output: SystemOutput, images: Tensor, config: ObjectiveConfig, gated: bool) -> Losses:
+def objective(
+    output: SystemOutput,
+    images: Tensor,
+    config: ObjectiveConfig,
+    gated: bool,
+    autoencoder: AutoencoderConfig | None = None,
+) -> Losses:
     """The joint objective: reconstruction + KL + diffusion + λ·mean mask + budget.
 
     Terms whose tensors the stage did not make are left out.
@@ -119,15 +153,23 @@ def objective(output: SystemOutput, images: Tensor, config: ObjectiveConfig, gat
         images: (B, 3, H, W) in [-1, 1]; unused where there is no reconstruction.
         config: Weights of the terms.
         gated: Whether there is a gate whose mask the sparsity term closes.
+        autoencoder: Weights of the absolute and the feature loss, where there are such.
     """
+    own = autoencoder or AutoencoderConfig()
     latent, gate = output.latent, output.gate
     weights = gate.mask if config.open_channels_only else None
-    reconstruction = kl = diffusion = sparsity = budget = None
+    reconstruction = absolute = feature = kl = diffusion = sparsity = budget = None
     total = latent.latents.new_zeros(())
     if output.reconstruction is not None:
         reconstruction = reconstruction_loss(output.reconstruction, images)
         kl = kl_loss(latent.mean, latent.logvar, weights)
         total = total + config.reconstruction_weight * reconstruction + config.kl_weight * kl
+        if own.absolute_weight:
+            absolute = absolute_loss(output.reconstruction, images)
+            total = total + own.absolute_weight * absolute
+        if output.features is not None:
+            feature = feature_loss(*output.features)
+            total = total + own.feature_weight * feature
     if output.prediction is not None and output.target is not None:
         diffusion = diffusion_loss(output.prediction, output.target, weights)
         total = total + config.diffusion_weight * diffusion
@@ -138,7 +180,7 @@ def objective(output: SystemOutput, images: Tensor, config: ObjectiveConfig, gat
         channels = gate.mask.shape[1]
         budget = budget_loss(gate.num_open, gate.target, gate.multiplier, channels)
         total = total + budget
-    return Losses(total, reconstruction, kl, diffusion, sparsity, budget)
+    return Losses(total, reconstruction, absolute, feature, kl, diffusion, sparsity, budget)
 
 
 def psnr_db(mean_squared_error: float) -> float:

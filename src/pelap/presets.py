@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pelap.config import (
+    AutoencoderConfig,
     DataConfig,
     EvaluationConfig,
     GateConfig,
@@ -105,6 +106,35 @@ def kl16_small() -> RunConfig:
     )
 
 
+def cifar_autoencoder() -> RunConfig:
+    """An autoencoder for CIFAR-10 that keeps what things are: 16 channels, 1.7 million parameters.
+
+    Absolute, squared and feature loss. An hour or two on two cores; the rate is constant until the
+    last epochs, so that the run can be extended (`pelap resume RUN --run.epochs N`).
+    """
+    return RunConfig(
+        preset="cifar_autoencoder",
+        data=DataConfig(source="cifar10"),
+        network=NetworkConfig(
+            autoencoder="kl", latent_channels=16, autoencoder_channels=32, normalize_latents=True
+        ),
+        autoencoder=AutoencoderConfig(
+            widths=(32, 64, 96), attention=False, absolute_weight=1.0, feature_weight=0.1
+        ),
+        gate=GateConfig(kind="open"),
+        objective=ObjectiveConfig(kl_weight=1e-4, sparsity_weight=0.0),
+        optimizer=OptimizerConfig(
+            learning_rate=2e-3,
+            final_learning_rate=0.0,
+            schedule="trapezoid",
+            cooldown_epochs=8,
+            warmup_steps=200,
+            ema_decay=0.999,
+        ),
+        run=LoopConfig(epochs=20, denoiser_epochs=0, channels_last=False, checkpoint_every=200),
+    )
+
+
 def _cured(config: RunConfig, budget: int | None, channels: int) -> RunConfig:
     return replace(
         config,
@@ -145,6 +175,7 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
         pelap_small,
         kl16,
         kl16_small,
+        cifar_autoencoder,
         tiny,
         demo,
     )

@@ -82,6 +82,8 @@ class SystemOutput:
     """What the denoiser said, (B, C, h, w)."""
     target: Tensor | None
     """What it should have said, (B, C, h, w)."""
+    features: tuple[list[Tensor], list[Tensor]] | None = None
+    """Of the reconstruction and of the original, by layer of a network that compares them."""
 
 
 class LatentDiffusion(nn.Module):
@@ -240,7 +242,9 @@ def build_system(config: RunConfig) -> LatentDiffusion:
     importance = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
-        autoencoder, denoiser = build_networks(network, config.data.size // LATENT_FACTOR)
+        autoencoder, denoiser = build_networks(
+            network, config.autoencoder, config.data.size // LATENT_FACTOR
+        )
         gate = build_gate(config.gate, network.latent_channels)
         if gate is not None:
             importance = ImportancePredictor(

@@ -2,19 +2,13 @@
 
 import hashlib
 import importlib
-import os
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from pelap.errors import ConfigError, DataError
-
-RESNET20_FILE = "features/resnet20_cifar10.safetensors"
+from pelap.errors import ConfigError
+from pelap.networks.cifar_resnet import CifarResNet, load_cifar_resnet
 
 
 @runtime_checkable
@@ -30,52 +24,18 @@ class FeatureExtractor(Protocol):
         ...
 
 
-class BasicBlock(nn.Module):
-    """Two normalised 3×3 convolutions and a shortcut without parameters (He et al., 1512.03385)."""
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__()
-        self.grows = out_channels != in_channels
-        stride = 2 if self.grows else 1
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
-        if self.grows:
-            padding = (out.shape[1] - x.shape[1]) // 2
-            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, padding, padding))
-        return torch.relu(out + x)
-
-
-class ResNet20(nn.Module):
-    """A CIFAR ResNet-20 (He et al., arXiv 1512.03385); features are its 64 pooled values."""
+class ResNet20(CifarResNet):
+    """A CIFAR ResNet-20; features are its 64 pooled values."""
 
     name = "ResNet20"
     num_features = 64
-    mean: Tensor
-    std: Tensor
 
     def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = nn.Sequential(*(BasicBlock(16, 16) for _ in range(3)))
-        self.layer2 = nn.Sequential(BasicBlock(16, 32), BasicBlock(32, 32), BasicBlock(32, 32))
-        self.layer3 = nn.Sequential(BasicBlock(32, 64), BasicBlock(64, 64), BasicBlock(64, 64))
-        self.linear = nn.Linear(64, 10)
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]), persistent=False)
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]), persistent=False)
+        super().__init__(depth=20)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (N, 64) of uint8 images (N, 3, H, W)."""
-        x = images.to(self.mean).div(255)
-        x = (x - self.mean[:, None, None]) / self.std[:, None, None]
-        x = torch.relu(self.bn1(self.conv1(x)))  # (N, 16, H, W)
-        x = self.layer3(self.layer2(self.layer1(x)))  # (N, 64, H/4, W/4)
-        return x.mean(dim=(2, 3))  # (N, 64)
+        return self.pooled(images.to(self.mean).div(255))
 
     def logits(self, images: Tensor) -> Tensor:
         """Scores (N, 10) of CIFAR-10's classes."""
@@ -118,7 +78,7 @@ def load_extractor(name: str, device: torch.device) -> FeatureExtractor:
         DataError: If its weights are missing or broken.
     """
     if name == "resnet20":
-        extractor: object = _load_resnet20()
+        extractor: object = load_resnet20()
     elif name == "inception":
         extractor = Inception()
     else:
@@ -133,21 +93,15 @@ def load_extractor(name: str, device: torch.device) -> FeatureExtractor:
     return extractor
 
 
-def _load_resnet20() -> ResNet20:
-    root = os.environ.get("PELAP_DATA")
-    if not root:
-        raise DataError(
-            f"The ResNet-20 extractor needs its weights: set PELAP_DATA to the folder that holds "
-            f"{RESNET20_FILE}, or choose another --evaluation.extractor."
-        )
-    path = Path(root) / RESNET20_FILE
+def load_resnet20() -> ResNet20:
+    """The network that judges, with its weights.
+
+    Raises:
+        DataError: If they are missing or broken.
+    """
     network = ResNet20()
-    try:
-        network.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"No ResNet-20 weights at {path} ({reason}).") from error
-    return network
+    load_cifar_resnet(network, 20)
+    return network.eval()
 
 
 def _load_factory(name: str) -> object:

@@ -3,35 +3,39 @@
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d import UNet2DModel
 
-from pelap.config import NetworkConfig
+from pelap.config import AutoencoderConfig, NetworkConfig
 from pelap.networks.autoencoder import PaperAutoencoder
 from pelap.networks.denoiser import PaperUNet
 
 
 def build_networks(
-    config: NetworkConfig, latent_size: int
+    config: NetworkConfig, autoencoder: AutoencoderConfig, latent_size: int
 ) -> tuple[PaperAutoencoder | AutoencoderKL, PaperUNet | UNet2DModel]:
     """Autoencoder (images four times the latent's side) and denoiser with fresh weights.
 
     Args:
         config: Kinds and widths.
+        autoencoder: Levels and attention of an autoencoder of kind kl.
         latent_size: Side of the latents.
     """
-    return _build_autoencoder(config), _build_denoiser(config, latent_size)
+    return _build_autoencoder(config, autoencoder), _build_denoiser(config, latent_size)
 
 
-def _build_autoencoder(config: NetworkConfig) -> PaperAutoencoder | AutoencoderKL:
+def _build_autoencoder(
+    config: NetworkConfig, own: AutoencoderConfig
+) -> PaperAutoencoder | AutoencoderKL:
     width = config.autoencoder_channels
     if config.autoencoder == "paper":
         return PaperAutoencoder(config.latent_channels, width)
     return AutoencoderKL(
         latent_channels=config.latent_channels,
-        block_out_channels=(width, 2 * width, 2 * width),  # type: ignore[arg-type]
+        block_out_channels=own.widths or (width, 2 * width, 2 * width),  # type: ignore[arg-type]
         down_block_types=("DownEncoderBlock2D",) * 3,  # type: ignore[arg-type]
         up_block_types=("UpDecoderBlock2D",) * 3,  # type: ignore[arg-type]
         layers_per_block=1,
         norm_num_groups=8,
         scaling_factor=1.0,
+        mid_block_add_attention=own.attention,
     )
 
 

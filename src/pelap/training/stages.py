@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pelap.config import RunConfig
 from pelap.system import Stage
-from pelap.training.step import cosine_learning_rate
+from pelap.training.step import cosine_learning_rate, trapezoid_learning_rate
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class StagePlan:
     first_step: int
     num_steps: int
     num_epochs: float
-    """Passes over the pictures that the learning rate's cosine is made for."""
+    """Passes over the pictures that the learning rate is made for."""
 
     @property
     def last_step(self) -> int:
@@ -28,12 +28,15 @@ class StagePlan:
     def learning_rate(self, step: int, config: RunConfig, steps_per_epoch: int) -> float:
         """Of the networks, at `step`."""
         done = step - self.first_step
+        warmup = config.optimizer.warmup_steps
+        rise = min(1.0, (done + 1) / warmup) if warmup else 1.0
+        if config.optimizer.schedule == "trapezoid":
+            left = (self.num_steps - done) / steps_per_epoch
+            return rise * trapezoid_learning_rate(left, config)
         whole_epochs = config.optimizer.schedule == "epoch"
         epoch = done // steps_per_epoch if whole_epochs else done / steps_per_epoch
         total = self.num_epochs if whole_epochs else self.num_steps / steps_per_epoch
-        rate = cosine_learning_rate(epoch, total, config)
-        warmup = config.optimizer.warmup_steps
-        return rate * min(1.0, (done + 1) / warmup) if warmup else rate
+        return rise * cosine_learning_rate(epoch, total, config)
 
 
 def plan_stages(config: RunConfig, steps_per_epoch: int) -> tuple[StagePlan, ...]:

@@ -1,6 +1,6 @@
 """One step of training or validation: tensors in, losses out, no files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pelap.config import Precision, RunConfig
 from pelap.losses import Losses, objective
+from pelap.networks.cifar_resnet import CifarResNet, fuse_batch_norms, load_cifar_resnet
 from pelap.seeding import generator
 from pelap.system import Draws, Stage, SystemOutput, latent_shape
 
@@ -72,7 +73,12 @@ def make_draws(
 
 
 def forward_step(
-    system: nn.Module, inputs: Tensor, draws: Draws, config: RunConfig, stage: Stage = "joint"
+    system: nn.Module,
+    inputs: Tensor,
+    draws: Draws,
+    config: RunConfig,
+    stage: Stage = "joint",
+    feature_network: CifarResNet | None = None,
 ) -> StepOutput:
     """Losses and mean mask of a batch of images (B, 3, H, W) in [-1, 1], or of cached moments.
 
@@ -81,8 +87,10 @@ def forward_step(
     use_bf16 = uses_bf16(config.run.precision, inputs.device)
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=use_bf16):
         output: SystemOutput = system(inputs, draws, stage)
+        if feature_network is not None and output.reconstruction is not None:
+            output = _with_features(output, inputs, feature_network)
     gated = config.gate.kind != "open" and stage != "denoiser"
-    losses = objective(output, inputs, config.objective, gated=gated)
+    losses = objective(output, inputs, config.objective, gated, config.autoencoder)
     mask = output.gate.mask.detach()
     masked = output.latent.latents.detach() * mask[:, :, None, None]  # (B, C, h, w)
     return StepOutput(
@@ -98,6 +106,7 @@ def training_step(
     config: RunConfig,
     accelerator: Accelerator,
     stage: Stage = "joint",
+    feature_network: CifarResNet | None = None,
 ) -> tuple[StepOutput, Tensor]:
     """Forward, backward, clip, update.
 
@@ -105,13 +114,38 @@ def training_step(
         What the batch gave before the update, and the norm of its gradient before clipping.
     """
     model.train()
-    output = forward_step(model, inputs, draws, config, stage)
+    output = forward_step(model, inputs, draws, config, stage, feature_network)
     accelerator.backward(output.losses.total_loss)
     limit = config.optimizer.max_gradient_norm or float("inf")
     norm = accelerator.clip_grad_norm_(model.parameters(), limit)
     optimizer.step()
     optimizer.zero_grad()
     return output, torch.as_tensor(norm)
+
+
+def _with_features(output: SystemOutput, images: Tensor, network: CifarResNet) -> SystemOutput:
+    assert output.reconstruction is not None
+    ours = network.block_features((output.reconstruction + 1) / 2)
+    with torch.no_grad():
+        theirs = network.block_features((images + 1) / 2)
+    return replace(output, features=(ours, theirs))
+
+
+def load_feature_network(config: RunConfig, device: torch.device) -> CifarResNet | None:
+    """What the feature loss compares with: a frozen ResNet-32; None where the loss is off.
+
+    Raises:
+        DataError: If its weights are missing or broken.
+    """
+    if not config.autoencoder.feature_weight:
+        return None
+    network = CifarResNet(depth=32)
+    load_cifar_resnet(network, 32)
+    fuse_batch_norms(network.eval())
+    network.requires_grad_(False).to(device)
+    if config.run.compile:
+        network.block_features = torch.compile(network.block_features)  # type: ignore[method-assign]
+    return network
 
 
 def uses_bf16(precision: Precision, device: torch.device) -> bool:
@@ -130,3 +164,13 @@ def cosine_learning_rate(epoch: float, num_epochs: float, config: RunConfig) -> 
     first, final = config.optimizer.learning_rate, config.optimizer.final_learning_rate
     phase = torch.tensor(torch.pi * epoch / num_epochs, dtype=torch.float64)
     return final + 0.5 * (first - final) * (1 + float(torch.cos(phase)))
+
+
+def trapezoid_learning_rate(epochs_left: float, config: RunConfig) -> float:
+    """Learning rate with so many epochs to go: constant, then a linear fall to the final one.
+
+    What Hägele et al. (arXiv 2405.18392) call a constant rate with cooldown.
+    """
+    first, final = config.optimizer.learning_rate, config.optimizer.final_learning_rate
+    cooldown = config.optimizer.cooldown_epochs
+    return first if epochs_left >= cooldown else final + (first - final) * epochs_left / cooldown

@@ -17,6 +17,7 @@ from pelap.data import Splits, epoch_order, load_pictures
 from pelap.diagnostics import CollapseEvidence, judge
 from pelap.errors import ConfigError, RunError
 from pelap.latent import follow_budget
+from pelap.networks.cifar_resnet import CifarResNet
 from pelap.run_folder import RunFolder, already_there, create_run, open_run, write_folder
 from pelap.sampling import take_autoencoder, to_pipeline
 from pelap.seeding import generator
@@ -28,7 +29,7 @@ from pelap.training.checkpoint import (
     save_checkpoint,
 )
 from pelap.training.stages import StagePlan, plan_stages
-from pelap.training.step import StepOutput, make_draws, training_step
+from pelap.training.step import StepOutput, load_feature_network, make_draws, training_step
 from pelap.training.tracking import Tracker, keep_metrics_until
 from pelap.training.validation import average, share_of, validate_model
 
@@ -47,6 +48,7 @@ class Trainer:
     """The same, wrapped for several processes and mixed precision."""
     optimizer: torch.optim.Optimizer
     ema: EMAModel | None
+    feature_network: CifarResNet | None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -161,7 +163,10 @@ def _prepare(config: RunConfig, folder: RunFolder) -> Trainer:
     if config.optimizer.ema_decay:
         ema = EMAModel(system.parameters(), decay=config.optimizer.ema_decay)
     model, wrapped = accelerator.prepare(system, optimizer)
-    return Trainer(config, folder, splits, accelerator, system, model, wrapped, ema)
+    return Trainer(
+        config, folder, splits, accelerator, system, model, wrapped, ema,
+        load_feature_network(config, accelerator.device),
+    )  # fmt: skip
 
 
 def _fit(trainer: Trainer, first_step: int) -> None:
@@ -237,7 +242,14 @@ def _train_step(
     inputs = fetch(order[index * size :][:size][share], flips)
     draws = make_draws(config, size, "draws", step, accelerator.device).part(share)
     output, norm = training_step(
-        trainer.model, trainer.optimizer, inputs, draws, config, accelerator, plan.stage
+        trainer.model,
+        trainer.optimizer,
+        inputs,
+        draws,
+        config,
+        accelerator,
+        plan.stage,
+        trainer.feature_network,
     )
     if trainer.ema is not None:
         trainer.ema.step(trainer.system.parameters())
@@ -277,6 +289,7 @@ def _end_epoch(
         trainer.config,
         trainer.accelerator,
         plan.stage,
+        trainer.feature_network,
     )
     epoch = step / trainer.steps_per_epoch
     tracker.record(

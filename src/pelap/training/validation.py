@@ -5,6 +5,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from pelap.config import RunConfig
+from pelap.networks.cifar_resnet import CifarResNet
 from pelap.system import Stage
 from pelap.training.batches import Fetch
 from pelap.training.step import StepOutput, forward_step, make_draws
@@ -18,6 +19,7 @@ def validate_model(
     config: RunConfig,
     accelerator: Accelerator,
     stage: Stage,
+    feature_network: CifarResNet | None = None,
 ) -> StepOutput:
     """Mean losses over the test split, with the same draws at every call."""
     model.eval()
@@ -28,7 +30,8 @@ def validate_model(
         if len(part) == 0:
             continue
         draws = make_draws(config, len(indices), "validation", index, accelerator.device)
-        output = forward_step(model, fetch(part, None), draws.part(share), config, stage)
+        inputs, part_of_draws = fetch(part, None), draws.part(share)
+        output = forward_step(model, inputs, part_of_draws, config, stage, feature_network)
         total = total + len(part) * output.to_vector()
     assert output is not None
     return output.from_vector(_reduced(accelerator, total, "sum") / num_pictures)
