@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import pelap.export.export as export_module
 import pelap.export.files as files_module
 from pelap.cli import main
+from pelap.config import AutoencoderConfig
 from pelap.errors import ModelError
 from pelap.export import OnnxNetworks, describe_export, export_model, runtime
 from pelap.export.files import compare, write_graph
@@ -76,7 +77,7 @@ def test_paper_networks_compute_the_same(paper: tuple[LoadedModel, Path]):
 @torch.no_grad()
 def test_kl16_small_computes_the_same(tmp_path: Path):
     network = replace(kl16_small().network, denoiser_layers=1)  # half the blocks to trace
-    autoencoder, denoiser = build_networks(network, SIDE)
+    autoencoder, denoiser = build_networks(network, AutoencoderConfig(), SIDE)
     autoencoder.register_to_config(latents_mean=[0.5] * 16, latents_std=[2.0] * 16)
     model = LoadedModel("kl", autoencoder.eval(), denoiser.eval())
     record = export_model(model, tmp_path / "onnx")

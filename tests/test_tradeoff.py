@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from pelap.cli import main
 from pelap.config import EvaluationConfig, GateConfig, NetworkConfig, RunConfig
 from pelap.errors import ConfigError, ModelError
-from pelap.evaluation.features import RESNET20_FILE, ResNet20
+from pelap.evaluation.features import ResNet20
 from pelap.evaluation.model_quality import TO_UNPRUNED, make_references
 from pelap.model_pictures import pictures_config
 from pelap.models import open_model
@@ -63,7 +63,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A ResNet-20 with random weights in a PELAP_DATA of the test, and a cache of its own."""
-    file = tmp_path / "data" / RESNET20_FILE
+    file = tmp_path / "data" / "features/resnet20_cifar10.safetensors"
     file.parent.mkdir(parents=True)
     save_file(ResNet20().state_dict(), file)
     monkeypatch.setenv("PELAP_DATA", str(tmp_path / "data"))

@@ -14,9 +14,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from pelap.cli import main
 from pelap.errors import ModelError
 from pelap.models import LoadedModel, open_model, without_condition
-from pelap.models.loaded import flow_process
 from pelap.networks.conditioned import Condition, ConditionedDenoiser, flow_sigmas, pack, unpack
-from pelap.system import LatentDiffusion
+from pelap.system import LatentDiffusion, flow_process
 from tiny_models import pack as pack_as_flux
 from tiny_models import unpack as unpack_as_flux
 from tiny_pipelines import PIPELINES, clip_config, clip_tokenizer, t5, t5_tokenizer
@@ -106,7 +105,7 @@ def test_a_denoiser_is_told_what_its_pipeline_tells_it(
         return
     wrapped: Any = system.denoiser
     torch.testing.assert_close(
-        wrapped._call(shown, told[None] / condition.timestep_scale), said, atol=1e-5, rtol=1e-5
+        wrapped.native(shown, told[None] / condition.timestep_scale), said, atol=1e-5, rtol=1e-5
     )
 
 

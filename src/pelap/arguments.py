@@ -53,8 +53,11 @@ def _add_verbs_on_a_run(add: AddVerb) -> None:
     _add_preset(verb)
     verb.add_argument("--output", type=Path, required=True, help="the new run folder")
 
-    verb = add("resume", "Continue an interrupted run.")
+    verb = add(
+        "resume", "Continue an interrupted run, or a finished one for longer.", overrides=True
+    )
     verb.add_argument("run_folder", type=Path, metavar="RUN")
+    verb.add_argument("--output", type=Path, help="go on in a copy, and leave RUN as it is")
 
     verb = add("evaluate", "Measure a run on its test split.", overrides=True)
     verb.add_argument("run_folder", type=Path, metavar="RUN")
@@ -63,7 +66,8 @@ def _add_verbs_on_a_run(add: AddVerb) -> None:
         nargs="+",
         default=[],
         metavar="METRIC",
-        help="quality to add: psnr ssim rfd fd fd_to_reconstructions kid precision recall fid",
+        help="quality to add: psnr ssim rfd fd fd_to_reconstructions kid precision recall fid "
+        "class_accuracy reconstruction_accuracy",
     )
     _add_json(verb)
 
@@ -83,7 +87,13 @@ def _add_verbs_on_a_run(add: AddVerb) -> None:
     verb.add_argument("--output", type=Path, required=True, help="a .png file, or a new folder")
     verb.add_argument("--sampler", default="ddim", help="ddpm, ddim (default) or dpm-solver++")
     verb.add_argument("--steps", type=int, default=50, help="denoising steps (50)")
-    verb.add_argument("--num", type=int, default=64, help="pictures (64)")
+    verb.add_argument("--num", type=int, help="pictures (64); with --classes, of each (8)")
+    verb.add_argument(
+        "--classes", metavar="C", help="all, or names or numbers (ship,truck); a row of a .png each"
+    )
+    verb.add_argument(
+        "--guidance", type=float, default=1.0, help="towards the class, 1 (default) is none"
+    )
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--precision", default="fp32", help="fp32 (default) or bf16")
     verb.add_argument("--compile", action="store_true", help="translate by torch.compile first")

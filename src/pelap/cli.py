@@ -90,9 +90,10 @@ def _resume(options: argparse.Namespace) -> None:
     from pelap.run_folder import open_run
 
     folder = open_run(options.run_folder)
+    config = apply_overrides(folder.config(), options.overrides)
     from pelap.training import resume
 
-    resume(folder.path)
+    resume(folder.path, config, output=options.output)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -167,6 +168,8 @@ def _sample(options: argparse.Namespace) -> None:
         sampler=options.sampler,
         num_steps=options.steps,
         num_samples=options.num,
+        classes=options.classes,
+        guidance=options.guidance,
         seed=options.seed,
         channel_sets=options.channel_sets,
         precision=options.precision,

@@ -18,8 +18,9 @@ from pelap.errors import ConfigError
 
 DataSource = Literal["photos", "cifar10", "folder", "dataset"]
 AutoencoderKind = Literal["paper", "kl"]
-DenoiserKind = Literal["paper", "unet_2d"]
+DenoiserKind = Literal["paper", "unet_2d", "dit"]
 GateKind = Literal["open", "sigmoid", "hard_concrete", "top_k", "nested"]
+Process = Literal["ddpm", "flow"]
 Prediction = Literal["epsilon", "v_prediction"]
 Precision = Literal["auto", "fp32", "bf16"]
 SamplerName = Literal["ddpm", "ddim", "dpm-solver++"]
@@ -60,16 +61,20 @@ class NetworkConfig:
     autoencoder: AutoencoderKind = "paper"
     """The paper's, or diffusers' AutoencoderKL (kl)."""
     denoiser: DenoiserKind = "paper"
-    """The paper's UNet, or diffusers' UNet2DModel (unet_2d)."""
+    """The paper's UNet, or diffusers' UNet2DModel (unet_2d) or DiTTransformer2DModel (dit)."""
     latent_channels: int = 4
     autoencoder_channels: int = 64
     """Width of the autoencoder's outermost level, a multiple of 8."""
     denoiser_channels: int = 64
-    """Width of the denoiser at full latent resolution, a multiple of 8."""
+    """Width of the denoiser at full latent resolution, a multiple of 8; of 64 for dit."""
     time_channels: int = 128
     """Width of the denoiser's time embedding, even (denoiser paper)."""
     denoiser_layers: int = 2
-    """Residual blocks a level of the denoiser (denoiser unet_2d)."""
+    """Residual blocks a level (denoiser unet_2d), or transformer blocks (dit)."""
+    patch_size: int = 1
+    """Latent pixels of a token's side (denoiser dit)."""
+    num_classes: int = 0
+    """Classes of pictures that the denoiser is told; 0 tells it none (unet_2d), dit needs some."""
     normalize_latents: bool = False
     """Bring each latent channel to mean 0 and variance 1 with running statistics."""
 
@@ -133,12 +138,17 @@ class ObjectiveConfig:
     """Share of the diffusion loss's gradient that reaches encoder and gate; 0 stops it."""
     open_channels_only: bool = False
     """Noise, and average KL and noise loss over, open channels only."""
+    condition_dropout: float = 0.1
+    """Share of training pictures whose class the denoiser is not told, for guidance later."""
 
 
 @dataclass(frozen=True)
 class NoiseConfig:
     """The forward process, as diffusers' schedulers name it."""
 
+    process: Process = "ddpm"
+    """ddpm, or flow: straight paths from latents to noise (denoiser dit), whose timesteps training
+    draws as the logistic function of a normal; the fields below then have no effect."""
     num_timesteps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
@@ -173,6 +183,8 @@ class LoopConfig:
 
     epochs: int = 100
     """Passes over the pictures; with `denoiser_epochs`, those that train the autoencoder."""
+    begin_with: str | None = None
+    """Run or model folder whose weights the networks that are trained begin with."""
     denoiser_epochs: int | None = None
     """Two-stage training: freeze the autoencoder after `epochs`, then train the denoiser for so
     many passes over cached latents (0 leaves it untrained). None trains both jointly."""
@@ -195,6 +207,10 @@ class LoopConfig:
     """Steps between lines in metrics.jsonl."""
     checkpoint_every: int | None = None
     """Steps between checkpoints, beside the one at the end of each epoch."""
+    validate_every: int = 1
+    """Epochs between validations, after which the model is saved if it is the best so far."""
+    samples_every: int | None = None
+    """Epochs of the denoiser's between grids of samples, a class a row, with their accuracy."""
     keep_checkpoints: int = 2
     """Keep the last so many checkpoints."""
     tracker: str | None = None
@@ -209,6 +225,8 @@ class EvaluationConfig:
     num_samples: int = 64
     sampler: SamplerName = "ddim"
     num_steps: int = 50
+    guidance: float = 1.0
+    """Classifier-free guidance of samples that have a class; 1 is none."""
     seed: int = 0
     """Seed of the fixed noise and timesteps."""
     extractor: str = "resnet20"
@@ -234,6 +252,9 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
+MOST_CLASSES = 1000
+"""diffusers' DiTPipeline takes class 1000 for none, whatever the model."""
+
 _RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     (
         "a multiple of 8 above 0",
@@ -249,6 +270,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "data.num_test",
             "network.latent_channels",
             "network.denoiser_layers",
+            "network.patch_size",
             "gate.hidden_channels",
             "noise.num_timesteps",
             "gate.budget",
@@ -256,6 +278,9 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "run.log_every",
             "run.checkpoint_every",
             "run.keep_checkpoints",
+            "run.validate_every",
+            "run.samples_every",
+            "evaluation.guidance",
             "evaluation.batch_size",
             "evaluation.num_samples",
             "evaluation.num_steps",
@@ -268,6 +293,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         lambda value: value is None or value >= 0,
         (
             "run.denoiser_epochs",
+            "network.num_classes",
             "autoencoder.absolute_weight",
             "autoencoder.feature_weight",
             "optimizer.cooldown_epochs",
@@ -301,7 +327,11 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         lambda value: 0 <= value < 1,
         ("optimizer.ema_decay", "gate.warmup", "gate.harden_at"),
     ),
-    ("in [0, 1]", lambda value: 0 <= value <= 1, ("gate.full_fraction",)),
+    (
+        "in [0, 1]",
+        lambda value: 0 <= value <= 1,
+        ("gate.full_fraction", "objective.condition_dropout"),
+    ),
     (
         "between 0 and 1",
         lambda value: 0 < value < 1,
@@ -322,6 +352,7 @@ def validate(config: RunConfig) -> None:
             if not holds(value):
                 raise ConfigError(f"{as_option(name)} is {value!r}: it must be {expected}.")
     _validate_autoencoder(config)
+    _validate_denoiser(config)
     if config.noise.beta_start > config.noise.beta_end:
         raise ConfigError("--noise.beta-start must be at most --noise.beta-end.")
     budget, channels = config.gate.budget, config.network.latent_channels
@@ -353,6 +384,33 @@ def _validate_autoencoder(config: RunConfig) -> None:
         )
 
 
+def _validate_denoiser(config: RunConfig) -> None:
+    network, side = config.network, config.data.size // 4
+    if network.denoiser == "paper" and network.num_classes:
+        raise ConfigError("--network.num-classes needs --network.denoiser dit or unet_2d.")
+    if network.denoiser != "dit":
+        if config.noise.process == "flow":
+            raise ConfigError("--noise.process flow needs --network.denoiser dit.")
+        return
+    if not 1 <= network.num_classes <= MOST_CLASSES:
+        raise ConfigError(
+            f"--network.num-classes is {network.num_classes}: --network.denoiser dit needs 1 to "
+            f"{MOST_CLASSES}."
+        )
+    if network.denoiser_channels % 64:
+        raise ConfigError(
+            f"--network.denoiser-channels is {network.denoiser_channels}: it must be a multiple "
+            "of 64 for --network.denoiser dit."
+        )
+    if side % network.patch_size:
+        raise ConfigError(
+            f"--network.patch-size is {network.patch_size}: it must divide the latents' side, "
+            f"{side}."
+        )
+    if config.gate.kind != "open":
+        raise ConfigError("--network.denoiser dit needs --gate.kind open; `pelap prune` removes.")
+
+
 def as_option(name: str) -> str:
     """`group.field_name` as the command line spells it."""
     return f"--{name.replace('_', '-')}"
@@ -373,8 +431,6 @@ def settings_without_effect(config: RunConfig) -> list[str]:
     schedule = (gate.warmup, gate.harden_at)
     if gate.budget is None and schedule != (default.gate.warmup, default.gate.harden_at):
         lines.append("gate.warmup and gate.harden-at have effect with a gate.budget only.")
-    if config.optimizer.cooldown_epochs and config.optimizer.schedule != "trapezoid":
-        lines.append("optimizer.cooldown-epochs has effect for schedule trapezoid only.")
     if config.run.latent_cache is not None and config.run.denoiser_epochs is None:
         lines.append("run.latent-cache has effect with run.denoiser-epochs only.")
     if gate.kind == "open" and gate.budget is not None:
@@ -382,10 +438,14 @@ def settings_without_effect(config: RunConfig) -> list[str]:
     if gate.full_fraction and gate.kind != "nested":
         lines.append("gate.full-fraction has effect for gate kind nested only.")
     network = config.network
-    if network.denoiser == "unet_2d" and network.time_channels != default.network.time_channels:
+    if network.denoiser != "paper" and network.time_channels != default.network.time_channels:
         lines.append("network.time-channels has effect for denoiser paper only.")
     if network.denoiser == "paper" and network.denoiser_layers != default.network.denoiser_layers:
-        lines.append("network.denoiser-layers has effect for denoiser unet_2d only.")
+        lines.append("network.denoiser-layers has effect for denoiser unet_2d and dit only.")
+    if network.num_classes == 0 and config.evaluation.guidance != default.evaluation.guidance:
+        lines.append("evaluation.guidance has effect with network.num-classes only.")
+    if config.optimizer.cooldown_epochs and config.optimizer.schedule != "trapezoid":
+        lines.append("optimizer.cooldown-epochs has effect for schedule trapezoid only.")
     if config.data.source == "photos" and config.data.path is not None:
         lines.append("data.path has no effect: source photos is embedded.")
     if config.data.source != "dataset" and (config.data.image_column or config.data.label_column):

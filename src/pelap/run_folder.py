@@ -4,6 +4,7 @@ runs/NAME/
   config.json               the whole resolved RunConfig
   metrics.jsonl             one JSON object a line
   checkpoints/step_N/       resumable state
+  samples/step_N.png        drawn while it trained, a class a row
   latents/                  cached latents of a two-stage run, removed at its end
   model/                    a diffusers pipeline folder, safetensors only
   evaluation.json           what `pelap evaluate` measured
@@ -17,7 +18,7 @@ runs/NAME/
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pelap.config import RunConfig, load_config, save_config
+from pelap.config import RunConfig, load_config, save_config, to_dict
 from pelap.errors import RunError
 
 
@@ -70,6 +71,10 @@ class RunFolder:
     @property
     def diagnosis_path(self) -> Path:
         return self.path / "diagnosis.json"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
 
     @property
     def figures(self) -> Path:
@@ -169,6 +174,40 @@ def create_run(path: Path, config: RunConfig) -> None:
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def copy_run(run: RunFolder, path: Path, checkpoints: Sequence[Path]) -> RunFolder:
+    """A new run folder that goes on where another stands; whole or not at all.
+
+    Args:
+        run: Its config, metrics, model and grids of samples are copied.
+        path: Of the new folder.
+        checkpoints: Those to take along.
+
+    Raises:
+        RunError: If something stands at `path`.
+    """
+    if path.exists():
+        raise already_there(path)
+
+    def write(partial: Path) -> None:
+        for source in (run.config_path, run.metrics_path):
+            if source.exists():
+                shutil.copy2(source, partial / source.name)
+        for source in (run.model, run.samples):
+            if source.is_dir():
+                shutil.copytree(source, partial / source.name)
+        for source in checkpoints:
+            shutil.copytree(source, partial / run.checkpoints.name / source.name)
+
+    with run.held():
+        write_folder(path, write)
+    return RunFolder(path)
+
+
+def write_config(run: RunFolder, config: RunConfig) -> None:
+    """Put another config in the place of the run's own."""
+    write_whole(run.config_path, (json.dumps(to_dict(config), indent=2) + "\n").encode())
 
 
 def already_there(path: Path) -> RunError:

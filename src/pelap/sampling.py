@@ -1,10 +1,16 @@
 """Latents and images from noise, with diffusers' schedulers."""
 
+import copy
 import inspect
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
+from diffusers.pipelines.dit.pipeline_dit import DiTPipeline
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -19,12 +25,26 @@ from pelap.latent import (
     ImportancePredictor,
     NestedGate,
     build_gate,
+    fold_normalizer,
     read_statistics,
     write_statistics,
 )
+from pelap.networks.conditioned import (
+    ConditionedDenoiser,
+    Told,
+    bare,
+    class_condition,
+    tell_classes,
+)
 from pelap.run_folder import RunFolder
 from pelap.seeding import generator
-from pelap.system import Autoencoder, Denoiser, LatentDiffusion, latent_shape
+from pelap.system import (
+    Autoencoder,
+    Denoiser,
+    LatentDiffusion,
+    build_scheduler,
+    latent_shape,
+)
 
 SAMPLERS = {
     "ddpm": DDPMScheduler,
@@ -50,8 +70,11 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         scheduler: DDPMScheduler,
         importance: ImportancePredictor | None = None,
         gate: Gate | None = None,
+        id2label: dict[int, str] | None = None,
     ):
         super().__init__()
+        if id2label is not None:
+            self.register_to_config(id2label=id2label)
         self.register_modules(
             autoencoder=autoencoder,
             denoiser=denoiser,
@@ -84,23 +107,85 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=self.numpy_to_pil(arrays / 255.0))
 
 
-def to_pipeline(system: LatentDiffusion) -> LatentDiffusionPipeline:
-    """The system's parts as a diffusers pipeline; shares the weights."""
+def to_pipeline(
+    system: LatentDiffusion, class_names: Sequence[str] = ()
+) -> LatentDiffusionPipeline | DiTPipeline:
+    """The system's parts as a diffusers pipeline; shares the weights.
+
+    A transformer becomes the DiTPipeline of diffusers, whose autoencoder is a copy with the
+    normaliser in its weights; everything else a LatentDiffusionPipeline.
+
+    Args:
+        system: The networks.
+        class_names: What its classes are called, where the denoiser is told them.
+    """
+    denoiser = bare(system.denoiser)
+    id2label = dict(enumerate(class_names)) if denoiser is not system.denoiser else None
+    if isinstance(denoiser, DiTTransformer2DModel):
+        return _to_dit_pipeline(system, denoiser, id2label)
     if system.normalizer is not None:
         write_statistics(system.normalizer, system.autoencoder)
     return LatentDiffusionPipeline(
-        system.autoencoder, system.denoiser, system.scheduler, system.importance, system.gate
+        system.autoencoder,
+        denoiser,  # type: ignore[arg-type]
+        system.scheduler,
+        system.importance,
+        system.gate,
+        id2label,
     )
 
 
-def to_system(pipeline: LatentDiffusionPipeline, config: RunConfig) -> LatentDiffusion:
+def _to_dit_pipeline(
+    system: LatentDiffusion, transformer: DiTTransformer2DModel, id2label: dict[int, str] | None
+) -> DiTPipeline:
+    autoencoder = system.autoencoder
+    if system.normalizer is not None:
+        autoencoder = copy.deepcopy(autoencoder)
+        fold_normalizer(system.normalizer, autoencoder)
+    scheduler: Any = flow_sampler() if system.is_flow else build_sampler("ddim", system.scheduler)
+    pipeline = DiTPipeline(transformer, autoencoder, scheduler, id2label)
+    pipeline.register_to_config(id2label=id2label)
+    return pipeline
+
+
+def flow_sampler() -> DPMSolverMultistepScheduler:
+    """What a flow's stock pipeline samples with: DPM-Solver++ on evenly spread σ."""
+    return DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0
+    )
+
+
+def read_class_names(model: Path) -> tuple[str, ...]:
+    """What the classes of the pipeline in that folder are called; none if it has none."""
+    index = json.loads((model / "model_index.json").read_text())
+    return tuple((index.get("id2label") or {}).values())
+
+
+def to_system(
+    pipeline: LatentDiffusionPipeline | DiTPipeline, config: RunConfig
+) -> LatentDiffusion:
     """The pipeline's parts as the system of a run with that config; shares the weights."""
+    is_flow = config.noise.process == "flow"
+    if isinstance(pipeline, DiTPipeline):
+        condition = class_condition(pipeline.transformer, is_flow=is_flow)
+        return LatentDiffusion(
+            pipeline.vae,
+            ConditionedDenoiser(pipeline.transformer, condition),
+            None,
+            None,
+            build_scheduler(config.noise),
+            read_statistics(pipeline.vae),
+            config.objective,
+        )
+    denoiser: Any = pipeline.denoiser
+    if config.network.num_classes:
+        denoiser = ConditionedDenoiser(denoiser, class_condition(denoiser, is_flow=is_flow))
     gate = pipeline.gate
     if gate is None and pipeline.importance is not None:  # saved before gates were
         gate = build_gate(config.gate, config.network.latent_channels)
     return LatentDiffusion(
         pipeline.autoencoder,
-        pipeline.denoiser,
+        denoiser,
         pipeline.importance,
         gate,
         pipeline.scheduler,
@@ -121,8 +206,7 @@ def take_autoencoder(system: LatentDiffusion, path: Path, budget: int | None) ->
         ConfigError: If their latents differ in number of channels, or the gate cannot be hardened.
         RunError: If there is no model at `path`.
     """
-    model = path if (path / "model_index.json").is_file() else path / "model"
-    source = load_pipeline(model)
+    source = _load_for(path, system)
     theirs = source.autoencoder.config["latent_channels"]
     ours = system.autoencoder.config["latent_channels"]
     if theirs != ours:
@@ -132,8 +216,47 @@ def take_autoencoder(system: LatentDiffusion, path: Path, budget: int | None) ->
         )
     system.autoencoder = source.autoencoder
     system.importance, system.gate = source.importance, source.gate
-    system.normalizer = read_statistics(source.autoencoder)
+    system.normalizer = source.normalizer
     harden(system, budget)
+
+
+def begin_with(system: LatentDiffusion, path: Path, *, autoencoder: bool, denoiser: bool) -> None:
+    """Copy weights of another run into networks that are to be trained.
+
+    Args:
+        system: Takes them.
+        path: A run, or the model folder of one.
+        autoencoder: Whether to copy those of the autoencoder, with its normaliser.
+        denoiser: Whether to copy those of the denoiser.
+
+    Raises:
+        ConfigError: If the networks have other shapes.
+        RunError: If there is no model at `path`.
+    """
+    source = _load_for(path, system)
+    pairs = []
+    if autoencoder:
+        pairs.append((system.autoencoder, source.autoencoder))
+        if system.normalizer is not None and source.normalizer is not None:
+            pairs.append((system.normalizer, source.normalizer))
+    if denoiser:
+        pairs.append((bare(system.denoiser), bare(source.denoiser)))
+    for ours, theirs in pairs:
+        try:
+            ours.load_state_dict(theirs.state_dict())
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(f"--run.begin-with {path} has other weights ({reason}).") from error
+
+
+def _load_for(path: Path, system: LatentDiffusion) -> LatentDiffusion:
+    model = path if (path / "model_index.json").is_file() else path / "model"
+    config = replace(RunConfig(), objective=system.options)
+    pipeline = load_pipeline(model)
+    if isinstance(pipeline, DiTPipeline) or bare(system.denoiser) is system.denoiser:
+        return to_system(pipeline, config)
+    classes = replace(config.network, num_classes=1)  # whatever their number
+    return to_system(pipeline, replace(config, network=classes))
 
 
 def harden(system: LatentDiffusion, budget: int | None) -> None:
@@ -201,6 +324,8 @@ def denoise(
     num_steps: int,
     mask: Tensor | None = None,
     step_noise: torch.Generator | None = None,
+    told: Told | None = None,
+    guidance: float = 1.0,
 ) -> Tensor:
     """Latents (B, C, h, w) from standard normal noise of that shape, deterministic for a seed.
 
@@ -212,7 +337,11 @@ def denoise(
         mask: (C,) or (B, C); closed channels are zero throughout.
         step_noise: What ancestral samplers draw from, on the latents' device; by default seeded
             with 0. Batches that share its seed come out alike, whatever noise they start from.
+        told: What the denoiser is told of each picture, see `tell_classes`.
+        guidance: How far beyond what it says untold to go towards what it says told (Ho and
+            Salimans, arXiv 2207.12598); 1 goes there and no further.
     """
+    predict = _predictor(denoiser, sampler, told, guidance)
     open_ = 1.0 if mask is None else mask.expand(len(noise), -1)[:, :, None, None]
     sampler.set_timesteps(num_steps, device=noise.device)
     latents = noise * getattr(sampler, "init_noise_sigma", 1.0)
@@ -222,10 +351,33 @@ def denoise(
         model_input = latents * open_
         if hasattr(sampler, "scale_model_input"):  # those of flow matching have none
             model_input = sampler.scale_model_input(model_input, timestep)
-        prediction = denoiser(model_input, timestep).sample
+        prediction = predict(model_input, timestep)
         options = {"generator": step_noise} if takes_generator else {}
         latents = sampler.step(prediction, timestep, latents, **options).prev_sample
     return latents * open_
+
+
+def _predictor(
+    denoiser: Any, sampler: Any, told: Told | None, guidance: float
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """What the sampler asks at each step; one that knows flows asks the flow itself."""
+    knows_flows = getattr(sampler, "config", {}).get("use_flow_sigmas")
+    is_native = knows_flows and hasattr(denoiser, "native")
+
+    def predict(noisy: Tensor, timestep: Tensor, told: Told | None) -> Tensor:
+        if is_native:
+            return denoiser.native(noisy, timestep, told)
+        told_too = (told,) if told is not None else ()
+        return denoiser(noisy, timestep, *told_too).sample
+
+    def guided(noisy: Tensor, timestep: Tensor) -> Tensor:
+        prediction = predict(noisy, timestep, told)
+        if told is None or guidance == 1:
+            return prediction
+        untold = predict(noisy, timestep, None)
+        return untold + guidance * (prediction - untold)
+
+    return guided
 
 
 @torch.no_grad()
@@ -239,6 +391,8 @@ def sample(
     seed: int,
     batch_size: int = 250,
     masks: Tensor | None = None,
+    labels: Tensor | None = None,
+    guidance: float = 1.0,
 ) -> Tensor:
     """Pictures from noise as bytes (N, 3, H, W), on the CPU, the same for the same seed.
 
@@ -252,6 +406,8 @@ def sample(
         batch_size: Pictures at a time.
         masks: Channel set of each picture, (C,) or (N, C); by default that of a hardened static
             gate.
+        labels: Class of each picture, (N,), for a denoiser that is told classes; by default none.
+        guidance: Towards the class, see `denoise`.
 
     Raises:
         ValueError: If the sampler is unknown.
@@ -260,13 +416,20 @@ def sample(
     source = generator(seed, "sampling", 0, device)
     noise = torch.randn((num_samples, *latent_shape(config)), generator=source, device=device)
     step_noise = generator(seed, "sampling", 1, device)
-    scheduler = build_sampler(sampler, system.scheduler)
+    is_native = system.is_flow and sampler == "dpm-solver++"
+    scheduler: Any = flow_sampler() if is_native else build_sampler(sampler, system.scheduler)
     masks = kept_channels(system.gate) if masks is None else masks.to(device)
     parts = []
     for start in range(0, num_samples, batch_size):
         part = noise[start : start + batch_size]
         mask = masks[start : start + batch_size] if masks is not None and masks.dim() > 1 else masks
-        latents = denoise(system.denoiser, scheduler, part, num_steps, mask, step_noise)
+        told = None
+        if labels is not None:
+            chosen = labels[start : start + batch_size].to(device)
+            told = tell_classes(system.denoiser, chosen)
+        latents = denoise(
+            system.denoiser, scheduler, part, num_steps, mask, step_noise, told, guidance
+        )
         parts.append(to_uint8(system.decode(latents)).cpu())
     return torch.cat(parts)
 
@@ -276,7 +439,7 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def load_pipeline(folder: Path) -> LatentDiffusionPipeline:
+def load_pipeline(folder: Path) -> LatentDiffusionPipeline | DiTPipeline:
     """The pipeline that a run saved.
 
     Raises:
@@ -289,8 +452,15 @@ def load_pipeline(folder: Path) -> LatentDiffusionPipeline:
             f"No model at {folder}: the run has not finished its first epoch; "
             f"continue it with `pelap resume {folder.parent}`."
         )
+    index = json.loads((folder / "model_index.json").read_text())
+    is_dit = index.get("_class_name") == DiTPipeline.__name__
+    verbosity = logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # it finds fault with the keys of id2label, which JSON makes text
     try:
-        return LatentDiffusionPipeline.from_pretrained(folder, use_safetensors=True)
+        return (DiTPipeline if is_dit else LatentDiffusionPipeline).from_pretrained(
+            folder, use_safetensors=True, local_files_only=True
+        )
     finally:
+        logging.set_verbosity(verbosity)
         logging.enable_progress_bar()

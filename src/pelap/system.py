@@ -24,13 +24,20 @@ from torch import Tensor, nn
 from pelap.config import NoiseConfig, ObjectiveConfig, RunConfig
 from pelap.latent import Gate, GateOutput, ImportancePredictor, LatentNormalizer, build_gate
 from pelap.networks import PaperUNet, build_networks
+from pelap.networks.conditioned import (
+    ConditionedDenoiser,
+    Told,
+    class_condition,
+    flow_alphas_cumprod,
+    flow_size,
+)
 
 LATENT_FACTOR = 4
 """Pixels of an image's side to one of its latent's."""
 
 Autoencoder = Any
 """PaperAutoencoder, AutoencoderKL …: they share methods, not a type that declares them."""
-Denoiser = PaperUNet | UNet2DModel
+Denoiser = PaperUNet | UNet2DModel | ConditionedDenoiser
 Stage = Literal["joint", "autoencoder", "denoiser"]
 """What is trained: all together, or one after the other."""
 
@@ -47,6 +54,8 @@ class Draws:
     """Integers (B,) in [0, num_timesteps)."""
     gate_noise: Tensor
     """Uniform on (0, 1), (B, C), for gates that are random in training."""
+    condition_drops: Tensor
+    """Pictures whose class the denoiser is not told, bool, (B,)."""
 
     def part(self, index: slice) -> "Draws":
         """The draws of some of the batch's samples."""
@@ -55,6 +64,7 @@ class Draws:
             self.noise[index],
             self.timesteps[index],
             self.gate_noise[index],
+            self.condition_drops[index],
         )
 
 
@@ -162,20 +172,33 @@ class LatentDiffusion(nn.Module):
             return weights * self.scheduler.add_noise(latents, noise, timesteps)  # type: ignore[arg-type]
         return self.scheduler.add_noise(weights * latents, noise, timesteps)  # type: ignore[arg-type]
 
-    def predict_noise(self, noisy: Tensor, timesteps: Tensor) -> Tensor:
+    def predict(self, noisy: Tensor, timesteps: Tensor, told: Told | None = None) -> Tensor:
+        """What the denoiser says (B, C, h, w) of noisy latents, told so much of each picture."""
+        told_too = (told,) if told is not None else ()
+        return self.denoiser(noisy, timesteps, *told_too).sample.float()
+
+    def predict_noise(self, noisy: Tensor, timesteps: Tensor, told: Told | None = None) -> Tensor:
         """The denoiser's guess (B, C, h, w) of the noise in noisy latents, whatever it predicts."""
-        prediction = self.denoiser(noisy, timesteps).sample.float()
+        prediction = self.predict(noisy, timesteps, told)
         if not self.predicts_velocity:
             return prediction
         alphas = self.scheduler.alphas_cumprod.to(noisy.device)[timesteps][:, None, None, None]
         return alphas.sqrt() * prediction + (1 - alphas).sqrt() * noisy
 
     @property
+    def is_flow(self) -> bool:
+        """Whether the denoiser is a flow's, shown as one that predicts v."""
+        condition = getattr(self.denoiser, "condition", None)
+        return condition is not None and condition.is_flow
+
+    @property
     def predicts_velocity(self) -> bool:
         """Whether the denoiser predicts v instead of the noise."""
         return self.scheduler.config["prediction_type"] == "v_prediction"
 
-    def forward(self, inputs: Tensor, draws: Draws, stage: Stage = "joint") -> SystemOutput:
+    def forward(
+        self, inputs: Tensor, draws: Draws, stage: Stage = "joint", told: Told | None = None
+    ) -> SystemOutput:
         """One batch.
 
         Args:
@@ -183,6 +206,7 @@ class LatentDiffusion(nn.Module):
                 cached latents, (B, 2C, h, w).
             draws: Random numbers.
             stage: What is trained.
+            told: What the denoiser is told of each picture, see `tell_classes`.
         """
         if stage == "denoiser":
             latent = sample_moments(inputs, draws.latent_noise)
@@ -197,18 +221,25 @@ class LatentDiffusion(nn.Module):
                 seen = seen * gate.mask[:, :, None, None]
             reconstruction = self.decode(seen)  # (B, 3, H, W)
         if stage != "autoencoder":
-            prediction, target = self._denoise(latent.latents, gate.mask, draws)  # (B, C, h, w)
+            prediction, target = self._denoise(latent.latents, gate.mask, draws, told)
         return SystemOutput(latent, gate, reconstruction, prediction, target)
 
-    def _denoise(self, latents: Tensor, mask: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    def _denoise(
+        self, latents: Tensor, mask: Tensor, draws: Draws, told: Told | None
+    ) -> tuple[Tensor, Tensor]:
         share = self.options.encoder_diffusion_weight
         latents, mask = scale_gradient(latents, share), scale_gradient(mask, share)
         noisy = self.add_noise(latents, mask, draws.noise, draws.timesteps)
-        prediction = self.denoiser(noisy, draws.timesteps).sample.float()
+        prediction = self.predict(noisy, draws.timesteps, told)  # (B, C, h, w)
         if not self.predicts_velocity:
             return prediction, draws.noise
         seen = latents if self.options.open_channels_only else latents * mask[:, :, None, None]
-        return prediction, self.scheduler.get_velocity(seen, draws.noise, draws.timesteps)  # type: ignore[arg-type]
+        target = self.scheduler.get_velocity(seen, draws.noise, draws.timesteps)  # type: ignore[arg-type]
+        if not self.is_flow:
+            return prediction, target
+        # (prediction − target) / s is the error of the flow itself
+        size = flow_size(draws.timesteps).to(noisy)[:, None, None, None]
+        return prediction / size, target / size
 
 
 def scale_gradient(tensor: Tensor, share: float) -> Tensor:
@@ -224,8 +255,22 @@ def sample_moments(moments: Tensor, latent_noise: Tensor) -> LatentBatch:
     return LatentBatch(mean, logvar, mean + torch.exp(0.5 * logvar) * latent_noise)
 
 
+def flow_process() -> DDPMScheduler:
+    """The forward process of a flow as `ConditionedDenoiser` shows it."""
+    alphas = flow_alphas_cumprod()
+    betas = 1 - alphas / torch.cat([torch.ones(1), alphas[:-1]])
+    return DDPMScheduler(
+        len(betas),
+        trained_betas=betas.tolist(),
+        prediction_type="v_prediction",
+        clip_sample=False,
+    )
+
+
 def build_scheduler(config: NoiseConfig) -> DDPMScheduler:
     """The forward process as a diffusers scheduler. Latents are unbounded: no clipping."""
+    if config.process == "flow":
+        return flow_process()
     return DDPMScheduler(
         num_train_timesteps=config.num_timesteps,
         beta_start=config.beta_start,
@@ -240,6 +285,7 @@ def build_system(config: RunConfig) -> LatentDiffusion:
     """Networks with fresh weights drawn from `config.run.seed`, on the CPU."""
     network = config.network
     importance = None
+    denoiser: Any
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         autoencoder, denoiser = build_networks(
@@ -250,6 +296,9 @@ def build_system(config: RunConfig) -> LatentDiffusion:
             importance = ImportancePredictor(
                 network.latent_channels, config.gate.hidden_channels, config.gate.initial_score
             )
+    if network.num_classes:
+        condition = class_condition(denoiser, is_flow=config.noise.process == "flow")
+        denoiser = ConditionedDenoiser(denoiser, condition)
     normalizer = LatentNormalizer(network.latent_channels) if network.normalize_latents else None
     return LatentDiffusion(
         autoencoder,

@@ -19,6 +19,7 @@ from torch import Tensor
 from pelap.config import EvaluationConfig, RunConfig, SamplerName
 from pelap.cost.machine import machine, versions
 from pelap.data import Pictures, load_pictures, to_batch
+from pelap.data.load import CIFAR10_CLASSES
 from pelap.diagnostics import CollapseEvidence, judge
 from pelap.diagnostics.curves import diagnose
 from pelap.diagnostics.diagnosis import Diagnosis
@@ -34,6 +35,7 @@ from pelap.sampling import (
     SAMPLERS,
     load_pipeline,
     meet_budget,
+    read_class_names,
     sample,
     to_system,
     to_uint8,
@@ -92,14 +94,23 @@ def _evaluate(folder: RunFolder, config: RunConfig, metrics: Sequence[str]) -> d
         channel_sets["static"] = best_static_set(system, splits.test, found, config, device)
         result["channel_sets"] = channel_sets
         result["sampler"]["channel_sets"] = "static"
-    samples = draw_samples(system, config, channel_sets)
+    labels = sample_labels(config)
+    samples = draw_samples(system, config, channel_sets, labels=labels)
     if metrics:
         originals = splits.test.fetch(torch.arange(len(splits.test)))
         pictures = QualityPictures(originals, torch.cat(sums.reconstructions), samples)
+        if splits.test.class_names == CIFAR10_CLASSES:
+            pictures = replace(pictures, labels=splits.test.labels, sample_labels=labels)
         result["quality"] = _quality(metrics, pictures, config, device)
     shown = {name: to_uint8(images) for name, images in sums.shown.items()}
     _write(folder, result, shown | {"samples": samples[:NUM_SAMPLES_KEPT]})
     return result
+
+
+def sample_labels(config: RunConfig) -> Tensor | None:
+    """Class of each of the evaluation's samples, (N,), in turn; None where nobody is told."""
+    num_classes = config.network.num_classes
+    return torch.arange(config.evaluation.num_samples) % num_classes if num_classes else None
 
 
 def _diagnose(
@@ -122,6 +133,7 @@ def draw_samples(
     channel_sets: dict[str, Any] | None = None,
     *,
     how: ChannelSetChoice = "static",
+    labels: Tensor | None = None,
 ) -> Tensor:
     """Pictures from noise as the config's evaluation says, uint8 (N, 3, H, W).
 
@@ -130,6 +142,7 @@ def draw_samples(
         config: Its evaluation gives number, sampler, steps and seed.
         channel_sets: What an adaptive gate was found to do; needed for one.
         how: For an adaptive gate, its best static set, or sets drawn from the measured frequencies.
+        labels: Class of each picture, (N,).
     """
     evaluation, masks = config.evaluation, None
     if channel_sets is not None:
@@ -146,7 +159,32 @@ def draw_samples(
         num_steps=evaluation.num_steps,
         seed=evaluation.seed,
         masks=masks,
+        labels=labels,
+        guidance=evaluation.guidance,
     )
+
+
+def choose_classes(asked: str, num_classes: int, names: Sequence[str]) -> list[int]:
+    """The classes of "all", or of names or numbers with commas between.
+
+    Raises:
+        ConfigError: If the model is told no classes, or there is no such class.
+    """
+    if not num_classes:
+        raise ConfigError("--classes has nobody to tell: this model's denoiser knows no classes.")
+    if asked == "all":
+        return list(range(num_classes))
+    known = {name: index for index, name in enumerate(names)}
+    known |= {str(index): index for index in range(num_classes)}
+    chosen = []
+    for word in asked.split(","):
+        if word.strip() not in known:
+            raise ConfigError(
+                f"--classes names {word.strip()!r}: there are all, 0 to {num_classes - 1}"
+                + (f", {', '.join(names)}." if names else ".")
+            )
+        chosen.append(known[word.strip()])
+    return chosen
 
 
 def _quality(
@@ -162,7 +200,9 @@ def _quality(
         num_bootstraps=evaluation.num_bootstraps,
         seed=evaluation.seed,
     )
-    sampler = {"sampler": evaluation.sampler, "num_steps": evaluation.num_steps}
+    sampler: dict[str, Any] = {"sampler": evaluation.sampler, "num_steps": evaluation.num_steps}
+    if config.network.num_classes:
+        sampler["guidance"] = evaluation.guidance
     return {name: value.as_dict() | sampler for name, value in values.items()}
 
 
@@ -179,7 +219,9 @@ def sample_run(
     *,
     sampler: str = "ddim",
     num_steps: int = 50,
-    num_samples: int = 64,
+    num_samples: int | None = None,
+    classes: str | None = None,
+    guidance: float = 1.0,
     seed: int = 0,
     channel_sets: ChannelSetChoice = "static",
     precision: Precision = "fp32",
@@ -192,7 +234,9 @@ def sample_run(
         output: A .png file or a new folder.
         sampler: One of `pelap.sampling.SAMPLERS`.
         num_steps: Steps of the sampler.
-        num_samples: Pictures.
+        num_samples: Pictures, 64 by default; with `classes` of each of them, 8 by default.
+        classes: "all", or names or numbers with commas between, for a model that is told classes.
+        guidance: Towards the class, see `pelap.sampling.denoise`.
         seed: Of the noise.
         channel_sets: For an adaptive gate: its best static set, or sets drawn from the frequencies
             measured by `pelap evaluate`.
@@ -208,26 +252,40 @@ def sample_run(
         raise ConfigError(f"--sampler is {sampler!r}: known are {', '.join(SAMPLERS)}.")
     if not 1 <= num_steps <= config.noise.num_timesteps:
         raise ConfigError(f"--steps is {num_steps}: from 1 to {config.noise.num_timesteps}.")
-    if num_samples < 1:
+    if num_samples is not None and num_samples < 1:
         raise ConfigError(f"--num is {num_samples}: it must be at least 1.")
+    if guidance < 1:
+        raise ConfigError(f"--guidance is {guidance}: it must be at least 1.")
     if output.exists():
         raise ConfigError(f"--output {output} exists already: choose another.")
     device = torch_device()
     check_precision(precision, device)
     system = load_system(folder, device)
+    of_each = num_samples or (64 if classes is None else 8)
+    labels = None
+    if classes is not None:
+        chosen = choose_classes(classes, config.network.num_classes, read_class_names(folder.model))
+        labels = torch.tensor(chosen).repeat_interleave(of_each)
+    elif guidance != 1:
+        raise ConfigError(f"--guidance is {guidance}: it needs --classes.")
     options: Any = {"compiled": compiled, "device": device}
     system.denoiser = InPrecision(system.denoiser, precision, **options)  # type: ignore[assignment]
     system.autoencoder = InPrecision(system.autoencoder, precision, **options)
     measured = folder.evaluation()["channel_sets"] if is_adaptive(system) else None
+    num_samples = of_each if labels is None else len(labels)
     evaluation = EvaluationConfig(
-        num_samples=num_samples, sampler=cast(SamplerName, sampler), num_steps=num_steps, seed=seed
+        num_samples=num_samples,
+        sampler=cast(SamplerName, sampler),
+        num_steps=num_steps,
+        guidance=guidance,
+        seed=seed,
     )
     config = replace(config, evaluation=evaluation)
-    pictures = draw_samples(system, config, measured, how=channel_sets)
+    pictures = draw_samples(system, config, measured, how=channel_sets, labels=labels)
     output.parent.mkdir(parents=True, exist_ok=True)
     images = [Image.fromarray(x) for x in pictures.permute(0, 2, 3, 1).numpy()]
     if output.suffix.lower() == ".png":
-        columns = math.ceil(math.sqrt(num_samples))
+        columns = math.ceil(math.sqrt(num_samples)) if labels is None else of_each
         make_image_grid(
             _padded(images, columns), rows=-(-num_samples // columns), cols=columns
         ).save(output)
@@ -310,6 +368,7 @@ def summarise(
             "name": evaluation.sampler,
             "num_steps": evaluation.num_steps,
             "num_samples": evaluation.num_samples,
+            "guidance": evaluation.guidance if config.network.num_classes else None,
             "seed": evaluation.seed,
         },
         "versions": versions(),

@@ -9,6 +9,7 @@ from pelap.config import RunConfig
 from pelap.data import Pictures, to_batch
 from pelap.diagnostics.moments import Moments
 from pelap.losses import channel_mean
+from pelap.networks.conditioned import Told, tell_classes
 from pelap.sampling import to_uint8
 from pelap.system import Draws, LatentDiffusion
 from pelap.training.step import make_draws
@@ -66,10 +67,11 @@ def measure(
         if not system.options.decoder_sees_mask:
             reconstruction = system.decode(latents)  # (B, 3, H, W)
 
+        told = tell_classes(system.denoiser, pictures.labels[indices].to(device))
         size = len(indices)
         sums.num_pictures += size
-        sums.diffusion += size * _noise_loss(system, latents, mask, draws)
-        sums.zero_latent_diffusion += size * _noise_loss(system, 0 * latents, mask, draws)
+        sums.diffusion += size * _noise_loss(system, latents, mask, draws, told)
+        sums.zero_latent_diffusion += size * _noise_loss(system, 0 * latents, mask, draws, told)
         sums.squared_error += float((reconstruction - images).square().sum())
         sums.masked_squared_error += float((masked_reconstruction - images).square().sum())
         sums.latents.add(latents)
@@ -86,7 +88,9 @@ def measure(
     return sums
 
 
-def _noise_loss(system: LatentDiffusion, latents: Tensor, mask: Tensor, draws: Draws) -> float:
+def _noise_loss(
+    system: LatentDiffusion, latents: Tensor, mask: Tensor, draws: Draws, told: Told | None
+) -> float:
     noisy = system.add_noise(latents, mask, draws.noise, draws.timesteps)
-    error = (system.predict_noise(noisy, draws.timesteps) - draws.noise).square()
+    error = (system.predict_noise(noisy, draws.timesteps, told) - draws.noise).square()
     return float(channel_mean(error, mask if system.options.open_channels_only else None))

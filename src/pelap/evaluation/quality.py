@@ -16,7 +16,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pelap.errors import ConfigError
-from pelap.evaluation.features import FeatureExtractor, extract, fingerprint, load_extractor
+from pelap.evaluation.features import (
+    FeatureExtractor,
+    extract,
+    fingerprint,
+    load_extractor,
+    load_resnet20,
+)
 from pelap.evaluation.fidelity import (
     FeatureStatistics,
     bootstrap,
@@ -34,6 +40,10 @@ class QualityPictures:
     originals: Tensor
     reconstructions: Tensor | None = None
     samples: Tensor | None = None
+    labels: Tensor | None = None
+    """Class of each original, (N,), where they are CIFAR-10's."""
+    sample_labels: Tensor | None = None
+    """Class that each sample was asked for, likewise."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +165,14 @@ def _precision_recall(c: Comparison, index: int) -> MetricValue:
     return MetricValue(value, num, num)
 
 
+def _accuracy(c: Comparison, pictures: Tensor, labels: Tensor | None) -> MetricValue:
+    if labels is None:
+        raise ValueError("it needs the classes of CIFAR-10, and a denoiser that is told them")
+    judge = load_resnet20().to(c.device)
+    right = (judge.classify(pictures) == labels).double()
+    return c.spread(lambda x: float(x.mean()), right, len(right))
+
+
 @dataclass(frozen=True)
 class Metric:
     """What a metric is called and how it is measured."""
@@ -181,6 +199,14 @@ METRICS: dict[str, Metric] = {
     ),
     "kid": Metric("KID-{}", "samples", False, _kernel),
     "precision": Metric("precision-{}", "samples", True, lambda c: _precision_recall(c, 0)),
+    "class_accuracy": Metric(
+        "class-accuracy-ResNet20", "samples", True,
+        lambda c: _accuracy(c, _need(c.pictures.samples), c.pictures.sample_labels),
+    ),
+    "reconstruction_accuracy": Metric(
+        "reconstruction-accuracy-ResNet20", "reconstructions", True,
+        lambda c: _accuracy(c, _need(c.pictures.reconstructions), c.pictures.labels),
+    ),
     "recall": Metric("recall-{}", "samples", True, lambda c: _precision_recall(c, 1)),
 }  # fmt: skip
 FID = "fid"
@@ -196,6 +222,8 @@ def check_metrics(names: Sequence[str], extractor: str, device: torch.device) ->
         DataError: If the extractor's weights are missing or broken.
     """
     check_names(names)
+    if any(name in ("class_accuracy", "reconstruction_accuracy") for name in names):
+        load_resnet20()
     if any(name != FID and "{" in METRICS[name].label for name in names):
         load_extractor(extractor, device)
     if FID in names:

@@ -14,11 +14,11 @@ from pelap.config import NoiseConfig, RunConfig
 from pelap.errors import ModelError
 from pelap.latent import LatentNormalizer, read_statistics
 from pelap.networks import PaperUNet
-from pelap.networks.conditioned import Condition, ConditionedDenoiser, flow_alphas_cumprod
+from pelap.networks.conditioned import Condition, ConditionedDenoiser
 from pelap.networks.example_inputs import LATENT_SIDE, latent_side
 from pelap.networks.foreign import ForeignAutoencoder
 from pelap.networks.ports import check_denoiser
-from pelap.system import LATENT_FACTOR, LatentDiffusion, build_scheduler
+from pelap.system import LATENT_FACTOR, LatentDiffusion, build_scheduler, flow_process
 
 PREDICTIONS = ("epsilon", "v_prediction")
 
@@ -118,18 +118,6 @@ def is_flow(config: dict[str, Any]) -> bool:
     """Whether a scheduler is of a flow: σ in place of betas."""
     kind = str(config.get("_class_name"))
     return bool(kind.startswith("FlowMatch") or config.get("use_flow_sigmas"))
-
-
-def flow_process() -> DDPMScheduler:
-    """The forward process of a flow as `ConditionedDenoiser` shows it."""
-    alphas = flow_alphas_cumprod()
-    betas = 1 - alphas / torch.cat([torch.ones(1), alphas[:-1]])
-    return DDPMScheduler(
-        len(betas),
-        trained_betas=betas.tolist(),
-        prediction_type="v_prediction",
-        clip_sample=False,
-    )
 
 
 def read_forward_process(config: dict[str, Any]) -> DDPMScheduler | None:

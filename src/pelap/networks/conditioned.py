@@ -4,11 +4,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers.models.unets.unet_2d import UNet2DOutput
+from diffusers.models.embeddings import LabelEmbedding
+from diffusers.models.unets.unet_2d import UNet2DModel, UNet2DOutput
 from torch import Tensor, nn
 
 NOT_BY_PICTURE = ("img_ids", "txt_ids")
 """Arguments that all pictures of a batch share."""
+
+Told = dict[str, Any]
+"""Arguments of a denoiser's forward, a row a picture."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,13 @@ class Condition:
 
 
 class ConditionedDenoiser(nn.Module):
-    """A denoiser under one condition, the same for every picture.
+    """A denoiser under a condition: the same for every picture unless a call brings its own.
 
-    Predictions of variances are left out. A flow model is shown as one that predicts v for
-    variance-preserving noise: with s² = (1 − σ)² + σ² and x = √ᾱ·latents + √(1 − ᾱ)·noise, where
-    √ᾱ = (1 − σ)/s, its input is s·x, and v = (1 − 2σ)·x + s·(its prediction).
+    Labels are dropped by whoever trains, once for all blocks; diffusers' embeddings would drop them
+    block by block. Predictions of variances are left out. A flow model is shown as one that
+    predicts v for variance-preserving noise: with s² = (1 − σ)² + σ² and
+    x = √ᾱ·latents + √(1 − ᾱ)·noise, where √ᾱ = (1 − σ)/s, its input is s·x, and
+    v = (1 − 2σ)·x + s·(its prediction).
 
     Args:
         denoiser: Takes the condition's arguments.
@@ -43,24 +49,39 @@ class ConditionedDenoiser(nn.Module):
         super().__init__()
         self.denoiser = denoiser
         self.condition = condition
+        for module in denoiser.modules():
+            if isinstance(module, LabelEmbedding):
+                module.dropout_prob = 0.0
 
     @property
     def config(self) -> Any:
         """The denoiser's."""
         return self.denoiser.config
 
-    def forward(self, noisy: Tensor, timesteps: Tensor) -> UNet2DOutput:
-        """Its prediction (B, C, h, w) for noisy latents (B, C, h, w) at timesteps (B,)."""
-        if not self.condition.is_flow:
-            return UNet2DOutput(sample=self._call(noisy, timesteps))
-        sigmas = flow_sigmas().to(noisy)[timesteps]  # (B,)
-        size = ((1 - sigmas).square() + sigmas.square()).sqrt()[:, None, None, None]
-        flow = self._call(size * noisy, 1000 * sigmas)  # (B, C, h, w)
-        return UNet2DOutput(sample=(1 - 2 * sigmas)[:, None, None, None] * noisy + size * flow)
+    def forward(self, noisy: Tensor, timesteps: Tensor, told: Told | None = None) -> UNet2DOutput:
+        """Its prediction (B, C, h, w) for noisy latents (B, C, h, w) at timesteps (B,).
 
-    def _call(self, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        Args:
+            noisy: Latents with noise.
+            timesteps: (B,), or one for all.
+            told: Arguments of its forward with a row for each picture, in the condition's place.
+        """
+        if not self.condition.is_flow:
+            return UNet2DOutput(sample=self.native(noisy, timesteps, told))
+        timesteps = torch.as_tensor(timesteps, device=noisy.device).expand(len(noisy))
+        exact = torch.promote_types(noisy.dtype, torch.float32)
+        sigmas = flow_sigmas().to(noisy.device, exact)[timesteps]  # (B,)
+        size = flow_size(timesteps).to(noisy.device, exact)[:, None, None, None]
+        flow = self.native((size * noisy).to(noisy.dtype), 1000 * sigmas, told)  # (B, C, h, w)
+        velocity = (1 - 2 * sigmas)[:, None, None, None] * noisy + size * flow
+        return UNet2DOutput(sample=velocity.to(noisy.dtype))
+
+    def native(self, noisy: Tensor, timesteps: Tensor, told: Told | None = None) -> Tensor:
+        """What the denoiser itself says (B, C, h, w) at its own timesteps (B,): a flow's prediction
+        noise − latents for (1 − σ)·latents + σ·noise at 1000·σ."""
         condition = self.condition
-        arguments = _for_batch(condition.arguments, noisy)
+        timesteps = torch.as_tensor(timesteps, device=noisy.device).expand(len(noisy))
+        arguments = _for_batch(condition.arguments | (told or {}), noisy)
         arguments[condition.latents_name] = pack(noisy) if condition.packed else noisy
         scale = condition.timestep_scale
         arguments["timestep"] = timesteps if scale == 1 else timesteps * scale
@@ -78,6 +99,38 @@ def bare(denoiser: nn.Module) -> nn.Module:
 def flow_sigmas() -> Tensor:
     """σ of 1,000 timesteps, the middles of equal parts of (0, 1)."""
     return (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+
+
+def flow_size(timesteps: Tensor) -> Tensor:
+    """s of timesteps (B,): a flow's noisy latents are s times those of `ConditionedDenoiser`."""
+    sigmas = flow_sigmas()[timesteps.cpu()]
+    return ((1 - sigmas).square() + sigmas.square()).sqrt()
+
+
+def class_condition(denoiser: nn.Module, *, is_flow: bool) -> Condition:
+    """A class-conditional denoiser told no class: diffusers' DiT, or a UNet2DModel of ours."""
+    config: Any = denoiser.config
+    is_unet = isinstance(denoiser, UNet2DModel)
+    none = config["num_class_embeds"] - 1 if is_unet else config["num_embeds_ada_norm"]
+    name = "sample" if is_unet else "hidden_states"
+    return Condition({"class_labels": torch.tensor([none])}, name, False, 1.0, is_flow)
+
+
+def tell_classes(denoiser: nn.Module, labels: Tensor, drops: Tensor | None = None) -> Told | None:
+    """What a class-conditional denoiser is told of pictures with these labels.
+
+    Args:
+        denoiser: None is returned for one without `class_labels` in its condition.
+        labels: int64, (B,).
+        drops: Which pictures have no class, bool, (B,).
+    """
+    condition = getattr(denoiser, "condition", None)
+    none = condition.arguments.get("class_labels") if condition is not None else None
+    if none is None:
+        return None
+    if drops is not None:
+        labels = torch.where(drops.to(labels.device), none.to(labels.device), labels)
+    return {"class_labels": labels}
 
 
 def flow_alphas_cumprod() -> Tensor:

@@ -9,6 +9,7 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor, nn
 
 from pelap.errors import ConfigError
+from pelap.networks.conditioned import Condition
 
 Precision = Literal["fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -63,6 +64,15 @@ class InPrecision(nn.Module):
         """The denoiser's prediction; `inputs` are given to it as they are."""
         found = self._call("forward")(latents.to(self.dtype), *others, **inputs).sample
         return DecoderOutput(sample=found.float())
+
+    @property
+    def condition(self) -> Condition | None:
+        """The denoiser's, where it has one."""
+        return getattr(self.network, "condition", None)
+
+    def native(self, noisy: Tensor, *others: Any) -> Tensor:
+        """What a conditioned denoiser itself says, see `ConditionedDenoiser.native`."""
+        return self._call("native")(noisy.to(self.dtype), *others).float()
 
     def decode(self, latents: Tensor) -> DecoderOutput:
         """Images (B, 3, H, W) of latents (B, C, h, w)."""

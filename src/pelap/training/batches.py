@@ -10,12 +10,15 @@ from torch import Tensor
 
 from pelap.config import RunConfig
 from pelap.data import Pictures, Splits, to_batch
+from pelap.networks.conditioned import Told, tell_classes
 from pelap.run_folder import RunFolder
 from pelap.system import LatentDiffusion, Stage
 from pelap.training.latent_cache import cache_latents
 
 Fetch = Callable[[Tensor, Tensor | None], Tensor]
 """From indices (B,) and flips (B,) to a batch of images or moments on the device."""
+Tell = Callable[..., Told | None]
+"""From indices (B,), and which of them are not told (B,), to what the denoiser is told of them."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Batches:
 
     train: Fetch
     test: Fetch
+    tell_train: Tell
+    tell_test: Tell
 
 
 def batches_of(
@@ -36,11 +41,13 @@ def batches_of(
 ) -> Batches:
     """The batches of a stage; for the denoiser's, its latents are cached first."""
     device = accelerator.device
+    told = (_from_labels(system, splits.train, device), _from_labels(system, splits.test, device))
     if stage != "denoiser":
         channels_last = config.run.channels_last
         return Batches(
             _from_pictures(splits.train, device, channels_last),
             _from_pictures(splits.test, device, channels_last),
+            *told,
         )
     shared = config.run.latent_cache
     cache = Path(shared) if shared is not None else folder.latents
@@ -51,7 +58,15 @@ def batches_of(
     return Batches(
         lambda indices, flips: train.fetch(indices, flips).to(device),
         lambda indices, flips: test.fetch(indices, flips).to(device),
+        *told,
     )
+
+
+def _from_labels(system: LatentDiffusion, pictures: Pictures, device: torch.device) -> Tell:
+    def tell(indices: Tensor, drops: Tensor | None = None) -> Told | None:
+        return tell_classes(system.denoiser, pictures.labels[indices].to(device), drops)
+
+    return tell
 
 
 def _from_pictures(pictures: Pictures, device: torch.device, channels_last: bool) -> Fetch:

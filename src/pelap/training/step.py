@@ -1,16 +1,22 @@
 """One step of training or validation: tensors in, losses out, no files."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pelap.config import Precision, RunConfig
 from pelap.losses import Losses, objective
 from pelap.networks.cifar_resnet import CifarResNet, fuse_batch_norms, load_cifar_resnet
+from pelap.networks.conditioned import Told
 from pelap.seeding import generator
 from pelap.system import Draws, Stage, SystemOutput, latent_shape
+
+MOST_TOKENS_UNFUSED = 256
+"""More would need much memory for their attention."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +68,20 @@ def make_draws(
     """
     source = generator(config.run.seed if seed is None else seed, stream, index, device)
     shape = (batch_size, *latent_shape(config))
-    return Draws(
-        latent_noise=torch.randn(shape, generator=source, device=device),
-        noise=torch.randn(shape, generator=source, device=device),
-        timesteps=torch.randint(
-            config.noise.num_timesteps, (batch_size,), generator=source, device=device
-        ),
-        gate_noise=torch.rand(shape[:2], generator=source, device=device),
-    )
+    num = config.noise.num_timesteps
+
+    def uniform(*size: int) -> Tensor:
+        return torch.rand(size, generator=source, device=device)
+
+    latent_noise, noise = (torch.randn(shape, generator=source, device=device) for _ in range(2))
+    timesteps = torch.randint(num, (batch_size,), generator=source, device=device)
+    gate_noise = uniform(*shape[:2])
+    drops = uniform(batch_size) < config.objective.condition_dropout
+    if config.noise.process == "flow" and stream == "draws":
+        # logit-normal, as Esser et al. found best (arXiv 2403.03206); measured evenly all the same
+        normal = torch.randn(batch_size, generator=source, device=device)
+        timesteps = (num * normal.sigmoid()).long().clamp(max=num - 1)
+    return Draws(latent_noise, noise, timesteps, gate_noise, drops)
 
 
 def forward_step(
@@ -78,6 +90,7 @@ def forward_step(
     draws: Draws,
     config: RunConfig,
     stage: Stage = "joint",
+    told: Told | None = None,
     feature_network: CifarResNet | None = None,
 ) -> StepOutput:
     """Losses and mean mask of a batch of images (B, 3, H, W) in [-1, 1], or of cached moments.
@@ -85,8 +98,9 @@ def forward_step(
     The networks run in the config's precision; losses are float32.
     """
     use_bf16 = uses_bf16(config.run.precision, inputs.device)
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=use_bf16):
-        output: SystemOutput = system(inputs, draws, stage)
+    precision = torch.autocast(inputs.device.type, torch.bfloat16, enabled=use_bf16)
+    with precision, _attention(config, inputs.device):
+        output: SystemOutput = system(inputs, draws, stage, told)
         if feature_network is not None and output.reconstruction is not None:
             output = _with_features(output, inputs, feature_network)
     gated = config.gate.kind != "open" and stage != "denoiser"
@@ -106,6 +120,7 @@ def training_step(
     config: RunConfig,
     accelerator: Accelerator,
     stage: Stage = "joint",
+    told: Told | None = None,
     feature_network: CifarResNet | None = None,
 ) -> tuple[StepOutput, Tensor]:
     """Forward, backward, clip, update.
@@ -114,13 +129,21 @@ def training_step(
         What the batch gave before the update, and the norm of its gradient before clipping.
     """
     model.train()
-    output = forward_step(model, inputs, draws, config, stage, feature_network)
+    output = forward_step(model, inputs, draws, config, stage, told, feature_network)
     accelerator.backward(output.losses.total_loss)
     limit = config.optimizer.max_gradient_norm or float("inf")
     norm = accelerator.clip_grad_norm_(model.parameters(), limit)
     optimizer.step()
     optimizer.zero_grad()
     return output, torch.as_tensor(norm)
+
+
+def _attention(config: RunConfig, device: torch.device) -> AbstractContextManager[object]:
+    """torch's fused attention on a CPU takes most of a step going backward over few tokens."""
+    side = latent_shape(config)[1]
+    if device.type == "cpu" and side**2 <= MOST_TOKENS_UNFUSED:
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
 
 
 def _with_features(output: SystemOutput, images: Tensor, network: CifarResNet) -> SystemOutput:
@@ -142,10 +165,7 @@ def load_feature_network(config: RunConfig, device: torch.device) -> CifarResNet
     network = CifarResNet(depth=32)
     load_cifar_resnet(network, 32)
     fuse_batch_norms(network.eval())
-    network.requires_grad_(False).to(device)
-    if config.run.compile:
-        network.block_features = torch.compile(network.block_features)  # type: ignore[method-assign]
-    return network
+    return network.requires_grad_(False).to(device)
 
 
 def uses_bf16(precision: Precision, device: torch.device) -> bool:

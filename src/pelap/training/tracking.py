@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -101,6 +102,31 @@ class Tracker:
         self.progress.update(self.task, losses=summary)
         if split == "validation":
             self.console.print(f"{self.folder.name} · epoch {epoch:g} · step {step} · {summary}")
+
+    def record_samples(
+        self, step: int, epoch: float, grid: Path, num_samples: int, accuracy: float | None
+    ) -> None:
+        """Write down, and say, what samples were drawn and in how many a judge sees their class.
+
+        Args:
+            step: Optimiser steps done.
+            epoch: Passes over the training pictures done.
+            grid: The PNG.
+            num_samples: Of all classes together.
+            accuracy: In [0, 1]; None where there is no judge.
+        """
+        shown = grid.relative_to(self.folder.path)
+        where = {"split": "samples", "step": step, "epoch": epoch}
+        self._write(
+            where
+            | {"grid": str(shown), "num_samples": num_samples, "class_accuracy_resnet20": accuracy}
+        )
+        words = f"{self.folder.name} · epoch {epoch:g} · {shown}"
+        if accuracy is not None:
+            words += f" · the asked class in {accuracy:.1%} of {num_samples}"
+        self.console.print(words)
+        if self.config.run.tracker is not None and accuracy is not None:
+            self.accelerator.log({"samples/class_accuracy_resnet20": accuracy}, step=step)
 
     def record_event(self, step: int, epoch: float, verdict: CollapseVerdict) -> None:
         """Write down, and say, that the model was found shrunken or collapsed."""

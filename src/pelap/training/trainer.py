@@ -2,7 +2,8 @@
 
 import shutil
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +19,27 @@ from pelap.diagnostics import CollapseEvidence, judge
 from pelap.errors import ConfigError, RunError
 from pelap.latent import follow_budget
 from pelap.networks.cifar_resnet import CifarResNet
-from pelap.run_folder import RunFolder, already_there, create_run, open_run, write_folder
-from pelap.sampling import take_autoencoder, to_pipeline
+from pelap.networks.conditioned import bare
+from pelap.run_folder import (
+    RunFolder,
+    already_there,
+    copy_run,
+    create_run,
+    open_run,
+    write_config,
+    write_folder,
+)
+from pelap.sampling import begin_with, take_autoencoder, to_pipeline
 from pelap.seeding import generator
 from pelap.system import LatentDiffusion, build_system
-from pelap.training.batches import Fetch, batches_of
+from pelap.training.batches import Batches, batches_of
+from pelap.training.changes import check_changes
 from pelap.training.checkpoint import (
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
 )
+from pelap.training.grids import draw_classes, judge_classes
 from pelap.training.stages import StagePlan, plan_stages
 from pelap.training.step import StepOutput, load_feature_network, make_draws, training_step
 from pelap.training.tracking import Tracker, keep_metrics_until
@@ -85,19 +97,34 @@ def train(config: RunConfig, output: Path) -> RunFolder:
     return trainer.folder
 
 
-def resume(path: Path) -> RunFolder:
+def resume(path: Path, config: RunConfig | None = None, *, output: Path | None = None) -> RunFolder:
     """Continue a run from its last checkpoint, or from the start if it has none.
 
     On a CPU the metrics are those of the uninterrupted run, bit for bit: every random number is a
     function of the seed and the step.
 
+    Args:
+        path: Of the run.
+        config: Its own by default; its length may change where its schedule is a trapezoid, and how
+            often it says, keeps and draws something.
+        output: Go on in a copy, and leave the run as it is.
+
     Raises:
+        ConfigError: If a setting cannot change.
         RunError: If there is no such run, its checkpoint cannot be used, it was stopped because its
             model had collapsed, or another process works on it.
     """
     folder = open_run(path)
-    trainer = _prepare(folder.config(), folder)
+    own = folder.config()
+    config = config or own
     checkpoints = list_checkpoints(folder.checkpoints)
+    check_changes(config, own, int(checkpoints[-1].name[5:]) if checkpoints else 0)
+    if output is not None:
+        folder = copy_run(folder, output, checkpoints[-1:])
+        checkpoints = list_checkpoints(folder.checkpoints)
+    trainer = _prepare(config, folder)
+    if config != own and trainer.accelerator.is_main_process:
+        write_config(folder, config)
     step = 0
     if checkpoints:
         step = load_checkpoint(checkpoints[-1], trainer.system, trainer.optimizer, trainer.ema)
@@ -110,9 +137,21 @@ def place(system: LatentDiffusion, config: RunConfig, device: torch.device) -> L
     memory_format = torch.channels_last if config.run.channels_last else torch.preserve_format
     system = system.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
     if config.run.compile:
-        for network in (system.autoencoder.encoder, system.autoencoder.decoder, system.denoiser):
+        for network in _worth_compiling(system, config, device):
             network.compile()
     return system
+
+
+def _worth_compiling(
+    system: LatentDiffusion, config: RunConfig, device: torch.device
+) -> list[nn.Module]:
+    autoencoder, denoiser = system.autoencoder, bare(system.denoiser)
+    if device.type != "cpu":
+        return [autoencoder.encoder, autoencoder.decoder, denoiser]
+    # torch 2.13 on a CPU loses the gradient of a compiled decoder's input, at some batch sizes
+    # and without a word, so only those whose input needs none.
+    alone = config.run.denoiser_epochs is not None
+    return [autoencoder.encoder, denoiser] if alone else [autoencoder.encoder]
 
 
 def build_optimizer(system: LatentDiffusion, config: RunConfig) -> torch.optim.Optimizer:
@@ -154,9 +193,17 @@ def _prepare(config: RunConfig, folder: RunFolder) -> Trainer:
             f"{len(splits.test)} test pictures are too few for {accelerator.num_processes} "
             "processes: each needs at least one."
         )
+    _check_classes(config, splits)
     system = build_system(config)
     if config.run.autoencoder is not None:
         take_autoencoder(system, Path(config.run.autoencoder), config.gate.budget)
+    if config.run.begin_with is not None:
+        begin_with(
+            system,
+            Path(config.run.begin_with),
+            autoencoder=config.run.autoencoder is None,
+            denoiser=config.run.denoiser_epochs != 0,
+        )
     system = place(system, config, accelerator.device)
     optimizer = build_optimizer(system, config)
     ema = None
@@ -167,6 +214,15 @@ def _prepare(config: RunConfig, folder: RunFolder) -> Trainer:
         config, folder, splits, accelerator, system, model, wrapped, ema,
         load_feature_network(config, accelerator.device),
     )  # fmt: skip
+
+
+def _check_classes(config: RunConfig, splits: Splits) -> None:
+    asked, there = config.network.num_classes, len(splits.train.class_names)
+    if asked and asked != there:
+        raise ConfigError(
+            f"--network.num-classes is {asked}: the pictures have {there} "
+            f"({', '.join(splits.train.class_names[:10])})."
+        )
 
 
 def _fit(trainer: Trainer, first_step: int) -> None:
@@ -194,7 +250,7 @@ def _run_stage(trainer: Trainer, tracker: Tracker, plan: StagePlan, first_step: 
         plan.stage, config, trainer.splits, trainer.system, trainer.folder, trainer.accelerator
     )
     for step in range(first_step, plan.last_step):
-        output, gradient_norm = _train_step(trainer, plan, step, batches.train)
+        output, gradient_norm = _train_step(trainer, plan, step, batches)
         done = step + 1
         ends_stage = done == plan.last_step
         ends_epoch = (done - plan.first_step) % per_epoch == 0 or ends_stage
@@ -215,7 +271,7 @@ def _run_stage(trainer: Trainer, tracker: Tracker, plan: StagePlan, first_step: 
         if ends_stage and plan.stage != "denoiser":
             _follow_budget(trainer, plan, done)  # also where the steps were too few to get there
         if ends_epoch:
-            _end_epoch(trainer, tracker, plan, done, batches.test)
+            _end_epoch(trainer, tracker, plan, done, batches)
         if ends_stage:
             _end_stage(trainer)
         every = config.run.checkpoint_every
@@ -224,7 +280,7 @@ def _run_stage(trainer: Trainer, tracker: Tracker, plan: StagePlan, first_step: 
 
 
 def _train_step(
-    trainer: Trainer, plan: StagePlan, step: int, fetch: Fetch
+    trainer: Trainer, plan: StagePlan, step: int, batches: Batches
 ) -> tuple[StepOutput, Tensor]:
     config, accelerator = trainer.config, trainer.accelerator
     rate = plan.learning_rate(step, config, trainer.steps_per_epoch)
@@ -239,16 +295,17 @@ def _train_step(
     flips = None
     if config.data.flip:
         flips = torch.rand(size, generator=generator(config.run.seed, "flips", step))[share] < 0.5
-    inputs = fetch(order[index * size :][:size][share], flips)
+    indices = order[index * size :][:size][share]
     draws = make_draws(config, size, "draws", step, accelerator.device).part(share)
     output, norm = training_step(
         trainer.model,
         trainer.optimizer,
-        inputs,
+        batches.train(indices, flips),
         draws,
         config,
         accelerator,
         plan.stage,
+        batches.tell_train(indices, draws.condition_drops),
         trainer.feature_network,
     )
     if trainer.ema is not None:
@@ -270,11 +327,40 @@ def _refuse_divergence(output: StepOutput, step: int, config: RunConfig) -> None
 
 
 def _end_epoch(
-    trainer: Trainer, tracker: Tracker, plan: StagePlan, step: int, fetch: Fetch
+    trainer: Trainer, tracker: Tracker, plan: StagePlan, step: int, batches: Batches
 ) -> None:
-    if trainer.ema is not None:
-        trainer.ema.store(trainer.system.parameters())
-        trainer.ema.copy_to(trainer.system.parameters())
+    run, output = trainer.config.run, None
+    with _averaged_weights(trainer):
+        if _is_due(trainer, plan, step, run.validate_every):
+            output = _validate(trainer, tracker, plan, step, batches)
+        is_told = plan.stage != "autoencoder" and trainer.config.network.num_classes
+        if run.samples_every and is_told and _is_due(trainer, plan, step, run.samples_every):
+            _draw_samples(trainer, tracker, step)
+    if output is not None:
+        _watch_for_collapse(trainer, tracker, step, step / trainer.steps_per_epoch, output)
+
+
+@contextmanager
+def _averaged_weights(trainer: Trainer) -> Iterator[None]:
+    """The moving average in the weights' place, where there is one."""
+    if trainer.ema is None:
+        yield
+        return
+    trainer.ema.store(trainer.system.parameters())
+    trainer.ema.copy_to(trainer.system.parameters())
+    yield
+    trainer.ema.restore(trainer.system.parameters())
+
+
+def _is_due(trainer: Trainer, plan: StagePlan, step: int, every: int) -> bool:
+    """Whether this end of an epoch is one in `every`, or the stage's last."""
+    epoch = (step - plan.first_step) // trainer.steps_per_epoch
+    return step == plan.last_step or epoch % every == 0
+
+
+def _validate(
+    trainer: Trainer, tracker: Tracker, plan: StagePlan, step: int, batches: Batches
+) -> StepOutput:
     gate = trainer.system.gate
     is_hard = gate is not None and gate.is_hard
     before = [
@@ -284,18 +370,18 @@ def _end_epoch(
     ]
     output = validate_model(
         trainer.model,
-        fetch,
+        batches.test,
+        batches.tell_test,
         len(trainer.splits.test),
         trainer.config,
         trainer.accelerator,
         plan.stage,
         trainer.feature_network,
     )
-    epoch = step / trainer.steps_per_epoch
     tracker.record(
         "validation",
         step,
-        epoch,
+        step / trainer.steps_per_epoch,
         output,
         plan.stage,
         is_hard=is_hard,
@@ -303,10 +389,20 @@ def _end_epoch(
     )
     is_best = float(output.losses.total_loss) <= min(before, default=float("inf"))
     if trainer.accelerator.is_main_process and is_best:
-        write_folder(trainer.folder.model, to_pipeline(trainer.system).save_pretrained)
-    if trainer.ema is not None:
-        trainer.ema.restore(trainer.system.parameters())
-    _watch_for_collapse(trainer, tracker, step, epoch, output)
+        pipeline = to_pipeline(trainer.system, trainer.splits.train.class_names)
+        write_folder(trainer.folder.model, pipeline.save_pretrained)
+    return output
+
+
+def _draw_samples(trainer: Trainer, tracker: Tracker, step: int) -> None:
+    if not trainer.accelerator.is_main_process:
+        return
+    drawn = draw_classes(trainer.system, trainer.config)
+    path = trainer.folder.samples / f"step_{step}.png"
+    drawn.save_grid(path)
+    accuracy = judge_classes(drawn.pictures, drawn.labels, trainer.splits.train.class_names)
+    epoch = step / trainer.steps_per_epoch
+    tracker.record_samples(step, epoch, path, len(drawn.labels), accuracy)
 
 
 def _watch_for_collapse(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from pelap.config import RunConfig
 from pelap.networks.cifar_resnet import CifarResNet
 from pelap.system import Stage
-from pelap.training.batches import Fetch
+from pelap.training.batches import Fetch, Tell
 from pelap.training.step import StepOutput, forward_step, make_draws
 
 
@@ -15,6 +15,7 @@ from pelap.training.step import StepOutput, forward_step, make_draws
 def validate_model(
     model: nn.Module,
     fetch: Fetch,
+    tell: Tell,
     num_pictures: int,
     config: RunConfig,
     accelerator: Accelerator,
@@ -30,8 +31,15 @@ def validate_model(
         if len(part) == 0:
             continue
         draws = make_draws(config, len(indices), "validation", index, accelerator.device)
-        inputs, part_of_draws = fetch(part, None), draws.part(share)
-        output = forward_step(model, inputs, part_of_draws, config, stage, feature_network)
+        output = forward_step(
+            model,
+            fetch(part, None),
+            draws.part(share),
+            config,
+            stage,
+            tell(part),
+            feature_network,
+        )
         total = total + len(part) * output.to_vector()
     assert output is not None
     return output.from_vector(_reduced(accelerator, total, "sum") / num_pictures)
