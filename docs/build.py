@@ -18,6 +18,7 @@ PAGES = [
     "evaluate",
     "diagnose",
     "sample",
+    "classes",
     "report",
     "reproduce",
     "gates",

@@ -321,6 +321,16 @@ def test_what_a_resumed_run_cannot_change(
     assert match in line
 
 
+def test_a_run_that_another_process_holds_keeps_its_config(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+):
+    before = run.config_path.read_bytes()
+    with run.held():
+        assert main(["resume", str(run.path), "--run.denoiser-epochs", "9"]) == 2
+    assert "another process" in capsys.readouterr().err
+    assert run.config_path.read_bytes() == before
+
+
 def test_a_cosine_was_made_for_its_length(tiny_run: RunFolder, capsys: pytest.CaptureFixture[str]):
     assert main(["resume", str(tiny_run.path), "--run.epochs", "9"]) == 2
     assert "trapezoid" in capsys.readouterr().err

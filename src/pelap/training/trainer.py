@@ -123,8 +123,6 @@ def resume(path: Path, config: RunConfig | None = None, *, output: Path | None =
         folder = copy_run(folder, output, checkpoints[-1:])
         checkpoints = list_checkpoints(folder.checkpoints)
     trainer = _prepare(config, folder)
-    if config != own and trainer.accelerator.is_main_process:
-        write_config(folder, config)
     step = 0
     if checkpoints:
         step = load_checkpoint(checkpoints[-1], trainer.system, trainer.optimizer, trainer.ema)
@@ -231,6 +229,8 @@ def _fit(trainer: Trainer, first_step: int) -> None:
     with trainer.folder.held() if is_main else nullcontext():
         if is_main:
             keep_metrics_until(trainer.folder, first_step)
+            if trainer.folder.config() != trainer.config:
+                write_config(trainer.folder, trainer.config)
         trainer.accelerator.wait_for_everyone()
         if trainer.config.run.on_collapse == "stop":
             _refuse_collapsed(trainer.folder)
