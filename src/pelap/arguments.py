@@ -205,7 +205,9 @@ def _add_prune(add: AddVerb) -> None:
     verb.add_argument("--analysis", type=Path, help="of this model, in place of a new one")
     _add_analysis(verb)
     verb.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
-    verb.add_argument("--overwrite", action="store_true", help="replace what is at --output")
+    verb.add_argument(
+        "--overwrite", action="store_true", help="replace what pelap made at --output"
+    )
     _add_json(verb)
 
 
@@ -231,7 +233,9 @@ def _add_recover(add: AddVerb) -> None:
     verb.add_argument("--num-pictures", type=int, default=1000, help="pictures measured (1000)")
     verb.add_argument("--checkpoint-every", type=int, default=100, help="steps (100)")
     verb.add_argument("--seed", type=int, default=0)
-    verb.add_argument("--overwrite", action="store_true", help="replace what is at --output")
+    verb.add_argument(
+        "--overwrite", action="store_true", help="replace what pelap made at --output"
+    )
     _add_json(verb)
 
 
@@ -244,7 +248,9 @@ def _add_export(add: AddVerb) -> None:
         "--int8", action="store_true", help="also denoiser and decoder with 8-bit weights"
     )
     verb.add_argument("--size", type=int, help="side of the latents (what the model was made for)")
-    verb.add_argument("--overwrite", action="store_true", help="replace what is at --output")
+    verb.add_argument(
+        "--overwrite", action="store_true", help="replace what pelap made at --output"
+    )
     _add_json(verb)
 
 

@@ -3,10 +3,10 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from pelap.errors import ConfigError
+from pelap.output import claimed
 
 
 def analyze(options: argparse.Namespace) -> None:
@@ -71,15 +71,17 @@ def prune(options: argparse.Namespace) -> None:
     """A smaller model."""
     if options.output is None and not options.dry_run:
         raise ConfigError("Give --output FOLDER, or --dry-run.")
+    with claimed(options.output, options.overwrite):
+        _prune(options)
+
+
+def _prune(options: argparse.Namespace) -> None:
     settings = _analysis_settings(options)
     from pelap.model_pictures import open_any, pictures_config
-    from pelap.models import check_output
     from pelap.prune import check_pruning, describe_pruned, find_analysis, padding_note, prune_model
     from pelap.pruning.apply import plan_pruning, save_pruned
 
     wish = _wish(options)
-    if options.output is not None:
-        check_output(options.output, options.overwrite)
     model = open_any(options.model, options.autoencoder)
     has_pictures = model.config is not None or bool(options.overrides)
     config = pictures_config(model, options.overrides) if has_pictures else None
@@ -96,7 +98,7 @@ def prune(options: argparse.Namespace) -> None:
     if options.dry_run:
         print(describe_pruned(plan, pruned.width, {}))
         return
-    record = save_pruned(pruned, Path(str(options.output)), costs)
+    record = save_pruned(pruned, options.output, costs, overwrite=options.overwrite)
     note = padding_note(plan, costs)
     if note is not None:
         print(f"note: {note}", file=sys.stderr)
@@ -137,9 +139,14 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 
 
 def recover(options: argparse.Namespace) -> None:
-    """A better one."""
+    """A pruned model, trained for a few steps."""
+    with claimed(options.output, options.overwrite):
+        _recover(options)
+
+
+def _recover(options: argparse.Namespace) -> None:
     from pelap.model_pictures import open_any, pictures_config
-    from pelap.models import check_output, open_model
+    from pelap.models import open_model
     from pelap.recover import check_overrides, describe_recovered, recover_model
     from pelap.recovery import RecoverySettings
 
@@ -156,14 +163,15 @@ def recover(options: argparse.Namespace) -> None:
     )
     settings.check()
     check_overrides(options.overrides)
-    check_output(options.output, options.overwrite)
     model = open_any(options.model, options.autoencoder)
     teacher = None if options.teacher is None else open_model(options.teacher)
     config = pictures_config(model, options.overrides)
     model = _without_condition(model, options, config)
     if teacher is not None:
         teacher = _without_condition(teacher, options, config)
-    done = recover_model(model, teacher, config, settings, options.output)
+    done = recover_model(
+        model, teacher, config, settings, options.output, overwrite=options.overwrite
+    )
     if done.is_main_process:
         print(json.dumps(done.record) if options.json else describe_recovered(done.record))
 
@@ -171,11 +179,17 @@ def recover(options: argparse.Namespace) -> None:
 def export(options: argparse.Namespace) -> None:
     """Files that need no torch."""
     from pelap.export import describe_export, export_model
-    from pelap.models import check_output, open_model
+    from pelap.models import open_model
 
-    check_output(options.output, options.overwrite)
-    model = open_model(options.model)
-    record = export_model(model, options.output, side=options.size, int8=options.int8)
+    with claimed(options.output, options.overwrite):
+        model = open_model(options.model)
+        record = export_model(
+            model,
+            options.output,
+            side=options.size,
+            int8=options.int8,
+            overwrite=options.overwrite,
+        )
     print(json.dumps(record) if options.json else describe_export(record))
 
 

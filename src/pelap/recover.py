@@ -52,6 +52,8 @@ def recover_model(
     config: RunConfig,
     settings: RecoverySettings,
     output: Path,
+    *,
+    overwrite: bool = False,
 ) -> Recovery:
     """Train a pruned model and write it as an ordinary diffusers folder.
 
@@ -63,7 +65,8 @@ def recover_model(
         teacher: What it was pruned from, or None.
         config: Says which pictures.
         settings: Of the training.
-        output: Folder, replaced as a whole.
+        output: The new folder.
+        overwrite: Whether a folder that pelap made may be replaced.
 
     Raises:
         ConfigError: If a setting cannot be used, or the two models do not belong together.
@@ -98,7 +101,7 @@ def recover_model(
     record = _record(settings, before, after, len(indices), described)
     if accelerator.is_main_process:
         restore_precision(pupil.student, model)
-        _save(model, pupil, record, left, folder, output)
+        _save(model, pupil, record, left, folder, output, overwrite)
     accelerator.wait_for_everyone()
     return Recovery(record, accelerator.is_main_process)
 
@@ -177,12 +180,13 @@ def _save(
     left: str | None,
     folder: RunFolder,
     output: Path,
+    overwrite: bool,
 ) -> None:
     trained = pupil.student.model
     card = describe_recovery(model.name, record, left)
     files = {"metrics.jsonl": folder.metrics_path.read_text()}
     changed = ChangedModel(trained.autoencoder, trained.denoiser, card, record, files)
-    save_model(model, changed, output)
+    save_model(model, changed, output, overwrite=overwrite)
     shutil.rmtree(folder.path)
 
 

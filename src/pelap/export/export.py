@@ -14,7 +14,7 @@ from pelap.export.files import OPSET, check_extra, compare, describe_values, fil
 from pelap.export.graphs import Graph, build_graphs, flatten, is_packed
 from pelap.export.int8 import write_int8
 from pelap.models import LoadedModel
-from pelap.run_folder import write_folder
+from pelap.output import write_output
 
 MAX_DIFFERENCE = 1e-3
 """From torch, in any output of any network."""
@@ -24,7 +24,12 @@ SCHEDULER = "scheduler/scheduler_config.json"
 
 
 def export_model(
-    model: LoadedModel, output: Path, *, side: int | None = None, int8: bool = False
+    model: LoadedModel,
+    output: Path,
+    *,
+    side: int | None = None,
+    int8: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write encoder.onnx, denoiser.onnx and decoder.onnx, in float32, for any number of pictures.
 
@@ -34,9 +39,10 @@ def export_model(
 
     Args:
         model: What to export; it stays as it is.
-        output: Folder, replaced if it exists. Nothing is left there if a check fails.
+        output: The new folder. Nothing is left there if a check fails.
         side: Height and width of the latents; by default what the model was made for.
         int8: Also write denoiser and decoder with 8-bit weights, and what that loses.
+        overwrite: Whether a folder that pelap made may be replaced.
 
     Returns:
         The content of export.json.
@@ -57,7 +63,7 @@ def export_model(
         _write_conditions(graphs, folder, model.num_channels)
         (folder / DESCRIPTION).write_text(json.dumps(record, indent=2) + "\n")
 
-    write_folder(output, write)
+    write_output(output, write, overwrite=overwrite)
     return record
 
 

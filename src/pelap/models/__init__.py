@@ -2,13 +2,12 @@
 
 from pelap.models.loaded import LoadedModel
 from pelap.models.opening import open_factory, open_model
-from pelap.models.saving import ChangedModel, check_output, save_model
+from pelap.models.saving import ChangedModel, save_model
 from pelap.models.unconditional import without_condition
 
 __all__ = [
     "ChangedModel",
     "LoadedModel",
-    "check_output",
     "open_factory",
     "open_model",
     "save_model",

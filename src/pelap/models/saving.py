@@ -12,9 +12,8 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from safetensors.torch import save_file
 from torch import nn
 
-from pelap.errors import ConfigError
 from pelap.models.loaded import LoadedModel
-from pelap.run_folder import write_folder
+from pelap.output import write_output
 
 
 @dataclass(frozen=True)
@@ -31,18 +30,10 @@ class ChangedModel:
     """Further files by name, e.g. a report as JSON."""
 
 
-def check_output(output: Path, overwrite: bool) -> None:
-    """Refuse to write over something.
-
-    Raises:
-        ConfigError: If `output` exists and is not empty, unless `overwrite`.
-    """
-    if not overwrite and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"{output} exists: give another --output, or --overwrite.")
-
-
-def save_model(model: LoadedModel, changed: ChangedModel, output: Path) -> None:
-    """Write the folder: to a temporary one beside it first, which is then renamed."""
+def save_model(
+    model: LoadedModel, changed: ChangedModel, output: Path, *, overwrite: bool = False
+) -> None:
+    """Write the folder, see `write_output`."""
 
     def write(folder: Path) -> None:
         if model.folder is not None:
@@ -55,7 +46,7 @@ def save_model(model: LoadedModel, changed: ChangedModel, output: Path) -> None:
             (folder / name).write_text(content)
         (folder / "README.md").write_text(_card(model, changed.card))
 
-    write_folder(output, write)
+    write_output(output, write, overwrite=overwrite)
 
 
 def _copy_others(model: LoadedModel, folder: Path) -> None:

@@ -89,13 +89,16 @@ def _rescale(autoencoder: nn.Module, plan: PrunePlan) -> None:
     autoencoder.register_to_config(**new)  # type: ignore[operator]
 
 
-def save_pruned(pruned: PrunedModel, output: Path, costs: dict[str, Any]) -> dict[str, Any]:
+def save_pruned(
+    pruned: PrunedModel, output: Path, costs: dict[str, Any], *, overwrite: bool = False
+) -> dict[str, Any]:
     """Write the diffusers folder and return the record of this pruning.
 
     Args:
         pruned: From `prune`.
-        output: The folder, replaced as a whole.
+        output: The new folder.
         costs: Measured figures to tell in the card, by name.
+        overwrite: Whether a folder that pelap made may be replaced.
     """
     plan, model = pruned.plan, pruned.model
     record = {
@@ -107,7 +110,7 @@ def save_pruned(pruned: PrunedModel, output: Path, costs: dict[str, Any]) -> dic
     }
     card = describe_pruning(model.name, plan, record, model.history)
     changed = ChangedModel(model.autoencoder, model.denoiser, card, record, {})
-    save_model(model, changed, output)
+    save_model(model, changed, output, overwrite=overwrite)
     return record
 
 
