@@ -216,8 +216,11 @@ def test_recovery_trains_the_denoiser(
     settings = ["--steps", "30", "--batch-size", "8", "--learning-rate", "3e-3", "--json"]
     capsys.readouterr()
     assert main([*command, *settings, "--num-pictures", "16", "--unconditional", *PHOTOS]) == 0
-    record = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    record = json.loads(said.out)
     assert record["unconditional"]
+    assert "no longer follow" in said.err  # what that costs is said where it is done,
+    assert "no longer follow" in (better / "README.md").read_text()  # and to whoever gets the model
     assert record["noise_loss"] < record["noise_loss_before"]
     before, after = open_model(half), open_model(better)
     assert before.denoiser is not None

@@ -30,7 +30,7 @@ from pelap.recovery import (
     measure_quality,
     recover,
 )
-from pelap.recovery.card import describe_recovery
+from pelap.recovery.card import NO_LONGER_TOLD, describe_recovery, is_untold
 from pelap.recovery.student import restore_precision, round_weights, why_left
 from pelap.run_folder import RunFolder
 
@@ -85,6 +85,8 @@ def recover_model(
     left = why_left(model)
     if left is not None and accelerator.is_main_process:
         print(f"note: the denoiser is left as it is: {left}.", file=sys.stderr)  # noqa: T201
+    if left is None and model.condition is not None and accelerator.is_main_process:
+        print(f"note: {NO_LONGER_TOLD}.", file=sys.stderr)  # noqa: T201
     indices = torch.arange(min(settings.num_pictures, len(splits.test)))
     batches = Batches(splits.test, indices, BATCH_SIZE, settings.seed)
     described = {
@@ -202,4 +204,6 @@ def describe_recovered(record: dict[str, Any]) -> str:
         lines.append(
             f"{'noise loss':24} {record['noise_loss_before']:.4f} → {record['noise_loss']:.4f}"
         )
+    if is_untold(record):
+        lines.append(f"{'--unconditional':24} {NO_LONGER_TOLD}")
     return "\n".join(lines)

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+NO_LONGER_TOLD = "the denoiser is trained without its text or class, and will no longer follow them"
+"""What --unconditional means for a denoiser that is trained."""
+
 
 def describe_recovery(name: str, record: dict[str, Any], left: str | None) -> str:
     """Markdown, in front of what pruning said.
@@ -30,6 +33,7 @@ def describe_recovery(name: str, record: dict[str, Any], left: str | None) -> st
         f"{record['pelap']}. The encoder is as it was.",
         "",
         *([f"The denoiser is as it was: {left}.", ""] if left else []),
+        *([f"With `--unconditional` {NO_LONGER_TOLD}.", ""] if is_untold(record) else []),
         "| | before | after |",
         "|---|---|---|",
         f"| PSNR, dB | {record['psnr_db_before']:.2f} | {record['psnr_db']:.2f} |",
@@ -41,3 +45,8 @@ def describe_recovery(name: str, record: dict[str, Any], left: str | None) -> st
     return "\n".join(
         [*lines, "", f"Over {record['num_pictures']:,} test pictures ({record['data']}).", ""]
     )
+
+
+def is_untold(record: dict[str, Any]) -> bool:
+    """Whether a denoiser that takes text or classes was trained without them."""
+    return record["unconditional"] and record["noise_loss"] is not None
