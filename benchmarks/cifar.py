@@ -27,6 +27,7 @@ from pelap.data import load_pictures
 from pelap.evaluation import evaluate_run
 from pelap.evaluation.evaluate import draw_samples, load_system, sample_labels
 from pelap.evaluation.features import extract, load_resnet20
+from pelap.latent import fold_normalizer
 from pelap.report.canvas import DPI, RUN_COLOURS, WIDTH
 from pelap.run_folder import RunFolder, write_whole
 from pelap.sampling import load_pipeline, to_pipeline
@@ -187,7 +188,10 @@ def write_assets(autoencoder: RunFolder, denoiser: RunFolder | None, assets: Pat
         pipeline = to_pipeline(load_system(denoiser, CPU), list(pipeline.labels))
         pipeline.to(torch.bfloat16).save_pretrained(assets)
         return
-    vae: Any = load_system(autoencoder, CPU).autoencoder
+    system = load_system(autoencoder, CPU)
+    vae: Any = system.autoencoder
+    if system.normalizer is not None:
+        fold_normalizer(system.normalizer, vae)
     vae.to(torch.bfloat16).save_pretrained(assets / "vae")
 
 

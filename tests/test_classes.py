@@ -37,6 +37,7 @@ from pelap.system import LatentDiffusion, build_system
 from pelap.training import resume, train
 from pelap.training.checkpoint import list_checkpoints
 from pelap.training.step import make_draws
+from tiny_pipelines import PIPELINES
 
 NUM_CLASSES = 8
 """Photographs that the embedded pictures are cut from."""
@@ -175,6 +176,10 @@ def test_a_unet_is_told_classes_too(tiny_config: RunConfig, tmp_path: Path):
     ours = system.predict(noisy, timesteps, {"class_labels": torch.tensor([1, 2])})
     theirs = system.denoiser.denoiser(noisy, timesteps, torch.tensor([1, 2])).sample
     assert torch.equal(ours, theirs)
+    pipeline: Any = load_pipeline(folder.model)
+    drawn = pipeline(noisy, 2, "pt", torch.tensor([1, 2]), 3.0).images
+    assert drawn.shape == (2, 3, 16, 16)
+    assert not torch.equal(drawn, pipeline(noisy, 2, "pt").images)
     output = tmp_path / "grid.png"
     assert main(["sample", str(folder.path), "--classes", "1,2", "--num", "3", "--steps", "2",
                  "--guidance", "3", "--output", str(output)]) == 0  # fmt: skip
@@ -310,6 +315,10 @@ def test_a_copy_is_trained_longer_and_cooled_down(run: RunFolder, tmp_path: Path
         (["--network.patch-size", "2"], "cannot be changed here"),
         (["--optimizer.learning-rate", "1"], "cannot be changed here"),
         (["--run.epochs", "3"], "denoiser's training follows it"),
+        (["--run.max-steps", "3"], "denoiser's training follows it"),
+        (["--run.denoiser-epochs", "None"], "one after the other"),
+        (["--run.denoiser-epochs", "1"], "has taken 24 steps"),
+        (["--evaluation.batch-size", "7"], "cannot be changed here"),
         (["--run.denoiser-epoch", "3"], "--run.denoiser-epochs?"),
     ],
 )
@@ -338,10 +347,10 @@ def test_a_cosine_was_made_for_its_length(tiny_run: RunFolder, capsys: pytest.Ca
 
 def test_a_run_begins_with_the_networks_of_another(run: RunFolder, tmp_path: Path):
     config = run.config()
-    for source in (run.path, run.model):  # a run, and a stock folder
+    for source in (run.path, run.model, run.model / "vae"):  # a run, stock pipeline and part
         taken = replace(
             config,
-            run=replace(config.run, autoencoder=str(source), begin_with=str(source), max_steps=1),
+            run=replace(config.run, autoencoder=str(source), begin_with=str(run.path), max_steps=1),
             optimizer=replace(config.optimizer, learning_rate=1e-9, final_learning_rate=0.0),
         )
         begun = train(taken, tmp_path / source.name)
@@ -352,6 +361,46 @@ def test_a_run_begins_with_the_networks_of_another(run: RunFolder, tmp_path: Pat
         ]
         for name, tensor in weights[1].items():
             torch.testing.assert_close(weights[0][name], tensor, atol=1e-5, rtol=0)
+
+
+def test_the_autoencoder_of_a_run_without_a_denoiser_is_taken(
+    tiny_config: RunConfig, tmp_path: Path
+):
+    config = told_classes(tiny_config)
+    alone = replace(
+        config,
+        network=replace(config.network, denoiser="paper", num_classes=0),
+        noise=NoiseConfig(),
+        run=replace(config.run, denoiser_epochs=0),
+    )
+    source = train(alone, tmp_path / "autoencoder")
+    taken = replace(
+        config, run=replace(config.run, autoencoder=str(source.path), denoiser_epochs=1)
+    )
+    folder = train(taken, tmp_path / "run")
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    ours, theirs = (
+        to_system(load_pipeline(one.model), settings).eval()
+        for one, settings in ((folder, taken), (source, alone))
+    )
+    expected = theirs.encode_moments(images)
+    torch.testing.assert_close(ours.encode_moments(images), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_an_autoencoder_that_shrinks_otherwise_is_refused(
+    run: RunFolder, tmp_path: Path, capsys: Any
+):
+    PIPELINES["ldm"]().vqvae.save_pretrained(tmp_path / "vae")
+    command = ["train", "--config", str(run.config_path), "--output", str(tmp_path / "run"),
+               "--run.autoencoder", str(tmp_path / "vae")]  # fmt: skip
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "shrinks pictures by 2" in line
+    (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "cannot be loaded" in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_autoencoder_is_trained_on_from_a_stock_folder(run: RunFolder, tmp_path: Path):
@@ -398,6 +447,7 @@ def test_a_denoiser_of_another_shape_is_refused(run: RunFolder, tmp_path: Path, 
         (["--objective.condition-dropout", "1.5"], "in [0, 1]"),
         (["--run.samples-every", "0"], "at least 1"),
         (["--autoencoder.widths", "8", "16", "12"], "multiples of 8"),
+        (["--noise.num-timesteps", "100"], "a flow has 1000"),
         (["--network.autoencoder", "paper", "--autoencoder.no-attention"], "autoencoder kl"),
         (["--autoencoder.feature-weight", "0.1"], "--data.size 32"),
     ],

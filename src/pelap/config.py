@@ -189,7 +189,8 @@ class LoopConfig:
     """Two-stage training: freeze the autoencoder after `epochs`, then train the denoiser for so
     many passes over cached latents (0 leaves it untrained). None trains both jointly."""
     autoencoder: str | None = None
-    """Run whose autoencoder, normaliser and gate are taken as they are (first stage skipped)."""
+    """Run whose autoencoder, normaliser and gate are taken as they are (first stage skipped), or
+    the folder of a diffusers AutoencoderKL."""
     latent_cache: str | None = None
     """Folder for cached latents, to share between runs; by default the run's own, removed at
     the end."""
@@ -252,6 +253,7 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
+FLOW_TIMESTEPS = 1000
 MOST_CLASSES = 1000
 """diffusers' DiTPipeline takes class 1000 for none, whatever the model."""
 
@@ -392,6 +394,10 @@ def _validate_denoiser(config: RunConfig) -> None:
         if config.noise.process == "flow":
             raise ConfigError("--noise.process flow needs --network.denoiser dit.")
         return
+    if config.noise.process == "flow" and config.noise.num_timesteps != FLOW_TIMESTEPS:
+        raise ConfigError(
+            f"--noise.num-timesteps is {config.noise.num_timesteps}: a flow has {FLOW_TIMESTEPS}."
+        )
     if not 1 <= network.num_classes <= MOST_CLASSES:
         raise ConfigError(
             f"--network.num-classes is {network.num_classes}: --network.denoiser dit needs 1 to "

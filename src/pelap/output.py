@@ -4,6 +4,7 @@ A folder that pelap wrote holds a mark, `.pelap.json`, with the names of its fil
 folder is ever replaced, and only while it holds nothing else.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -54,8 +55,11 @@ def claimed(output: Path | None, overwrite: bool) -> Iterator[None]:
         yield
         return
     output = output.resolve()
+    if not output.name:
+        raise ConfigError(f"--output {output} is no folder that can be made.")
     home = next(parent for parent in output.parents if parent.is_dir())
-    path = home / f".{output.name}.lock"
+    digest = hashlib.sha256(str(output).encode()).hexdigest()[:8]
+    path = home / f".{output.name}.{digest}.lock"
     lock = FileLock(path, timeout=0, is_singleton=True)
     try:
         lock.acquire()
@@ -88,8 +92,9 @@ def write_output(output: Path, write: Callable[[Path], None], *, overwrite: bool
         ConfigError: See `check_output`.
         RunError: If another command is about to write there.
     """
+    output = output.resolve()
+    output.parent.mkdir(parents=True, exist_ok=True)  # the lock lies there
     with claimed(output, overwrite):
-        output = output.resolve()
         partial, old = _beside(output, "partial"), _beside(output, "old")
         for leftover in (partial, old):
             _remove_own(leftover)
@@ -99,13 +104,14 @@ def write_output(output: Path, write: Callable[[Path], None], *, overwrite: bool
             write(partial)
             _mark(partial)
         except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
+            _remove(partial)
             raise
         check_output(output, overwrite)
         if output.exists():
             output.rename(old)
         partial.rename(output)
-        shutil.rmtree(old, ignore_errors=True)
+        if old.exists():
+            _remove(old)
 
 
 def _beside(output: Path, kind: str) -> Path:
@@ -115,7 +121,7 @@ def _beside(output: Path, kind: str) -> Path:
 def _put_back(output: Path) -> None:
     """What a command that died between two renamings had moved aside."""
     old = _beside(output, "old")
-    if not output.exists() and old.is_dir():
+    if not output.exists() and (old / MARK).is_file():
         old.rename(output)
 
 
@@ -133,6 +139,16 @@ def _remove_own(folder: Path) -> None:
         return
     if not (folder / MARK).is_file() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is in the way, and pelap did not make it: move it away.")
+    _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """The mark goes last, so that what is left of an interrupted removal is still ours."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != MARK:
+            path.unlink()
     shutil.rmtree(folder)
 
 

@@ -176,32 +176,39 @@ def create_run(path: Path, config: RunConfig) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def copy_run(run: RunFolder, path: Path, checkpoints: Sequence[Path]) -> RunFolder:
+def copy_run(
+    run: RunFolder, path: Path, checkpoints: Sequence[Path], config: RunConfig
+) -> RunFolder:
     """A new run folder that goes on where another stands; whole or not at all.
 
     Args:
-        run: Its config, metrics, model and grids of samples are copied.
+        run: Its metrics, model and grids of samples are copied.
         path: Of the new folder.
         checkpoints: Those to take along.
+        config: Of the new run.
 
     Raises:
-        RunError: If something stands at `path`.
+        RunError: If something stands at `path`, or another process writes to `run`.
     """
-    if path.exists():
-        raise already_there(path)
-
-    def write(partial: Path) -> None:
-        for source in (run.config_path, run.metrics_path):
-            if source.exists():
-                shutil.copy2(source, partial / source.name)
-        for source in (run.model, run.samples):
-            if source.is_dir():
-                shutil.copytree(source, partial / source.name)
-        for source in checkpoints:
-            shutil.copytree(source, partial / run.checkpoints.name / source.name)
-
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with run.held():
-        write_folder(path, write)
+        partial.mkdir(parents=True)
+        try:
+            save_config(config, partial / run.config_path.name)
+            if run.metrics_path.exists():
+                shutil.copy2(run.metrics_path, partial / run.metrics_path.name)
+            for source in (run.model, run.samples):
+                if source.is_dir():
+                    shutil.copytree(source, partial / source.name)
+            for source in checkpoints:
+                shutil.copytree(source, partial / run.checkpoints.name / source.name)
+            partial.rename(path)
+        except OSError as error:
+            if path.exists():
+                raise already_there(path) from error
+            raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return RunFolder(path)
 
 

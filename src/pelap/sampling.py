@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 from diffusers.pipelines.dit.pipeline_dit import DiTPipeline
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
@@ -16,6 +17,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from diffusers.utils import logging
+from safetensors import SafetensorError
 from torch import Tensor
 
 from pelap.config import RunConfig
@@ -39,12 +41,16 @@ from pelap.networks.conditioned import (
 from pelap.run_folder import RunFolder
 from pelap.seeding import generator
 from pelap.system import (
+    LATENT_FACTOR,
     Autoencoder,
     Denoiser,
     LatentDiffusion,
     build_scheduler,
     latent_shape,
 )
+
+SETTLED = 1000
+"""Batches that statistics taken from another run count as."""
 
 SAMPLERS = {
     "ddpm": DDPMScheduler,
@@ -85,7 +91,12 @@ class LatentDiffusionPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def __call__(
-        self, latents: Tensor, num_inference_steps: int = 50, output_type: str = "pil"
+        self,
+        latents: Tensor,
+        num_inference_steps: int = 50,
+        output_type: str = "pil",
+        class_labels: Tensor | None = None,
+        guidance_scale: float = 1.0,
     ) -> ImagePipelineOutput:
         """Denoise `latents` and decode them.
 
@@ -93,9 +104,21 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             latents: Standard normal noise (B, C, h, w).
             num_inference_steps: Steps of the scheduler.
             output_type: "pil", or "pt" for a tensor (B, 3, H, W) in [-1, 1].
+            class_labels: int64, (B,), for a denoiser that is told classes; by default none.
+            guidance_scale: Towards the class, see `denoise`.
         """
+        denoiser: Any = self.denoiser
+        if denoiser.config.get("num_class_embeds"):
+            denoiser = ConditionedDenoiser(denoiser, class_condition(denoiser, is_flow=False))
+        told = None if class_labels is None else tell_classes(denoiser, class_labels)
         denoised = denoise(
-            self.denoiser, self.scheduler, latents, num_inference_steps, kept_channels(self.gate)
+            denoiser,
+            self.scheduler,
+            latents,
+            num_inference_steps,
+            kept_channels(self.gate),
+            told=told,
+            guidance=guidance_scale,
         )
         normalizer = read_statistics(self.autoencoder)
         if normalizer is not None:
@@ -199,7 +222,7 @@ def take_autoencoder(system: LatentDiffusion, path: Path, budget: int | None) ->
 
     Args:
         system: Keeps its denoiser.
-        path: A run, or the model folder of one.
+        path: A run, the model folder of one, or the folder of an AutoencoderKL.
         budget: Harden the gate to so many channels, if it has not been yet or is nested.
 
     Raises:
@@ -214,10 +237,26 @@ def take_autoencoder(system: LatentDiffusion, path: Path, budget: int | None) ->
             f"--run.autoencoder {path} has {theirs} latent channels: "
             f"give --network.latent-channels {theirs} (now {ours})."
         )
+    _check_autoencoder(system, source, path)
     system.autoencoder = source.autoencoder
     system.importance, system.gate = source.importance, source.gate
     system.normalizer = source.normalizer
     harden(system, budget)
+
+
+def _check_autoencoder(system: LatentDiffusion, source: LatentDiffusion, path: Path) -> None:
+    levels = source.autoencoder.config.get("block_out_channels")
+    if levels is not None and 2 ** (len(levels) - 1) != LATENT_FACTOR:
+        raise ConfigError(
+            f"--run.autoencoder {path} shrinks pictures by {2 ** (len(levels) - 1)}: runs here "
+            f"need {LATENT_FACTOR}."
+        )
+    is_folded = isinstance(bare(system.denoiser), DiTTransformer2DModel)
+    if is_folded and source.normalizer is not None:
+        try:  # before training, what saving will do
+            fold_normalizer(source.normalizer, copy.deepcopy(source.autoencoder))
+        except ValueError as error:
+            raise ConfigError(f"--run.autoencoder {path} cannot be saved: {error}") from error
 
 
 def begin_with(system: LatentDiffusion, path: Path, *, autoencoder: bool, denoiser: bool) -> None:
@@ -225,7 +264,7 @@ def begin_with(system: LatentDiffusion, path: Path, *, autoencoder: bool, denois
 
     Args:
         system: Takes them.
-        path: A run, or the model folder of one.
+        path: A run, the model folder of one, or the folder of an AutoencoderKL.
         autoencoder: Whether to copy those of the autoencoder, with its normaliser.
         denoiser: Whether to copy those of the denoiser.
 
@@ -233,11 +272,19 @@ def begin_with(system: LatentDiffusion, path: Path, *, autoencoder: bool, denois
         ConfigError: If the networks have other shapes.
         RunError: If there is no model at `path`.
     """
+    if denoiser and not autoencoder and is_autoencoder(path):
+        raise ConfigError(
+            f"--run.begin-with {path} is an autoencoder alone, and only a denoiser is trained."
+        )
     source = _load_for(path, system)
     pairs = []
     if autoencoder:
         pairs.append((system.autoencoder, source.autoencoder))
-        if system.normalizer is not None and source.normalizer is not None:
+        if source.normalizer is not None:
+            if system.normalizer is None:
+                raise ConfigError(
+                    f"--run.begin-with {path} was trained with --network.normalize-latents."
+                )
             pairs.append((system.normalizer, source.normalizer))
     if denoiser:
         pairs.append((bare(system.denoiser), bare(source.denoiser)))
@@ -247,16 +294,26 @@ def begin_with(system: LatentDiffusion, path: Path, *, autoencoder: bool, denois
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(f"--run.begin-with {path} has other weights ({reason}).") from error
+    if autoencoder and system.normalizer is not None and source.normalizer is not None:
+        system.normalizer.num_batches.fill_(SETTLED)
 
 
 def _load_for(path: Path, system: LatentDiffusion) -> LatentDiffusion:
+    """The networks at `path`; an autoencoder on its own comes with the system's denoiser."""
+    if is_autoencoder(path):
+        autoencoder = _load_silently(AutoencoderKL, path)
+        return LatentDiffusion(
+            autoencoder,
+            system.denoiser,
+            None,
+            None,
+            system.scheduler,
+            read_statistics(autoencoder),
+            system.options,
+        )
     model = path if (path / "model_index.json").is_file() else path / "model"
     config = replace(RunConfig(), objective=system.options)
-    pipeline = load_pipeline(model)
-    if isinstance(pipeline, DiTPipeline) or bare(system.denoiser) is system.denoiser:
-        return to_system(pipeline, config)
-    classes = replace(config.network, num_classes=1)  # whatever their number
-    return to_system(pipeline, replace(config, network=classes))
+    return to_system(load_pipeline(model), config)
 
 
 def harden(system: LatentDiffusion, budget: int | None) -> None:
@@ -454,13 +511,28 @@ def load_pipeline(folder: Path) -> LatentDiffusionPipeline | DiTPipeline:
         )
     index = json.loads((folder / "model_index.json").read_text())
     is_dit = index.get("_class_name") == DiTPipeline.__name__
+    return _load_silently(DiTPipeline if is_dit else LatentDiffusionPipeline, folder)
+
+
+def is_autoencoder(folder: Path) -> bool:
+    """Whether that is the folder of a diffusers AutoencoderKL on its own."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("_class_name") == AutoencoderKL.__name__
+
+
+def _load_silently(kind: Any, folder: Path) -> Any:
     verbosity = logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # it finds fault with the keys of id2label, which JSON makes text
     try:
-        return (DiTPipeline if is_dit else LatentDiffusionPipeline).from_pretrained(
-            folder, use_safetensors=True, local_files_only=True
-        )
+        return kind.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise RunError(
+            f"{folder} cannot be loaded: {' '.join(str(error).split())[:200]}"
+        ) from error
     finally:
         logging.set_verbosity(verbosity)
         logging.enable_progress_bar()

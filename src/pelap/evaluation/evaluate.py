@@ -80,6 +80,7 @@ def evaluate_run(
 def _evaluate(folder: RunFolder, config: RunConfig, metrics: Sequence[str]) -> dict[str, Any]:
     device = torch_device()
     check_metrics(metrics, config.evaluation.extractor, device)
+    _check_judged(metrics, config)
     system = load_system(folder, device)
     meet_budget(system, config.gate.budget, folder.config().gate.budget)
     splits = load_pictures(config.data, config.run.seed)
@@ -105,6 +106,14 @@ def _evaluate(folder: RunFolder, config: RunConfig, metrics: Sequence[str]) -> d
     shown = {name: to_uint8(images) for name, images in sums.shown.items()}
     _write(folder, result, shown | {"samples": samples[:NUM_SAMPLES_KEPT]})
     return result
+
+
+def _check_judged(metrics: Sequence[str], config: RunConfig) -> None:
+    judged = [name for name in metrics if name in ("class_accuracy", "reconstruction_accuracy")]
+    if judged and (config.data.source, config.data.size) != ("cifar10", 32):
+        raise ConfigError(f"Metric {judged[0]} knows CIFAR-10 at 32 pixels only.")
+    if "class_accuracy" in judged and not config.network.num_classes:
+        raise ConfigError("Metric class_accuracy needs a denoiser that is told classes.")
 
 
 def sample_labels(config: RunConfig) -> Tensor | None:
@@ -174,8 +183,8 @@ def choose_classes(asked: str, num_classes: int, names: Sequence[str]) -> list[i
         raise ConfigError("--classes has nobody to tell: this model's denoiser knows no classes.")
     if asked == "all":
         return list(range(num_classes))
-    known = {name: index for index, name in enumerate(names)}
-    known |= {str(index): index for index in range(num_classes)}
+    known = {str(index): index for index in range(num_classes)}
+    known |= {name: index for index, name in enumerate(names)}
     chosen = []
     for word in asked.split(","):
         if word.strip() not in known:

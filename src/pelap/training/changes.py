@@ -1,8 +1,8 @@
 """What of a run's config may change when it is resumed."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
-from pelap.config import RunConfig, as_option
+from pelap.config import EvaluationConfig, RunConfig, as_option
 from pelap.errors import ConfigError
 from pelap.overrides import refuse_others
 
@@ -10,7 +10,11 @@ LENGTH = ("run.epochs", "run.denoiser_epochs", "run.max_steps", "optimizer.coold
 AT_ANY_TIME = (
     "data.path",
     "data.memory_gb",
-    "evaluation",
+    *(
+        f"evaluation.{field.name}"
+        for field in fields(EvaluationConfig)
+        if field.name != "batch_size"  # it decides the noise of validation
+    ),
     "run.latent_cache",
     "run.on_collapse",
     "run.compile",
@@ -42,10 +46,18 @@ def check_changes(config: RunConfig, own: RunConfig, step: int) -> None:
             "This run's learning rate was made for its length "
             f"(schedule {own.optimizer.schedule}): only runs with schedule trapezoid can change it."
         )
-    if config.run.epochs != own.run.epochs and own.run.denoiser_epochs:
+    if (config.run.denoiser_epochs is None) != (own.run.denoiser_epochs is None):
         raise ConfigError(
-            f"{as_option('run.epochs')} cannot be changed here: the denoiser's training follows it."
+            f"{as_option('run.denoiser_epochs')} cannot be changed here: one training of both "
+            "networks is not the same as one after the other."
         )
+    if own.run.denoiser_epochs and own.run.autoencoder is None:
+        for name in ("epochs", "max_steps"):  # they say where the denoiser's training begins
+            if getattr(config.run, name) != getattr(own.run, name):
+                raise ConfigError(
+                    f"{as_option(f'run.{name}')} cannot be changed here: the denoiser's training "
+                    "follows it."
+                )
 
 
 def _with_length_of(config: RunConfig, own: RunConfig) -> RunConfig:

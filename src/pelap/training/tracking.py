@@ -62,8 +62,12 @@ class Tracker:
         """Move the bar to `step`."""
         self.progress.update(self.task, completed=step)
 
+    def restart_clock(self, step: int) -> None:
+        """Leave what was done since the last call (validation, samples, files) out of the speed."""
+        self.clock = (time.perf_counter(), step)
+
     def images_per_second(self, step: int) -> float:
-        """Throughput of all processes together since the last call."""
+        """Throughput of all processes together since the last call, or the clock's restart."""
         now = time.perf_counter()
         then, last = self.clock
         self.clock = (now, step)

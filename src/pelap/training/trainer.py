@@ -119,15 +119,22 @@ def resume(path: Path, config: RunConfig | None = None, *, output: Path | None =
     config = config or own
     checkpoints = list_checkpoints(folder.checkpoints)
     check_changes(config, own, int(checkpoints[-1].name[5:]) if checkpoints else 0)
-    if output is not None:
-        folder = copy_run(folder, output, checkpoints[-1:])
-        checkpoints = list_checkpoints(folder.checkpoints)
-    trainer = _prepare(config, folder)
-    step = 0
+    if output is not None and output.exists():
+        raise already_there(output)
+    to = folder if output is None else RunFolder(output)
+    trainer = _prepare(config, to, is_new=not checkpoints)
+    step = int(checkpoints[-1].name[5:]) if checkpoints else 0
+    if trainer.total_steps < step:
+        raise ConfigError(
+            f"{path} has taken {step} steps: that length ends after {trainer.total_steps}."
+        )
+    if output is not None and trainer.accelerator.is_main_process:
+        copy_run(folder, output, checkpoints[-1:], config)
+    trainer.accelerator.wait_for_everyone()
     if checkpoints:
         step = load_checkpoint(checkpoints[-1], trainer.system, trainer.optimizer, trainer.ema)
     _fit(trainer, first_step=step)
-    return folder
+    return to
 
 
 def place(system: LatentDiffusion, config: RunConfig, device: torch.device) -> LatentDiffusion:
@@ -167,7 +174,7 @@ def build_optimizer(system: LatentDiffusion, config: RunConfig) -> torch.optim.O
     )
 
 
-def _prepare(config: RunConfig, folder: RunFolder) -> Trainer:
+def _prepare(config: RunConfig, folder: RunFolder, *, is_new: bool = True) -> Trainer:
     # Two stages, and a gate once it is hard, leave some parameters without a gradient.
     all_used = config.run.denoiser_epochs is None and config.gate.budget is None
     accelerator = Accelerator(
@@ -195,13 +202,14 @@ def _prepare(config: RunConfig, folder: RunFolder) -> Trainer:
     system = build_system(config)
     if config.run.autoencoder is not None:
         take_autoencoder(system, Path(config.run.autoencoder), config.gate.budget)
-    if config.run.begin_with is not None:
+    if config.run.begin_with is not None and is_new:
         begin_with(
             system,
             Path(config.run.begin_with),
             autoencoder=config.run.autoencoder is None,
             denoiser=config.run.denoiser_epochs != 0,
         )
+    trains_autoencoder = config.run.autoencoder is None
     system = place(system, config, accelerator.device)
     optimizer = build_optimizer(system, config)
     ema = None
@@ -210,7 +218,7 @@ def _prepare(config: RunConfig, folder: RunFolder) -> Trainer:
     model, wrapped = accelerator.prepare(system, optimizer)
     return Trainer(
         config, folder, splits, accelerator, system, model, wrapped, ema,
-        load_feature_network(config, accelerator.device),
+        load_feature_network(config, accelerator.device) if trains_autoencoder else None,
     )  # fmt: skip
 
 
@@ -249,6 +257,7 @@ def _run_stage(trainer: Trainer, tracker: Tracker, plan: StagePlan, first_step: 
     batches = batches_of(
         plan.stage, config, trainer.splits, trainer.system, trainer.folder, trainer.accelerator
     )
+    tracker.restart_clock(first_step)  # what caching latents took is no training
     for step in range(first_step, plan.last_step):
         output, gradient_norm = _train_step(trainer, plan, step, batches)
         done = step + 1
@@ -277,6 +286,7 @@ def _run_stage(trainer: Trainer, tracker: Tracker, plan: StagePlan, first_step: 
         every = config.run.checkpoint_every
         if ends_epoch or (every is not None and done % every == 0):
             _save_checkpoint(trainer, done, is_last=done == trainer.total_steps)
+            tracker.restart_clock(done)
 
 
 def _train_step(
