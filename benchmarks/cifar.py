@@ -30,7 +30,7 @@ from pelap.evaluation.features import extract, load_resnet20
 from pelap.latent import fold_normalizer
 from pelap.report.canvas import DPI, RUN_COLOURS, WIDTH
 from pelap.run_folder import RunFolder, write_whole
-from pelap.sampling import load_pipeline, to_pipeline
+from pelap.sampling import read_class_names, to_pipeline
 
 CPU = torch.device("cpu")
 MILESTONES = (1, 3, 6, 12, 24, 48, 96)
@@ -41,7 +41,7 @@ OF_DENOISER = ("class_accuracy", "fd", "fd_to_reconstructions", "precision", "re
 
 
 def hours_by_step(run: RunFolder) -> dict[int, float]:
-    """Hours of training behind each step written down; validation and samples not counted."""
+    """Hours of training behind each step written down, without validation, samples and files."""
     lines = [{"step": 0}, *run.metrics("train")]
     size, seconds, found = run.config().data.batch_size, 0.0, {0: 0.0}
     for before, after in pairwise(lines):
@@ -153,9 +153,10 @@ def draw_curves(parts: dict[str, Any]) -> Figure:
         "denoiser: flow loss on test pictures": ("denoiser", lambda p: p["flow_loss"]),
         "samples that show the asked class, %": ("samples", lambda p: 100 * p["class_accuracy"]),
     }
+    shown = {title: way for title, way in shown.items() if joined(parts, way[0])}
     figure = Figure(figsize=(WIDTH, 2.2 * len(shown)), dpi=DPI, layout="constrained")
     for axes, (title, (name, value)) in zip(
-        figure.subplots(len(shown), 1), shown.items(), strict=True
+        np.atleast_1d(figure.subplots(len(shown), 1)), shown.items(), strict=True
     ):
         points = joined(parts, name)
         hours = [point["hours"] for point in points]
@@ -183,15 +184,17 @@ def psnr(squared_error: float) -> float:
 def write_assets(autoencoder: RunFolder, denoiser: RunFolder | None, assets: Path) -> None:
     """The model in bfloat16, as diffusers saves it: a pipeline, or the autoencoder alone."""
     if denoiser is not None:
-        pipeline = load_pipeline(denoiser.model)
+        pipeline = to_pipeline(load_system(denoiser, CPU), read_class_names(denoiser.model))
         assert isinstance(pipeline, DiTPipeline)
-        pipeline = to_pipeline(load_system(denoiser, CPU), list(pipeline.labels))
+        for part in (pipeline.vae, pipeline.transformer):
+            part.register_to_config(_name_or_path="")
         pipeline.to(torch.bfloat16).save_pretrained(assets)
         return
     system = load_system(autoencoder, CPU)
     vae: Any = system.autoencoder
     if system.normalizer is not None:
         fold_normalizer(system.normalizer, vae)
+    vae.register_to_config(_name_or_path="")
     vae.to(torch.bfloat16).save_pretrained(assets / "vae")
 
 
