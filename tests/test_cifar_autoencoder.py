@@ -20,6 +20,7 @@ from pelap.training import train
 from pelap.training.grids import judge_classes
 from pelap.training.stages import plan_stages
 from pelap.training.step import load_feature_network
+from pelap.training.trainer import worth_compiling
 
 
 def test_absolute_loss_is_the_mean_distance():
@@ -68,6 +69,34 @@ def test_the_networks_have_the_sizes_they_are_described_with():
     assert counts == [pytest.approx(1.65e6, rel=0.01), pytest.approx(7.64e6, rel=0.01)]
     assert 2 * sum(counts) < 20e6  # bytes in bf16: what assets may weigh
     assert not any("attentions" in name for name in system.autoencoder.state_dict())
+
+
+def test_the_transformer_begins_as_published():
+    transformer = build_system(cifar()).denoiser.denoiser.requires_grad_(False)
+    block = transformer.transformer_blocks[0]
+    embedder = block.norm1.emb
+    for layer in (embedder.timestep_embedder.linear_1, embedder.timestep_embedder.linear_2):
+        assert float(layer.weight.std()) == pytest.approx(0.02, rel=0.05)
+    assert float(embedder.class_embedder.embedding_table.weight.std()) == pytest.approx(
+        0.02, rel=0.05
+    )
+    for layer in (block.norm1.linear, transformer.proj_out_1, transformer.proj_out_2):
+        assert not bool(layer.weight.any())
+    noisy = torch.randn(2, 16, 8, 8)
+    said = transformer(noisy, torch.tensor([1.0, 2.0]), torch.tensor([3, 1000])).sample
+    assert not bool(said.any())
+
+
+def test_on_a_cpu_only_networks_whose_input_needs_no_gradient_are_compiled():
+    cpu, config = torch.device("cpu"), cifar()
+    system = build_system(config)
+    encoder, decoder = system.autoencoder.encoder, system.autoencoder.decoder
+    transformer = system.denoiser.denoiser
+    assert worth_compiling(system, config, cpu) == [encoder, transformer]
+    joint = replace(config, run=replace(config.run, denoiser_epochs=None))
+    assert worth_compiling(system, joint, cpu) == [encoder]
+    cuda = torch.device("cuda")
+    assert worth_compiling(system, joint, cuda) == [encoder, decoder, transformer]
 
 
 def test_the_rate_is_constant_and_then_falls(tiny_config: RunConfig):

@@ -13,7 +13,7 @@ from pelap.networks.autoencoder import PaperAutoencoder
 from pelap.networks.denoiser import PaperUNet
 
 HEAD_CHANNELS = 64
-"""Of a transformer; half as many take half as long again on a CPU."""
+"""Of a transformer: as wide as is usual, since attention's cost on a CPU goes with their number."""
 
 
 def build_networks(
@@ -91,7 +91,8 @@ def _begin_as_identity(transformer: DiTTransformer2DModel) -> None:
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
-        elif isinstance(module, TimestepEmbedding):
+    for module in transformer.modules():  # again: modules come before the layers inside them
+        if isinstance(module, TimestepEmbedding):
             nn.init.normal_(module.linear_1.weight, std=0.02)
             nn.init.normal_(module.linear_2.weight, std=0.02)
     blocks: Any = transformer.transformer_blocks

@@ -142,14 +142,15 @@ def place(system: LatentDiffusion, config: RunConfig, device: torch.device) -> L
     memory_format = torch.channels_last if config.run.channels_last else torch.preserve_format
     system = system.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
     if config.run.compile:
-        for network in _worth_compiling(system, config, device):
+        for network in worth_compiling(system, config, device):
             network.compile()
     return system
 
 
-def _worth_compiling(
+def worth_compiling(
     system: LatentDiffusion, config: RunConfig, device: torch.device
 ) -> list[nn.Module]:
+    """The networks that torch.compile may translate."""
     autoencoder, denoiser = system.autoencoder, bare(system.denoiser)
     if device.type != "cpu":
         return [autoencoder.encoder, autoencoder.decoder, denoiser]
