@@ -163,22 +163,10 @@ def create_run(path: Path, config: RunConfig) -> None:
     Raises:
         RunError: If something stands at `path`, also if another process was quicker.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
-        save_config(config, partial / "config.json")
-        partial.rename(path)
-    except OSError as error:
-        if path.exists():
-            raise already_there(path) from error
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    _create(path, lambda partial: save_config(config, partial / "config.json"))
 
 
-def copy_run(
-    run: RunFolder, path: Path, checkpoints: Sequence[Path], config: RunConfig
-) -> RunFolder:
+def copy_run(run: RunFolder, path: Path, checkpoints: Sequence[Path], config: RunConfig) -> None:
     """A new run folder that goes on where another stands; whole or not at all.
 
     Args:
@@ -190,26 +178,33 @@ def copy_run(
     Raises:
         RunError: If something stands at `path`, or another process writes to `run`.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+    def fill(partial: Path) -> None:
+        save_config(config, partial / run.config_path.name)
+        if run.metrics_path.exists():
+            shutil.copy2(run.metrics_path, partial / run.metrics_path.name)
+        for source in (run.model, run.samples):
+            if source.is_dir():
+                shutil.copytree(source, partial / source.name)
+        for source in checkpoints:
+            shutil.copytree(source, partial / run.checkpoints.name / source.name)
+
     with run.held():
-        partial.mkdir(parents=True)
-        try:
-            save_config(config, partial / run.config_path.name)
-            if run.metrics_path.exists():
-                shutil.copy2(run.metrics_path, partial / run.metrics_path.name)
-            for source in (run.model, run.samples):
-                if source.is_dir():
-                    shutil.copytree(source, partial / source.name)
-            for source in checkpoints:
-                shutil.copytree(source, partial / run.checkpoints.name / source.name)
-            partial.rename(path)
-        except OSError as error:
-            if path.exists():
-                raise already_there(path) from error
-            raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return RunFolder(path)
+        _create(path, fill)
+
+
+def _create(path: Path, fill: Callable[[Path], None]) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        fill(partial)
+        partial.rename(path)
+    except OSError as error:
+        if path.exists():
+            raise already_there(path) from error
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_config(run: RunFolder, config: RunConfig) -> None:
