@@ -226,6 +226,8 @@ def main() -> None:
     earlier = {name: part for name, part in result["parts"].items() if name != options.part}
     result["parts"] = earlier | {options.part: curves(autoencoder, there)}
     result["autoencoder"] = measure(autoencoder, 8, OF_AUTOENCODER)
+    # kept by part: what a later part improves on
+    result.setdefault("autoencoder_after", {})[options.part] = result["autoencoder"]["quality"]
     draw_reconstructions(autoencoder, figures)
     if there is not None:
         result["denoiser"] = measure(there, options.num_samples, OF_DENOISER)
