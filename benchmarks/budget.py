@@ -29,10 +29,10 @@ from evidence import (
     with_seeds,
 )
 from evidence_figures import draw_categories, draw_lines, draw_strips, save_figure
-from pelap.config import EvaluationConfig, GateConfig, RunConfig
-from pelap.losses import psnr_db
-from pelap.presets import kl16_small
-from pelap.run_folder import RunFolder, write_folder, write_whole
+from pelap.config.presets import kl16_small
+from pelap.config.run_config import EvaluationConfig, GateConfig, RunConfig
+from pelap.config.run_folder import RunFolder, write_folder, write_whole
+from pelap.method.losses import psnr_db
 
 SEEDS = (42, 43, 44)
 BUDGETS = (12, 8, 4)
@@ -144,7 +144,7 @@ class Reconstruction:
 
 def measure_autoencoder(trial: Trial, runs: Path) -> None:
     """Write budget.json into the trial's folder: one `Reconstruction` a set of channels."""
-    from pelap.run_folder import open_run
+    from pelap.config.run_folder import open_run
 
     folder = open_run(runs / trial.folder_name)
     path = folder.path / "budget.json"
@@ -157,8 +157,8 @@ def measure_autoencoder(trial: Trial, runs: Path) -> None:
 def _reconstructions(trial: Trial, folder: RunFolder) -> list[Reconstruction]:
     import torch
 
-    from pelap.data import load_pictures
-    from pelap.evaluation.evaluate import load_system
+    from pelap.data.load import load_pictures
+    from pelap.measure.run_evaluation import load_system
 
     config = trial.config
     system = load_system(folder, torch.device("cpu"))
@@ -201,10 +201,10 @@ def _measure_set(
 ) -> Reconstruction:
     import torch
 
-    from pelap.evaluation.channel_sets import to_mask
-    from pelap.evaluation.evaluate import cache_folder
-    from pelap.evaluation.quality import QualityPictures, measure_quality
-    from pelap.sampling import to_uint8
+    from pelap.measure.channel_sets import to_mask
+    from pelap.measure.quality import QualityPictures, measure_quality
+    from pelap.measure.run_evaluation import cache_folder
+    from pelap.method.sampling import to_uint8
 
     mask = to_mask(channels, latents.shape[1])[:, None, None]
     with torch.no_grad():
@@ -225,8 +225,8 @@ def _measure_set(
 def _encode_all(system: Any, originals: Any, config: RunConfig) -> Any:
     import torch
 
-    from pelap.data import to_batch
-    from pelap.training.step import make_draws
+    from pelap.data.pictures import to_batch
+    from pelap.method.step import make_draws
 
     device, parts = torch.device("cpu"), []
     with torch.no_grad():
@@ -240,8 +240,9 @@ def save_random_model(trial: Trial, runs: Path) -> None:
     """The unpruned model with a hardened gate over random channels, for `--run.autoencoder`."""
     import torch
 
-    from pelap.latent import ImportancePredictor, TopKGate
-    from pelap.sampling import load_pipeline
+    from pelap.method.gates import TopKGate
+    from pelap.method.importance import ImportancePredictor
+    from pelap.method.sampling import load_pipeline
 
     seed = trial.config.run.seed
     target = runs / f"random_{DENOISED}-seed={seed}" / "model"

@@ -23,14 +23,13 @@ from torch import Tensor
 
 from evidence import markdown, put_table
 from evidence_figures import draw_strips, save_figure
-from pelap.data import load_pictures
-from pelap.evaluation import evaluate_run
-from pelap.evaluation.evaluate import draw_samples, load_system, sample_labels
-from pelap.evaluation.features import extract, load_resnet20
-from pelap.latent import fold_normalizer
+from pelap.config.run_folder import RunFolder, write_whole
+from pelap.data.load import load_pictures
+from pelap.measure.features import extract, load_resnet20
+from pelap.measure.run_evaluation import draw_samples, evaluate_run, load_system, sample_labels
+from pelap.method.normalizer import fold_normalizer
+from pelap.method.sampling import read_class_names, to_pipeline
 from pelap.report.canvas import DPI, RUN_COLOURS, WIDTH
-from pelap.run_folder import RunFolder, write_whole
-from pelap.sampling import read_class_names, to_pipeline
 
 CPU = torch.device("cpu")
 MILESTONES = (1, 3, 6, 12, 24, 48, 96)

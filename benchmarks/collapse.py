@@ -28,9 +28,9 @@ from evidence import (
     with_seeds,
 )
 from evidence_figures import draw_categories, draw_strips, save_figure
-from pelap.config import EvaluationConfig, RunConfig
-from pelap.presets import as_baseline, paper_small, pelap_small
-from pelap.run_folder import RunFolder, write_whole
+from pelap.config.presets import as_baseline, paper_small, pelap_small
+from pelap.config.run_config import EvaluationConfig, RunConfig
+from pelap.config.run_folder import RunFolder, write_whole
 
 SEEDS = (42, 43, 44)
 LAMBDAS = (0.01, 0.0, 0.1, 0.001)
@@ -64,7 +64,7 @@ def _short(config: RunConfig) -> RunConfig:
 
 def diagnose_trial(trial: Trial, runs: Path) -> None:
     """`pelap diagnose` on a trial, unless that has been done."""
-    from pelap.diagnose import diagnose_model, load_diagnosable
+    from pelap.commands.diagnose import diagnose_model, load_diagnosable
 
     folder = RunFolder(runs / trial.folder_name)
     if not folder.diagnosis_path.exists():

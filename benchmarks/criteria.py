@@ -17,9 +17,9 @@ from typing import Any
 
 from evidence import for_each, markdown, plus_minus, put_table, train_trial, with_seeds
 from evidence_figures import draw_lines, draw_strips, save_figure
-from pelap.config import GateConfig, RunConfig
-from pelap.presets import kl16_small
-from pelap.run_folder import write_whole
+from pelap.config.presets import kl16_small
+from pelap.config.run_config import GateConfig, RunConfig
+from pelap.config.run_folder import write_whole
 
 SEEDS = (42, 43, 44)
 BUDGETS = (12, 8, 4)
@@ -149,8 +149,8 @@ def measure_group(group: list[Unit], runs: Path, budget: Path) -> None:
 
 def analyse(subject: str, runs: Path, budget: Path) -> None:
     """Write the analysis of a subject: 2,000 training pictures, 512 others for the curves."""
-    from pelap.analysis.results import AnalysisSettings
-    from pelap.analyze import ANALYSIS_FILE, analyze_model, write_results
+    from pelap.analysis.analysis_record import AnalysisSettings
+    from pelap.commands.analyze import ANALYSIS_FILE, analyze_model, write_results
 
     folder = runs / "analysis" / subject
     if (folder / ANALYSIS_FILE).exists():
@@ -169,7 +169,7 @@ def analyse(subject: str, runs: Path, budget: Path) -> None:
 
 
 def _open(subject: str, runs: Path, budget: Path) -> Any:
-    from pelap.models import open_model
+    from pelap.models.opening import open_model
 
     model = open_model(subjects(runs, budget)[subject])
     if subject.startswith(MAIN):
@@ -180,7 +180,7 @@ def _open(subject: str, runs: Path, budget: Path) -> Any:
 def measure_unit(unit: Unit, runs: Path, budget: Path) -> None:
     """Prune (and recover), measure, and write one JSON file."""
     from pelap.pruning.apply import prune
-    from pelap.pruning.slicing import slice_denoiser
+    from pelap.pruning.latents.latent_slicing import slice_denoiser
 
     path = runs / "units" / unit.file_name
     if path.exists():
@@ -201,9 +201,9 @@ def measure_unit(unit: Unit, runs: Path, budget: Path) -> None:
 
 
 def _plan(model: Any, unit: Unit, runs: Path) -> Any:
-    from pelap.analyze import read_analysis
+    from pelap.commands.analyze import read_analysis
     from pelap.pruning.apply import plan_pruning
-    from pelap.pruning.plan import PruneRequest
+    from pelap.pruning.latents.latent_plan import PruneRequest
 
     if unit.way == "unpruned":
         return None
@@ -221,10 +221,10 @@ def _plan(model: Any, unit: Unit, runs: Path) -> Any:
 
 def _recover(unit: Unit, model: Any, pruned: Any, plan: Any, runs: Path) -> Any:
     """The pruned model after a short training with the unpruned one as its teacher."""
-    from pelap.models import open_model
+    from pelap.commands.recover import recover_model
+    from pelap.models.opening import open_model
     from pelap.pruning.apply import PrunedModel, save_pruned
-    from pelap.recover import recover_model
-    from pelap.recovery import RecoverySettings
+    from pelap.training.recovery.recovery_settings import RecoverySettings
 
     name = unit.file_name.removesuffix(".json")
     student, teacher = model, None
@@ -252,7 +252,7 @@ def random_channels(num_kept: int, draw: int) -> tuple[int, ...]:
 def _test_pictures(model: Any, num: int) -> Any:
     import torch
 
-    from pelap.data import load_pictures
+    from pelap.data.load import load_pictures
 
     few = replace(model.config.data, num_train=1, num_test=num)
     return load_pictures(few, SEEDS[0]).test.fetch(torch.arange(num))
@@ -261,8 +261,8 @@ def _test_pictures(model: Any, num: int) -> Any:
 def _decode_all(system: Any, originals: Any) -> Any:
     import torch
 
-    from pelap.data import to_batch
-    from pelap.sampling import to_uint8
+    from pelap.data.pictures import to_batch
+    from pelap.method.sampling import to_uint8
 
     with torch.no_grad():
         parts = []
@@ -283,8 +283,8 @@ def _reconstruct(pruned: Any, model: Any) -> dict[str, Any]:
 def _quality(names: list[str], originals: Any, **pictures: Any) -> dict[str, float]:
     import torch
 
-    from pelap.evaluation.evaluate import cache_folder
-    from pelap.evaluation.quality import QualityPictures, measure_quality
+    from pelap.measure.quality import QualityPictures, measure_quality
+    from pelap.measure.run_evaluation import cache_folder
 
     values = measure_quality(
         names, QualityPictures(originals, **pictures), "resnet20", device=torch.device("cpu"),
@@ -298,8 +298,8 @@ def _sample(unit: Unit, pruned: Any, model: Any, runs: Path) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from pelap.sampling import build_sampler, denoise, to_uint8
-    from pelap.seeding import generator
+    from pelap.core.seeding import generator
+    from pelap.method.sampling import build_sampler, denoise, to_uint8
 
     system = pruned.system()
     source = generator(seed_of(unit.subject), "sampling", 0, torch.device("cpu"))

@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from pelap.config import EvaluationConfig, RunConfig
+from pelap.config.run_config import EvaluationConfig, RunConfig
 
 QUALITY = ("psnr", "ssim", "rfd", "fd", "fd_to_reconstructions", "kid", "precision", "recall")
 KEPT = ("config.json", "metrics.jsonl", "evaluation.json", "budget.json", "diagnosis.json")
@@ -52,8 +52,9 @@ def for_each(function: Callable[[Any], None], items: Iterable[Any], jobs: int) -
 
 def train_trial(trial: Trial, runs: Path) -> None:
     """Train a trial, or continue it; nothing where it is finished."""
-    from pelap.run_folder import open_run
-    from pelap.training import is_finished, resume, train
+    from pelap.config.run_folder import open_run
+    from pelap.training.checkpoint import is_finished
+    from pelap.training.trainer import resume, train
 
     path = runs / trial.folder_name
     if not path.exists():
@@ -66,8 +67,8 @@ def evaluate_trial(
     trial: Trial, runs: Path, evaluation: EvaluationConfig, metrics: Sequence[str] = QUALITY
 ) -> None:
     """Evaluate a trial with these metrics unless that has been done."""
-    from pelap.evaluation import evaluate_run
-    from pelap.run_folder import open_run
+    from pelap.config.run_folder import open_run
+    from pelap.measure.run_evaluation import evaluate_run
 
     folder = open_run(runs / trial.folder_name)
     if not folder.evaluation_path.exists() or "quality" not in folder.evaluation():

@@ -18,7 +18,7 @@ import numpy as np
 from criteria import model_config
 from evidence import for_each, markdown, plus_minus, put_table, train_trial, with_seeds
 from evidence_figures import draw_categories, draw_strips, save_figure
-from pelap.run_folder import write_whole
+from pelap.config.run_folder import write_whole
 
 SEEDS = (42, 43, 44)
 NAME = "kl16_small"
@@ -76,9 +76,9 @@ def base_folder(seed: int, runs: Path) -> Path:
 
 def analyse(seed: int, runs: Path) -> None:
     """Moments for the rotation: 2,000 training pictures."""
-    from pelap.analysis.results import AnalysisSettings
-    from pelap.analyze import ANALYSIS_FILE, analyze_model
-    from pelap.models import open_model
+    from pelap.analysis.analysis_record import AnalysisSettings
+    from pelap.commands.analyze import ANALYSIS_FILE, analyze_model
+    from pelap.models.opening import open_model
 
     path = runs / f"analysis-seed={seed}" / ANALYSIS_FILE
     if path.exists():
@@ -95,9 +95,9 @@ def analyse(seed: int, runs: Path) -> None:
 
 def make(unit: Unit, runs: Path) -> Path:
     """Prune and recover; the folder of the result."""
-    from pelap.models import open_model
-    from pelap.recover import recover_model
-    from pelap.recovery import RecoverySettings
+    from pelap.commands.recover import recover_model
+    from pelap.models.opening import open_model
+    from pelap.training.recovery.recovery_settings import RecoverySettings
 
     recovered = runs / "recovered" / unit.name
     if recovered.exists():
@@ -124,11 +124,11 @@ def make(unit: Unit, runs: Path) -> Path:
 
 
 def _prune(unit: Unit, model: Any, runs: Path) -> Path:
-    from pelap.analyze import read_analysis
-    from pelap.prune import prune_model
+    from pelap.commands.analyze import read_analysis
+    from pelap.commands.prune import prune_model
     from pelap.pruning.apply import plan_pruning, save_pruned
-    from pelap.pruning.plan import PruneRequest
-    from pelap.pruning.width.plan import WidthRequest
+    from pelap.pruning.latents.latent_plan import PruneRequest
+    from pelap.pruning.width.width_plan import WidthRequest
 
     folder = runs / "pruned" / unit.name
     if folder.exists():
@@ -154,7 +154,7 @@ def measure_unit(unit: Unit, runs: Path) -> None:
     path = runs / "units" / f"{unit.name}.json"
     if path.exists():
         return
-    from pelap.models import open_model
+    from pelap.models.opening import open_model
 
     model = open_model(base_folder(unit.seed, runs))
     pruned = replace(open_model(make(unit, runs)), config=model.config)
@@ -167,8 +167,8 @@ def measure_unit(unit: Unit, runs: Path) -> None:
 
 
 def _size(model: Any) -> dict[str, Any]:
-    from pelap.networks.macs import count_denoiser_macs
-    from pelap.prune import count_parameters
+    from pelap.commands.prune import count_parameters
+    from pelap.measure.macs import count_denoiser_macs
 
     side = model.denoiser.config["sample_size"]
     return {
@@ -200,8 +200,8 @@ def _sample(pruned: Any, model: Any, unit: Unit, runs: Path) -> dict[str, Any]:
     import torch
 
     from criteria import _quality, _test_pictures, _unpruned_reconstructions
-    from pelap.sampling import build_sampler, denoise, to_uint8
-    from pelap.seeding import generator
+    from pelap.core.seeding import generator
+    from pelap.method.sampling import build_sampler, denoise, to_uint8
 
     system = pruned.system()
     source = generator(unit.seed, "sampling", 0, torch.device("cpu"))
@@ -239,8 +239,8 @@ TIMED_STEPS, TIMED_BATCHES, ROUNDS = (50,), (1, 16, 64, 250), 5
 
 def time_ways(runs: Path) -> None:
     """Whole samplings of each way against the unpruned model, alternating in one run."""
-    from pelap.bench_sample import BenchSettings, bench_sample
-    from pelap.models import open_model
+    from pelap.commands.bench_sample import BenchSettings, bench_sample
+    from pelap.models.opening import open_model
 
     unpruned = open_model(base_folder(SEEDS[0], runs))
     for way in TIMED:

@@ -19,8 +19,8 @@ from typing import Any
 from budget import FOLDERS, LONGEST, SEEDS
 from evidence import for_each, markdown, plus_minus, put_table
 from evidence_figures import draw_lines, save_figure
-from pelap.config import DataConfig
-from pelap.run_folder import write_whole
+from pelap.config.run_config import DataConfig
+from pelap.config.run_folder import write_whole
 
 BUDGETS = (12, 8, 4)
 SIZE = 512
@@ -31,9 +31,9 @@ DRAWN = ("random", "variance", "leave_one_out", "conditional", "elimination", "p
 
 def analyse(seed: int, runs: Path, budget: Path) -> None:
     """Write the analysis of one autoencoder on the Kodak photographs."""
-    from pelap.analysis.results import AnalysisSettings
-    from pelap.analyze import analyze_model
-    from pelap.models import open_model
+    from pelap.analysis.analysis_record import AnalysisSettings
+    from pelap.commands.analyze import analyze_model
+    from pelap.models.opening import open_model
 
     path = analysis_file(seed, runs)
     if path.exists():

@@ -14,7 +14,7 @@ from typing import Any
 
 from evidence import for_each, markdown, put_table
 from headline import BATCH_SIZE, Unit, base_folder
-from pelap.run_folder import write_whole
+from pelap.config.run_folder import write_whole
 
 NARROWED = Unit("width", 42)
 STEPS, NUM_MEASURED = 600, 500
@@ -52,11 +52,11 @@ def measure(settings: Settings, runs: Path) -> None:
     """Recover once, and write how far the prediction is from the unpruned one."""
     import torch
 
-    from pelap.analysis.batches import Batches
-    from pelap.model_pictures import load_splits
-    from pelap.models import open_model
-    from pelap.recover import recover_model
-    from pelap.recovery import RecoverySettings
+    from pelap.commands.recover import recover_model
+    from pelap.measure.encoded_batches import Batches
+    from pelap.models.model_pictures import load_splits
+    from pelap.models.opening import open_model
+    from pelap.training.recovery.recovery_settings import RecoverySettings
     from width import noisy_latents
 
     path = runs / "recovery" / f"{settings.name}.json"

@@ -18,7 +18,7 @@ from typing import Any
 
 from evidence import for_each, markdown, plus_minus, put_table
 from evidence_figures import draw_strips, save_figure
-from pelap.run_folder import write_whole
+from pelap.config.run_folder import write_whole
 
 SEEDS = (42, 43, 44)
 FEW = (5, 10, 15, 20, 30, 50, 100)
@@ -59,7 +59,7 @@ def measure_unit(unit: Unit, run: Path, runs: Path, num_test: int) -> None:
     import numpy as np
 
     from criteria import _quality, _test_pictures
-    from pelap.models import open_model
+    from pelap.models.opening import open_model
 
     path = runs / "units" / f"{unit.name}.json"
     if path.exists():
@@ -77,7 +77,7 @@ def measure_unit(unit: Unit, run: Path, runs: Path, num_test: int) -> None:
 
 def draw(unit: Unit, system: Any, config: Any) -> Any:
     """Pictures as bytes (N, 3, H, W)."""
-    from pelap.sampling import sample
+    from pelap.method.sampling import sample
 
     return sample(
         system, config, num_samples=unit.num_samples, sampler=unit.sampler, num_steps=unit.steps,
@@ -87,9 +87,9 @@ def draw(unit: Unit, system: Any, config: Any) -> Any:
 
 def measure_time(run: Path, runs: Path, rounds: int, batch_size: int) -> None:
     """Seconds of every way in turn, noise to bytes, order reversed every other round."""
-    from pelap.cost.alternation import alternate
-    from pelap.cost.machine import machine, versions
-    from pelap.models import open_model
+    from pelap.measure.alternation import alternate
+    from pelap.measure.machine import machine, versions
+    from pelap.models.opening import open_model
 
     path = runs / "time.json"
     if path.exists():

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 
 from evidence import markdown, put_table
-from pelap.analysis.batches import Batches
-from pelap.model_pictures import load_splits
-from pelap.models import open_model
-from pelap.networks.macs import count_denoiser_macs
+from pelap.config.run_folder import write_whole
+from pelap.core.seeding import generator
+from pelap.measure.encoded_batches import Batches
+from pelap.measure.macs import count_denoiser_macs
+from pelap.models.model_pictures import load_splits
+from pelap.models.opening import open_model
 from pelap.pruning.narrowing import gather_evidence
-from pelap.pruning.width.plan import WidthRequest, narrow
-from pelap.pruning.width.slicing import mask_weights
-from pelap.run_folder import write_whole
-from pelap.seeding import generator
+from pelap.pruning.width.unit_slicing import mask_weights
+from pelap.pruning.width.width_plan import WidthRequest, narrow
 
 WIDTHS = ((16, 48), (24, 48), (32, 48), (32, 40), (16, 64))
 CRITERIA = ("random", "magnitude", "taylor", "diff_pruning")

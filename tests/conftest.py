@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pelap.config import RunConfig
-from pelap.presets import tiny
-from pelap.run_folder import RunFolder
-from pelap.training import train
+from pelap.config.presets import tiny
+from pelap.config.run_config import RunConfig
+from pelap.config.run_folder import RunFolder
+from pelap.training.trainer import train
 
 
 @pytest.fixture(autouse=True)

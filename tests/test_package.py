@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pelap
-from pelap.seeding import generator
+from pelap.core.seeding import generator
 
 
 def test_exported_names_are_there():

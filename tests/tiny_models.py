@@ -8,7 +8,8 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from pelap.networks import PaperAutoencoder, PaperUNet
+from pelap.method.paper_autoencoder import PaperAutoencoder
+from pelap.method.paper_denoiser import PaperUNet
 
 SIDE = 8
 """Of the latents."""

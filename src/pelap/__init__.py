@@ -8,21 +8,21 @@ __version__ = "0.1.0"
 # Imported on first use: the command line answers --help without torch, and diffusers finds the
 # classes named in a run's model_index.json here.
 _HOMES = {
-    "ImportancePredictor": "pelap.latent",
-    "LatentDiffusion": "pelap.system",
-    "LatentDiffusionPipeline": "pelap.sampling",
-    "PaperAutoencoder": "pelap.networks",
-    "PaperUNet": "pelap.networks",
-    "RunConfig": "pelap.config",
-    "build_system": "pelap.system",
-    "diagnose_model": "pelap.diagnose",
-    "evaluate_run": "pelap.evaluation",
-    "get_preset": "pelap.presets",
-    "load_diagnosable": "pelap.diagnose",
-    "load_pipeline": "pelap.sampling",
-    "resume": "pelap.training",
-    "train": "pelap.training",
-    "write_report": "pelap.report",
+    "ImportancePredictor": "pelap.method.importance",
+    "LatentDiffusion": "pelap.method.system",
+    "LatentDiffusionPipeline": "pelap.method.sampling",
+    "PaperAutoencoder": "pelap.method.paper_autoencoder",
+    "PaperUNet": "pelap.method.paper_denoiser",
+    "RunConfig": "pelap.config.run_config",
+    "build_system": "pelap.method.system",
+    "diagnose_model": "pelap.commands.diagnose",
+    "evaluate_run": "pelap.measure.run_evaluation",
+    "get_preset": "pelap.config.presets",
+    "load_diagnosable": "pelap.commands.diagnose",
+    "load_pipeline": "pelap.method.sampling",
+    "resume": "pelap.training.trainer",
+    "train": "pelap.training.trainer",
+    "write_report": "pelap.report.run_page",
 }
 
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

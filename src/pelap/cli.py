@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pelap import model_verbs
-from pelap.arguments import PRESET_NAMES, build_parser
-from pelap.config import RunConfig, load_config
-from pelap.errors import ConfigError, PelapError
-from pelap.overrides import apply_overrides, refuse_others
-from pelap.presets import PRESETS, get_preset
+from pelap.commands import model_verbs
+from pelap.commands.arguments import PRESET_NAMES, build_parser
+from pelap.config.overrides import apply_overrides, refuse_others
+from pelap.config.presets import PRESETS, get_preset
+from pelap.config.run_config import RunConfig, load_config
+from pelap.core.errors import ConfigError, PelapError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,28 +81,28 @@ def _print(text: str) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     config = _config(options)
-    from pelap.training import train
+    from pelap.training.trainer import train
 
     train(config, options.output)
 
 
 def _resume(options: argparse.Namespace) -> None:
-    from pelap.run_folder import open_run
+    from pelap.config.run_folder import open_run
 
     folder = open_run(options.run_folder)
     config = apply_overrides(folder.config(), options.overrides)
-    from pelap.training import resume
+    from pelap.training.trainer import resume
 
     resume(folder.path, config, output=options.output)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from pelap.run_folder import open_run
+    from pelap.config.run_folder import open_run
 
     folder = open_run(options.run_folder)
     config = apply_overrides(folder.config(), options.overrides)
     refuse_others(config, folder.config(), ("data", "evaluation", "gate.budget"))
-    from pelap.evaluation import evaluate_run
+    from pelap.measure.run_evaluation import evaluate_run
 
     result = evaluate_run(folder, config, options.metrics)
     if options.json:
@@ -141,7 +141,7 @@ def _channel_sets(found: dict[str, Any] | None) -> dict[str, str]:
 
 
 def _diagnose(options: argparse.Namespace) -> None:
-    from pelap.diagnose import describe_diagnosis, diagnose_model, load_diagnosable
+    from pelap.commands.diagnose import describe_diagnosis, diagnose_model, load_diagnosable
 
     model = load_diagnosable(options.model, unconditional=options.unconditional)
     config = apply_overrides(model.config, options.overrides)
@@ -157,10 +157,10 @@ def _diagnose(options: argparse.Namespace) -> None:
 
 
 def _sample(options: argparse.Namespace) -> None:
-    from pelap.run_folder import open_run
+    from pelap.config.run_folder import open_run
 
     folder = open_run(options.run_folder)
-    from pelap.evaluation import sample_run
+    from pelap.measure.run_evaluation import sample_run
 
     sample_run(
         folder,
@@ -183,8 +183,8 @@ def _report(options: argparse.Namespace) -> None:
         model_verbs.report(options)
         return
     model_verbs.refuse_report_options(options)
-    from pelap.report import write_report
-    from pelap.run_folder import open_run
+    from pelap.config.run_folder import open_run
+    from pelap.report.run_page import write_report
 
     folders = [open_run(path) for path in options.paths]
     _print(str(write_report(folders, options.output or folders[0].path)))
@@ -192,15 +192,15 @@ def _report(options: argparse.Namespace) -> None:
 
 def _reproduce(options: argparse.Namespace) -> None:
     config = _config(options)
-    from pelap.reproduce import reproduce
+    from pelap.commands.reproduce import reproduce
 
     _print(str(reproduce(config, options.output, options.lambdas)))
 
 
 def _sweep(options: argparse.Namespace) -> int:
     config = _config(options)
-    from pelap.sweep import parse_axis, sweep
-    from pelap.sweep_table import table
+    from pelap.commands.sweep import parse_axis, sweep
+    from pelap.commands.sweep_table import table
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # trials are to end with it
     grid = [parse_axis(text) for text in options.grid]
@@ -212,15 +212,15 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _describe(options: argparse.Namespace) -> None:
-    from pelap.run_folder import open_run
+    from pelap.config.run_folder import open_run
 
     if options.subject in PRESETS or not Path(options.subject).exists():
         config = get_preset(options.subject)
     else:
         config = open_run(options.subject).config()
     config = apply_overrides(config, options.overrides)
-    from pelap.evaluation import describe
-    from pelap.system import build_system
+    from pelap.measure.run_cost import describe
+    from pelap.method.system import build_system
 
     description = describe(build_system(config), config)
     if options.json:
@@ -249,7 +249,7 @@ def _bench(options: argparse.Namespace) -> None:
     if options.rounds < 1:
         raise ConfigError(f"--rounds is {options.rounds}: it must be at least 1.")
     config = apply_overrides(get_preset(options.preset), options.overrides)
-    from pelap.bench import bench_train
+    from pelap.commands.bench_train import bench_train
 
     result: dict[str, Any] = bench_train(config, options.rounds)
     if options.json:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pelap.analysis.results import (
+from pelap.analysis.analysis_record import (
     Agreement,
     Analysis,
     ChannelAnalysis,

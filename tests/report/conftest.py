@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pelap.config import GateConfig, RunConfig, save_config
-from pelap.presets import as_baseline, paper_small
-from pelap.run_folder import RunFolder
+from pelap.config.presets import as_baseline, paper_small
+from pelap.config.run_config import GateConfig, RunConfig, save_config
+from pelap.config.run_folder import RunFolder
 
 CLASSES = ("airplane", "bird", "cat", "dog", "ship")
 STEPS_PER_EPOCH = 50

@@ -11,8 +11,8 @@ import pytest
 from analyses import make_analysis
 from PIL import Image
 
-from pelap.analysis.recommend import recommend
-from pelap.analysis.results import Analysis
+from pelap.analysis.analysis_record import Analysis
+from pelap.analysis.recommendation import recommend
 from pelap.report.analysis_figures import best_criteria, draw_curves
 from pelap.report.analysis_heat_maps import MOST_CLASSES, class_rows
 from pelap.report.analysis_page import (

@@ -12,11 +12,13 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pelap.report import figures, grids, numbers
+from pelap.config.run_folder import RunFolder
+from pelap.report import numbers
+from pelap.report import picture_grids as grids
+from pelap.report import run_figures as figures
 from pelap.report.canvas import DPI, WIDTH, drawing, plain
-from pelap.report.page import draw_charts, draw_samples
 from pelap.report.reported_run import ReportedRun, read_runs
-from pelap.run_folder import RunFolder
+from pelap.report.run_page import draw_charts, draw_samples
 
 
 def pixels(draw: Callable[[], Figure]) -> np.ndarray:

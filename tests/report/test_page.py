@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pelap.errors import RunError
-from pelap.report import words
-from pelap.report.page import write_report
+from pelap.config.run_folder import RunFolder
+from pelap.core.errors import RunError
+from pelap.report import run_words as words
 from pelap.report.reported_run import read_runs
-from pelap.run_folder import RunFolder
+from pelap.report.run_page import write_report
 
 MakeRun = Callable[..., RunFolder]
 pytestmark = pytest.mark.usefixtures("small_figures")

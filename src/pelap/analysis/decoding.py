@@ -5,13 +5,13 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from pelap.analysis.batches import Batches, EncodedBatch
-from pelap.diagnostics.curves import LEAST_SQUARED_ERROR
-from pelap.latent.latent_map import Fill, LatentMap, LatentMoments, keep_channels
-from pelap.losses import psnr_db
-from pelap.processes import sum_over_processes
-from pelap.seeding import generator
-from pelap.system import LatentDiffusion
+from pelap.core.processes import sum_over_processes
+from pelap.core.seeding import generator
+from pelap.measure.encoded_batches import Batches, EncodedBatch
+from pelap.measure.noise_levels import LEAST_SQUARED_ERROR
+from pelap.method.latent_map import Fill, LatentMap, LatentMoments, keep_channels
+from pelap.method.losses import psnr_db
+from pelap.method.system import LatentDiffusion
 
 
 class LeaveOneOut:

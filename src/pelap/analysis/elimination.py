@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pelap.analysis.batches import Batches, track
 from pelap.analysis.decoding import measure_maps
-from pelap.latent.latent_map import Fill, LatentMoments, keep_channels
-from pelap.system import LatentDiffusion
+from pelap.measure.encoded_batches import Batches, track
+from pelap.method.latent_map import Fill, LatentMoments, keep_channels
+from pelap.method.system import LatentDiffusion
 
 TIE = 1e-9
 """Share of the largest cost that does not tell two apart: sums over processes differ by less."""

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pelap.analysis.batches import Batches, track
 from pelap.analysis.decoding import keep_or_fill
-from pelap.latent import ImportancePredictor, TopKGate
-from pelap.latent.latent_map import Fill, LatentMap, LatentMoments
-from pelap.processes import mean_over_processes
-from pelap.seeding import generator
-from pelap.system import LatentDiffusion
+from pelap.core.processes import mean_over_processes
+from pelap.core.seeding import generator
+from pelap.measure.encoded_batches import Batches, track
+from pelap.method.gates import TopKGate
+from pelap.method.importance import ImportancePredictor
+from pelap.method.latent_map import Fill, LatentMap, LatentMoments
+from pelap.method.system import LatentDiffusion
 
 HIDDEN_CHANNELS = 32
 LEARNING_RATE = 0.005

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pelap.analysis.batches import Batches, EncodedBatch
-from pelap.latent.latent_map import LatentMoments
-from pelap.processes import sum_over_processes
-from pelap.system import LatentDiffusion
+from pelap.core.processes import sum_over_processes
+from pelap.measure.encoded_batches import Batches, EncodedBatch
+from pelap.method.latent_map import LatentMoments
+from pelap.method.system import LatentDiffusion
 
 ACTIVE_VARIANCE = 0.01
 """Least variance of the encoder's mean in an active unit (Burda et al., arXiv 1509.00519)."""

@@ -6,11 +6,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from pelap.analysis.batches import Batches
-from pelap.networks.conditioned import bare
-from pelap.processes import sum_over_processes
-from pelap.seeding import generator
-from pelap.system import LatentDiffusion
+from pelap.core.processes import sum_over_processes
+from pelap.core.seeding import generator
+from pelap.families.conditioned import bare
+from pelap.measure.encoded_batches import Batches
+from pelap.method.system import LatentDiffusion
 
 NUM_BANDS = 20
 """Parts of the timesteps whose mean losses are compared."""

@@ -5,23 +5,3 @@
 Every source (photos.py, folders.py, tables.py) says how to make one picture from its row number;
 load.py decides whether all are decoded now or again for each fetch, with the same pixels.
 """
-
-from pelap.data.load import load_pictures
-from pelap.data.pictures import (
-    DecodedPictures,
-    InMemoryPictures,
-    Pictures,
-    Splits,
-    epoch_order,
-    to_batch,
-)
-
-__all__ = [
-    "DecodedPictures",
-    "InMemoryPictures",
-    "Pictures",
-    "Splits",
-    "epoch_order",
-    "load_pictures",
-    "to_batch",
-]

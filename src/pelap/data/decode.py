@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from pelap.errors import DataError
+from pelap.core.errors import DataError
 
 FORMATS = ("WEBP", "PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM")
 """Naming them spares Pillow, and small pictures half of their time, the trial of all others."""

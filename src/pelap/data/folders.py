@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pelap.config import DataConfig
+from pelap.config.run_config import DataConfig
+from pelap.core.errors import DataError
 from pelap.data.decode import decode_picture
 from pelap.data.pictures import DecodedPictures
-from pelap.errors import DataError
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 TEST_FOLDERS = ("test", "val", "validation", "valid")

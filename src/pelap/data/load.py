@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from pelap.config import DataConfig
+from pelap.config.run_config import DataConfig
+from pelap.core.errors import DataError
+from pelap.core.seeding import generator
 from pelap.data.folders import find_folder
 from pelap.data.photos import find_photos
 from pelap.data.pictures import DecodedPictures, Splits
 from pelap.data.tables import find_dataset
-from pelap.errors import DataError
-from pelap.seeding import generator
 
 CIFAR10_HUB_ID = "uoft-cs/cifar10"
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")  # fmt: skip  # noqa: E501

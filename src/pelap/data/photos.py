@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pelap.config import DataConfig
+from pelap.config.run_config import DataConfig
+from pelap.core.errors import DataError
+from pelap.core.seeding import generator
 from pelap.data.decode import one_line, to_rgb
 from pelap.data.pictures import DecodedPictures
-from pelap.errors import DataError
-from pelap.seeding import generator
 
 PHOTOGRAPHS = (
     "astronaut.png",

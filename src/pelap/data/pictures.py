@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor
 
-from pelap.seeding import generator
+from pelap.core.seeding import generator
 
 DECODE_CHUNK = 32
 """Pictures a thread decodes at a stretch: small ones take less time than handing them out."""

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pelap.config import DataConfig
+from pelap.config.run_config import DataConfig
+from pelap.core.errors import DataError
 from pelap.data.decode import decode_picture, one_line
 from pelap.data.pictures import DecodedPictures
-from pelap.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pelap.errors import ConfigError
-from pelap.latent import LatentNormalizer
-from pelap.models import LoadedModel
-from pelap.networks.example_inputs import example_inputs
-from pelap.networks.foreign import NO_VARIANCE, ForeignAutoencoder
-from pelap.sampling import kept_channels, load_pipeline
+from pelap.core.errors import ConfigError
+from pelap.families.example_inputs import example_inputs
+from pelap.method.normalizer import LatentNormalizer
+from pelap.method.sampling import kept_channels, load_pipeline
+from pelap.models.foreign_autoencoder import NO_VARIANCE, ForeignAutoencoder
+from pelap.models.loaded import LoadedModel
 
 NUM_TIMESTEPS = 1000
 UNBATCHED = ("img_ids", "txt_ids")

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pelap.export.files import file_size, open_session, run_session
 from pelap.export.graphs import Graph
+from pelap.export.onnx_files import file_size, open_session, run_session
 
 LINEAR = ("MatMul", "Gemm")
 OUTPUT_AXES = {"Conv": 0, "ConvTranspose": 1}

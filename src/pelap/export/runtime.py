@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pelap.errors import ModelError
-from pelap.export.export import CONDITIONS, DESCRIPTION, SCHEDULER
-from pelap.export.files import check_extra, open_session, run_session
+from pelap.core.errors import ModelError
 from pelap.export.graphs import NUM_TIMESTEPS, UNBATCHED
+from pelap.export.onnx_export import CONDITIONS, DESCRIPTION, SCHEDULER
+from pelap.export.onnx_files import check_extra, open_session, run_session
 
 
 class OnnxNetworks:

@@ -10,15 +10,15 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import nn
 
-from pelap.config import NoiseConfig, RunConfig
-from pelap.errors import ModelError
-from pelap.latent import LatentNormalizer, read_statistics
-from pelap.networks import PaperUNet
-from pelap.networks.conditioned import Condition, ConditionedDenoiser
-from pelap.networks.example_inputs import LATENT_SIDE, latent_side
-from pelap.networks.foreign import ForeignAutoencoder
-from pelap.networks.ports import check_denoiser
-from pelap.system import LATENT_FACTOR, LatentDiffusion, build_scheduler, flow_process
+from pelap.config.run_config import NoiseConfig, RunConfig
+from pelap.core.errors import ModelError
+from pelap.families.conditioned import Condition, ConditionedDenoiser
+from pelap.families.example_inputs import LATENT_SIDE, latent_side
+from pelap.families.ports import check_denoiser
+from pelap.method.normalizer import LatentNormalizer, read_statistics
+from pelap.method.paper_denoiser import PaperUNet
+from pelap.method.system import LATENT_FACTOR, LatentDiffusion, build_scheduler, flow_process
+from pelap.models.foreign_autoencoder import ForeignAutoencoder
 
 PREDICTIONS = ("epsilon", "v_prediction")
 

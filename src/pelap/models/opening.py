@@ -15,12 +15,12 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-import pelap.networks
-from pelap.config import load_config
-from pelap.errors import ModelError
-from pelap.latent import fold_normalizer, read_statistics
+from pelap.config.run_config import load_config
+from pelap.core.errors import ModelError
+from pelap.families.ports import AUTOENCODER_PORTS, DENOISER_PORTS
+from pelap.method import paper_networks
+from pelap.method.normalizer import fold_normalizer, read_statistics
 from pelap.models.loaded import LoadedModel
-from pelap.networks.ports import AUTOENCODER_PORTS, DENOISER_PORTS
 
 AUTOENCODER_NAMES = ("vae", "vqvae", "autoencoder")
 AUTOENCODERS = (*AUTOENCODER_PORTS, "VQModel")
@@ -179,7 +179,7 @@ def load_part(folder: Path, library: str, kind: str, known: Collection[str]) -> 
     Raises:
         ModelError: If its class is unknown, or its weights are missing, damaged or pickles.
     """
-    home: Any = diffusers if library == "diffusers" else pelap.networks
+    home: Any = diffusers if library == "diffusers" else paper_networks
     if kind not in known or not hasattr(home, str(kind)):
         raise ModelError(
             f"{folder.name} is {library}.{kind}, which is not supported; known are "

@@ -12,8 +12,8 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from safetensors.torch import save_file
 from torch import nn
 
+from pelap.core.output import write_output
 from pelap.models.loaded import LoadedModel
-from pelap.output import write_output
 
 
 @dataclass(frozen=True)

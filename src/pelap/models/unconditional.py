@@ -13,9 +13,9 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import logging
 from torch import nn
 
-from pelap.errors import ModelError
+from pelap.core.errors import ModelError
+from pelap.families.conditioned import Condition
 from pelap.models.loaded import LoadedModel, is_flow, runs_on_latents
-from pelap.networks.conditioned import Condition
 
 FIXED: dict[str, Any] = {
     "num_inference_steps": 2,

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from pelap import __version__
-from pelap.analysis.results import Analysis
-from pelap.latent import predict_noisy
-from pelap.models import ChangedModel, LoadedModel, save_model
-from pelap.networks.ports import autoencoder_ports
-from pelap.pruning.card import describe_pruning
-from pelap.pruning.plan import PrunePlan, PruneRequest, make_plan
-from pelap.pruning.slicing import slice_autoencoder, slice_denoiser
+from pelap.analysis.analysis_record import Analysis
+from pelap.families.ports import autoencoder_ports
+from pelap.method.latent_map import predict_noisy
+from pelap.models.loaded import LoadedModel
+from pelap.models.saving import ChangedModel, save_model
+from pelap.pruning.latents.latent_plan import PrunePlan, PruneRequest, make_plan
+from pelap.pruning.latents.latent_slicing import slice_autoencoder, slice_denoiser
+from pelap.pruning.pruning_card import describe_pruning
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from pelap.analysis.batches import Batches
 from pelap.analysis.weight_slopes import measure_slopes, measure_timestep_losses
-from pelap.errors import ConfigError
-from pelap.models import LoadedModel
-from pelap.networks.macs import count_denoiser_macs
-from pelap.pruning.width.criteria import LOSS_SHARE, WidthEvidence
+from pelap.core.errors import ConfigError
+from pelap.measure.encoded_batches import Batches
+from pelap.measure.macs import count_denoiser_macs
+from pelap.models.loaded import LoadedModel
 from pelap.pruning.width.latency import latency_ratio
-from pelap.pruning.width.plan import NarrowDenoiser, WidthRequest, narrow
+from pelap.pruning.width.width_criteria import LOSS_SHARE, WidthEvidence
+from pelap.pruning.width.width_plan import NarrowDenoiser, WidthRequest, narrow
 
 NEED_SLOPES = ("taylor", "diff_pruning")
 

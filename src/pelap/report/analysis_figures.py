@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from pelap.analysis.recommend import Recommendation
-from pelap.analysis.results import Analysis
+from pelap.analysis.analysis_record import Analysis
+from pelap.analysis.recommendation import Recommendation
 from pelap.report.canvas import (
     BLACK,
     BLUE,

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from pelap.analysis.results import Analysis
+from pelap.analysis.analysis_record import Analysis
 from pelap.report.canvas import new_figure, plain
 
 MOST_NUMBERS = 12

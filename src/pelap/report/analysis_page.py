@@ -6,15 +6,15 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 import pelap
-from pelap.analysis.recommend import Recommendation
-from pelap.analysis.results import Analysis
+from pelap.analysis.analysis_record import Analysis
+from pelap.analysis.recommendation import Recommendation
+from pelap.config.run_folder import write_whole
 from pelap.report import analysis_figures as figures
 from pelap.report import analysis_heat_maps as heat_maps
 from pelap.report.canvas import drawing
 from pelap.report.numbers import significant
-from pelap.report.page import Card, render
-from pelap.report.table import Table
-from pelap.run_folder import write_whole
+from pelap.report.run_page import Card, render
+from pelap.report.run_table import Table
 
 
 def write_analysis(analysis: Analysis, recommendation: Recommendation | None, output: Path) -> Path:

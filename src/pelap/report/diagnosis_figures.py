@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from pelap.diagnostics.diagnosis import Diagnosis
+from pelap.config.run_folder import write_whole
+from pelap.measure.diagnosis_record import Diagnosis
 from pelap.report import numbers
 from pelap.report.canvas import (
     BLACK,
@@ -26,7 +27,6 @@ from pelap.report.canvas import (
     new_figure,
     plain,
 )
-from pelap.run_folder import write_whole
 
 Diagnoses = Mapping[str, Diagnosis | dict[str, Any]]
 """By the name of the model; as a dict what diagnosis.json holds."""

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pelap.config import RunConfig
-from pelap.errors import RunError
-from pelap.run_folder import RunFolder
+from pelap.config.run_config import RunConfig
+from pelap.config.run_folder import RunFolder
+from pelap.core.errors import RunError
 
 EVALUATION_KEYS = (
     "split", "num_pictures", "num_parameters", "diffusion_loss", "zero_latent_diffusion_loss",

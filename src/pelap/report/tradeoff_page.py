@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pelap
+from pelap.config.run_folder import write_whole
 from pelap.report.canvas import drawing
-from pelap.report.page import Card, render
+from pelap.report.run_page import Card, render
 from pelap.report.tradeoff_figures import draw_tradeoff, shared_costs
 from pelap.report.tradeoff_names import cost_title, metric_name, metric_title
 from pelap.report.tradeoff_points import (
@@ -26,7 +27,6 @@ from pelap.report.tradeoff_words import (
     main_metric,
     metrics_of,
 )
-from pelap.run_folder import write_whole
 
 PAGE = "tradeoff.html"
 

@@ -2,9 +2,9 @@
 
 from dataclasses import fields, replace
 
-from pelap.config import EvaluationConfig, RunConfig, as_option
-from pelap.errors import ConfigError
-from pelap.overrides import refuse_others
+from pelap.config.overrides import refuse_others
+from pelap.config.run_config import EvaluationConfig, RunConfig, as_option
+from pelap.core.errors import ConfigError
 
 LENGTH = ("run.epochs", "run.denoiser_epochs", "run.max_steps", "optimizer.cooldown_epochs")
 AT_ANY_TIME = (

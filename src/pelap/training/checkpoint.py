@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pelap.errors import RunError
-from pelap.run_folder import RunFolder, write_folder
+from pelap.config.run_folder import RunFolder, write_folder
+from pelap.core.errors import RunError
 
 
 def save_checkpoint(

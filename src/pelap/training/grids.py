@@ -8,13 +8,13 @@ from diffusers.utils.pil_utils import make_image_grid
 from PIL import Image
 from torch import Tensor
 
-from pelap.config import RunConfig
+from pelap.config.run_config import RunConfig
+from pelap.core.errors import DataError
 from pelap.data.load import CIFAR10_CLASSES
-from pelap.errors import DataError
-from pelap.networks.cifar_resnet import CifarResNet, load_cifar_resnet
-from pelap.sampling import sample
-from pelap.system import LatentDiffusion
-from pelap.training.step import uses_bf16
+from pelap.method.cifar_resnet import CifarResNet, load_cifar_resnet
+from pelap.method.sampling import sample
+from pelap.method.step import uses_bf16
+from pelap.method.system import LatentDiffusion
 
 MOST_COLUMNS = 10
 

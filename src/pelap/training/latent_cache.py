@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from pelap.config import RunConfig
-from pelap.data import Pictures, to_batch
-from pelap.run_folder import write_whole
-from pelap.system import LatentDiffusion, latent_shape
-from pelap.training.step import uses_bf16
+from pelap.config.run_config import RunConfig
+from pelap.config.run_folder import write_whole
+from pelap.data.pictures import Pictures, to_batch
+from pelap.method.step import uses_bf16
+from pelap.method.system import LatentDiffusion, latent_shape
 
 NUM_DIGESTED = 64
 """Pictures, spread evenly over the split, that tell it from another."""

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from pelap.config import RunConfig
-from pelap.system import Stage
-from pelap.training.step import cosine_learning_rate, trapezoid_learning_rate
+from pelap.config.run_config import RunConfig
+from pelap.method.step import cosine_learning_rate, trapezoid_learning_rate
+from pelap.method.system import Stage
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pelap.config import RunConfig, to_dict
-from pelap.diagnostics import CollapseVerdict
-from pelap.errors import RunError
-from pelap.run_folder import RunFolder, write_whole
-from pelap.training.step import StepOutput
+from pelap.config.run_config import RunConfig, to_dict
+from pelap.config.run_folder import RunFolder, write_whole
+from pelap.core.errors import RunError
+from pelap.measure.collapse import CollapseVerdict
+from pelap.method.step import StepOutput
 
 
 class Tracker:

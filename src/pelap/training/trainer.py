@@ -13,14 +13,8 @@ from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from pelap.config import RunConfig, settings_without_effect, validate
-from pelap.data import Splits, epoch_order, load_pictures
-from pelap.diagnostics import CollapseEvidence, judge
-from pelap.errors import ConfigError, RunError
-from pelap.latent import follow_budget
-from pelap.networks.cifar_resnet import CifarResNet
-from pelap.networks.conditioned import bare
-from pelap.run_folder import (
+from pelap.config.run_config import RunConfig, settings_without_effect, validate
+from pelap.config.run_folder import (
     RunFolder,
     already_there,
     copy_run,
@@ -29,20 +23,23 @@ from pelap.run_folder import (
     write_config,
     write_folder,
 )
-from pelap.sampling import begin_with, take_autoencoder, to_pipeline
-from pelap.seeding import generator
-from pelap.system import LatentDiffusion, build_system
-from pelap.training.batches import Batches, batches_of
+from pelap.core.errors import ConfigError, RunError
+from pelap.core.seeding import generator
+from pelap.data.load import load_pictures
+from pelap.data.pictures import Splits, epoch_order
+from pelap.families.conditioned import bare
+from pelap.measure.collapse import CollapseEvidence, judge
+from pelap.method.cifar_resnet import CifarResNet
+from pelap.method.gates import follow_budget
+from pelap.method.sampling import begin_with, take_autoencoder, to_pipeline
+from pelap.method.step import StepOutput, load_feature_network, make_draws, training_step
+from pelap.method.system import LatentDiffusion, build_system
 from pelap.training.changes import check_changes
-from pelap.training.checkpoint import (
-    list_checkpoints,
-    load_checkpoint,
-    save_checkpoint,
-)
+from pelap.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from pelap.training.grids import draw_classes, judge_classes
 from pelap.training.stages import StagePlan, plan_stages
-from pelap.training.step import StepOutput, load_feature_network, make_draws, training_step
 from pelap.training.tracking import Tracker, keep_metrics_until
+from pelap.training.training_batches import Batches, batches_of
 from pelap.training.validation import average, share_of, validate_model
 
 

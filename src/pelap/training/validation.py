@@ -4,11 +4,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from pelap.config import RunConfig
-from pelap.networks.cifar_resnet import CifarResNet
-from pelap.system import Stage
-from pelap.training.batches import Fetch, Tell
-from pelap.training.step import StepOutput, forward_step, make_draws
+from pelap.config.run_config import RunConfig
+from pelap.method.cifar_resnet import CifarResNet
+from pelap.method.step import StepOutput, forward_step, make_draws
+from pelap.method.system import Stage
+from pelap.training.training_batches import Fetch, Tell
 
 
 @torch.no_grad()

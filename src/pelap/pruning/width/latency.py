@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from pelap.cost.alternation import alternate, ratio
-from pelap.networks.example_inputs import example_inputs
+from pelap.families.example_inputs import example_inputs
+from pelap.measure.alternation import alternate, ratio
 
 BATCH_SIZE = 64
 ROUNDS = 7

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pelap.errors import ModelError
+from pelap.core.errors import ModelError
 
 Stream = tuple[str, ...]
 """Names of the groups that stand side by side on an axis, e.g. behind a concatenation."""

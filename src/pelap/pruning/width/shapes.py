@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from pelap.errors import ConfigError, ModelError
-from pelap.networks.macs import count_denoiser_macs
+from pelap.core.errors import ConfigError, ModelError
+from pelap.measure.macs import count_denoiser_macs
 from pelap.pruning.rebuild import weightless
-from pelap.pruning.width.transformers import transformer_updates
+from pelap.pruning.width.transformer_layout import transformer_updates
 
 MAX_STEPS = 8
 """Widths tried at most for each level."""

@@ -1,0 +1,113 @@
+"""PSNR against the number of kept channels: for each ranking, at random, and rotated."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from pelap.analysis.analysis_record import CurvePoint, RandomCurve, RotationCurve
+from pelap.analysis.decoding import measure_maps, to_db
+from pelap.core.seeding import generator
+from pelap.measure.encoded_batches import Batches
+from pelap.method.latent_map import (
+    Fill,
+    LatentMap,
+    LatentMoments,
+    Rotation,
+    find_rotation,
+    keep_channels,
+)
+from pelap.method.system import LatentDiffusion
+
+MAX_POINTS = 16
+"""Numbers of kept channels at which a curve is measured."""
+MEASURED_ROTATIONS: tuple[Rotation, ...] = ("pca", "decoder")
+
+
+@dataclass(frozen=True)
+class Curves:
+    """All curves, measured on the same pictures."""
+
+    psnr_db: float
+    """With all channels, of the encoder's mean."""
+    by_ranking: dict[str, list[CurvePoint]]
+    random: RandomCurve
+    rotations: list[RotationCurve]
+
+
+def counts_to_measure(num_channels: int) -> list[int]:
+    """Numbers of kept channels: all, or at most 16, quarters among them, with small gaps."""
+    if num_channels <= MAX_POINTS:
+        return list(range(1, num_channels + 1))
+    counts = {1, *(num_channels * quarter // 4 for quarter in range(1, 5))}
+    while len(counts) < MAX_POINTS:
+        known = sorted(counts)
+        gap, low = max((high - low, -low) for low, high in pairwise(known))
+        counts.add(-low + gap // 2)
+    return sorted(counts)
+
+
+@dataclass(frozen=True)
+class CurveMaker:
+    """Collects the maps that all curves need, so that each is decoded once."""
+
+    moments: LatentMoments
+    metric: Tensor
+    """M, (C, C)."""
+    fill: Fill
+
+    def measure(
+        self,
+        system: LatentDiffusion,
+        batches: Batches,
+        rankings: Mapping[str, list[int]],
+        num_random: int,
+    ) -> Curves:
+        """Decode the pictures through every map.
+
+        Args:
+            system: The model.
+            batches: Pictures that chose neither rankings nor moments, if there are any.
+            rankings: By criterion.
+            num_random: Random rankings to add.
+        """
+        num_channels = len(self.moments.mean)
+        counts = counts_to_measure(num_channels)
+        shuffled = random_rankings(num_channels, num_random, batches.seed)
+        maps: dict[tuple[int, ...] | tuple[str, int], LatentMap] = {}
+        for ranking in (*rankings.values(), *shuffled):
+            for count in counts:
+                kept = tuple(sorted(ranking[:count]))
+                if kept not in maps:
+                    maps[kept] = keep_channels(kept, self.moments, self.fill)
+        for kind in MEASURED_ROTATIONS:
+            maps |= {(kind, count): self._rotated(kind, count) for count in counts}
+        errors = measure_maps(system, batches, list(maps.values()), "Measuring curves")
+        psnr_db = {key: to_db(error) for key, error in zip(maps, errors, strict=True)}
+
+        def of(ranking: Sequence[int], count: int) -> float:
+            return psnr_db[tuple(sorted(ranking[:count]))]
+
+        draws = [[of(ranking, count) for ranking in shuffled] for count in counts]
+        return Curves(
+            of(range(num_channels), num_channels),
+            {name: [CurvePoint(count, ranking[:count], of(ranking, count)) for count in counts]
+             for name, ranking in rankings.items()},
+            RandomCurve(counts, draws, [sum(drawn) / len(drawn) for drawn in draws]),
+            [RotationCurve(kind, counts, [psnr_db[kind, count] for count in counts])
+             for kind in MEASURED_ROTATIONS],
+        )  # fmt: skip
+
+    def _rotated(self, kind: Rotation, count: int) -> LatentMap:
+        rotation = find_rotation(kind, self.moments, self.metric, count)
+        return keep_channels(range(count), self.moments, self.fill, rotation)
+
+
+def random_rankings(num_channels: int, num: int, seed: int) -> list[list[int]]:
+    """Random orders of the channels, the same for the same seed."""
+    return [
+        torch.randperm(num_channels, generator=generator(seed, "bootstrap", draw)).tolist()
+        for draw in range(num)
+    ]

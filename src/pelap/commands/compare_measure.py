@@ -1,0 +1,153 @@
+"""One model measured: quality on the same pictures as all others, cost beside the unpruned one."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from pelap.commands.bench_sample import BenchSettings, bench_sample
+from pelap.config.run_config import RunConfig
+from pelap.core.errors import ConfigError
+from pelap.measure.counts import count_model
+from pelap.measure.encoded_batches import Batches
+from pelap.measure.machine import machine, versions
+from pelap.measure.model_quality import (
+    QualitySettings,
+    References,
+    make_references,
+    measure_model_quality,
+)
+from pelap.measure.run_evaluation import torch_device
+from pelap.models.loaded import LoadedModel
+from pelap.models.model_pictures import load_splits
+from pelap.report.tradeoff_points import NOISE_LOSS
+from pelap.training.recovery.recovered_quality import measure_quality
+
+
+@dataclass(frozen=True)
+class TradeoffSettings(QualitySettings):
+    """How much is measured and timed."""
+
+    batch_sizes: Sequence[int] = (1, 16)
+    """Pictures drawn at a time, where time is measured."""
+    rounds: int = 5
+    """Of timing each model against the unpruned one."""
+
+    def check(self) -> None:
+        """Refuse what cannot be measured.
+
+        Raises:
+            ConfigError: One line that says what to give.
+        """
+        super().check()
+        self.bench().check()
+        if len(set(self.batch_sizes)) < len(self.batch_sizes):
+            raise ConfigError("--batch-sizes names a number twice: name each once.")
+
+    def bench(self) -> BenchSettings:
+        """As `pelap bench sample` takes them."""
+        device = torch_device().type
+        return BenchSettings(
+            self.sampler, self.steps, self.batch_sizes, device=device, rounds=self.rounds
+        )
+
+
+def measure_model(
+    model: LoadedModel,
+    unpruned: LoadedModel,
+    config: RunConfig,
+    settings: TradeoffSettings,
+    references: References | None = None,
+) -> dict[str, Any]:
+    """Quality and cost of one model, its time in alternation with the unpruned one.
+
+    Args:
+        model: With a denoiser; may be `unpruned` itself.
+        unpruned: What it was pruned from.
+        config: Says which pictures.
+        settings: How much is measured.
+        references: From `make_references` for the same unpruned model; made anew without.
+
+    Returns:
+        `name`; `quality`: fields of `MetricValue` by metric; `cost`: counts, and how many
+        `times_as_fast` as the unpruned one it is, by batch size. `to_point` makes a point of it.
+
+    Raises:
+        ConfigError: If the model cannot take such pictures, or a metric cannot be measured.
+        ModelError: If there is no denoiser, or a class is unknown.
+        DataError: If the pictures cannot be read.
+    """
+    device = torch_device()
+    references = references or make_references(unpruned, config, settings, device)
+    quality = measure_model_quality(model, references, config, settings, device)
+    quality |= _noise_loss(model, config, settings, device)
+    return {"name": model.name, "quality": quality, "cost": _cost(model, unpruned, settings)}
+
+
+def _noise_loss(
+    model: LoadedModel, config: RunConfig, settings: TradeoffSettings, device: torch.device
+) -> dict[str, Any]:
+    """Empty where the denoiser needs more than latents."""
+    test = load_splits(model, config, needs_train=False).test
+    indices = torch.arange(min(settings.num_pictures, len(test)))
+    batches = Batches(test, indices, config.evaluation.batch_size, config.evaluation.seed)
+    found = measure_quality(model.measured_system(device), batches, f"{model.name}: noise loss")
+    if found.noise_loss is None:
+        return {}
+    no_interval = {"std": None, "low": None, "high": None, "num_references": None}
+    return {NOISE_LOSS: {"value": found.noise_loss, "num_pictures": len(indices), **no_interval}}
+
+
+def _cost(model: LoadedModel, unpruned: LoadedModel, settings: TradeoffSettings) -> dict[str, Any]:
+    side = model.latent_side
+    counts = count_model(model, side)
+    return {
+        "parameters": counts.parameters,
+        "macs": counts.macs,
+        "latent_shape": [model.num_channels, side, side],
+        "latent_bytes": 4 * model.num_channels * side * side,
+        "times_as_fast": _times_as_fast(model, unpruned, settings),
+    }
+
+
+def _times_as_fast(
+    model: LoadedModel, unpruned: LoadedModel, settings: TradeoffSettings
+) -> list[dict[str, Any]]:
+    """By batch size; the unpruned model is by definition as fast as itself."""
+    if model.autoencoder is unpruned.autoencoder and model.denoiser is unpruned.denoiser:
+        same = {"ratio": 1.0, "ratio_min": 1.0, "ratio_max": 1.0}
+        return [{"batch_size": size, **same} for size in settings.batch_sizes]
+    ratios = bench_sample(model, unpruned, settings.bench())["ratios"]
+    names = ("batch_size", "ratio", "ratio_min", "ratio_max")
+    return [{name: one[name] for name in names} for one in ratios]
+
+
+def fingerprint(
+    model: LoadedModel,
+    unpruned: LoadedModel,
+    config: RunConfig,
+    settings: TradeoffSettings,
+    extractor: str | None,
+) -> str:
+    """A hash of all that a measurement depends on: weights, configs, settings, this machine."""
+    said = [asdict(config.data), asdict(config.evaluation), config.run.seed, asdict(settings),
+            extractor, machine(), versions()]  # fmt: skip
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    for one in (model, unpruned):
+        digest.update(json.dumps(one.scheduler_config, sort_keys=True, default=str).encode())
+        for network in (one.autoencoder, one.denoiser):
+            if network is not None:
+                _add_network(digest, network)
+    return digest.hexdigest()
+
+
+def _add_network(digest: Any, network: torch.nn.Module) -> None:
+    config: Any = getattr(network, "config", {})
+    public = {name: value for name, value in config.items() if not name.startswith("_")}
+    digest.update(json.dumps(public, sort_keys=True, default=str).encode())
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -1,0 +1,131 @@
+"""What a sweep found: each trial, mean and spread over the seeds of each grid point, the table."""
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pelap.config.run_folder import write_whole
+from pelap.report import numbers
+from pelap.report.sweep_figure import draw_sweep
+
+FIGURES = (
+    "diffusion_loss",
+    "reconstruction_psnr_db",
+    "masked_reconstruction_mse_sum",
+    "mask_mean",
+    "active_channels",
+)
+"""What is taken from evaluation.json, beside everything under `quality`."""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What came of a trial."""
+
+    name: str
+    settings: dict[str, str]
+    seed: int
+    status: Literal["done", "failed"]
+    error: str | None
+    """Last line that a failed trial said."""
+    verdict: str | None
+    figures: dict[str, float]
+    """Empty for a failed trial."""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """All trials, and mean and spread over the seeds of each grid point."""
+
+    preset: str
+    grid: dict[str, list[str]]
+    seeds: list[int]
+    trials: list[TrialResult]
+    points: list[dict[str, Any]]
+    """`settings`, `verdicts` (counts), `figures` (name → mean, std, n)."""
+
+    @property
+    def failed(self) -> list[TrialResult]:
+        return [trial for trial in self.trials if trial.status == "failed"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As in sweep.json, where a figure that is not finite is null."""
+        return json.loads(json.dumps(asdict(self)), parse_constant=lambda _: None)
+
+
+def chosen_figures(evaluation: dict[str, Any]) -> dict[str, float]:
+    """`FIGURES` and the quality metrics of an evaluation.json, the mean where it lists channels."""
+    chosen = {name: evaluation[name] for name in FIGURES}
+    figures = {n: statistics.fmean(v) if isinstance(v, list) else v for n, v in chosen.items()}
+    return figures | {name: one["value"] for name, one in evaluation.get("quality", {}).items()}
+
+
+def summarise(preset: str, grid: dict[str, list[str]], trials: list[TrialResult]) -> SweepResult:
+    """The trials with a summary of each grid point."""
+    seeds = list(dict.fromkeys(trial.seed for trial in trials))
+    settings = dict.fromkeys(tuple(trial.settings.items()) for trial in trials)
+    points = [_point(dict(pairs), trials) for pairs in settings]
+    return SweepResult(preset, grid, seeds, trials, points)
+
+
+def _point(settings: dict[str, str], trials: Sequence[TrialResult]) -> dict[str, Any]:
+    done = [t for t in trials if t.settings == settings and t.status == "done"]
+    verdicts = [trial.verdict for trial in done]
+    # A trial that was finished earlier may have fewer quality metrics.
+    names = dict.fromkeys(name for trial in done for name in trial.figures)
+    return {
+        "settings": settings,
+        "verdicts": {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)},
+        "figures": {
+            name: summary([trial.figures[name] for trial in done if name in trial.figures])
+            for name in names
+        },
+    }
+
+
+def summary(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean, sample standard deviation (None for one value) and number of the values.
+
+    A value that is not finite leaves neither mean (NaN) nor deviation (None).
+    """
+    if not all(map(math.isfinite, values)):
+        return {"mean": math.nan, "std": None, "n": len(values)}
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "std": spread, "n": len(values)}
+
+
+def table(result: SweepResult) -> str:
+    """Markdown: a row for each grid point with mean ± standard deviation, then what failed."""
+    measured = dict.fromkeys(name for point in result.points for name in point["figures"])
+    header = [*result.grid, "trials", *measured, "verdict"]
+    rows = [header, ["---"] * len(header)]
+    for point in result.points:
+        figures = point["figures"]
+        trials = sum(point["verdicts"].values())
+        verdicts = ", ".join(f"{count} {verdict}" for verdict, count in point["verdicts"].items())
+        cells = [_plus_minus(figures[name]) if name in figures else "" for name in measured]
+        rows.append([*point["settings"].values(), str(trials), *cells, verdicts])
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines += [f"\nFailed: {trial.name}: {trial.error}" for trial in result.failed]
+    return "\n".join(lines) + "\n"
+
+
+def _plus_minus(figure: dict[str, Any]) -> str:
+    if not math.isfinite(figure["mean"]):
+        return numbers.ABSENT
+    mean = f"{figure['mean']:.4g}"
+    return mean if figure["std"] is None else f"{mean} ± {figure['std']:.2g}"
+
+
+def write_result(result: SweepResult, output: Path) -> None:
+    """Write sweep.json, sweep.md and figures/sweep.png."""
+    content = json.dumps(result.as_dict(), indent=2) + "\n"
+    write_whole(output / "sweep.json", content.encode())
+    write_whole(output / "sweep.md", table(result).encode())
+    (output / "figures").mkdir(exist_ok=True)
+    if any(point["figures"] for point in result.points):
+        write_whole(output / "figures" / "sweep.png", draw_sweep(asdict(result)).png)

@@ -1,0 +1,1 @@
+"""What a run is: its settings, its presets, the folder it lies in. No torch."""

@@ -1,0 +1,236 @@
+"""The contract of a run folder: one place that knows its file names. No torch here.
+
+runs/NAME/
+  config.json               the whole resolved RunConfig
+  metrics.jsonl             one JSON object a line
+  checkpoints/step_N/       resumable state
+  samples/step_N.png        drawn while it trained, a class a row
+  latents/                  cached latents of a two-stage run, removed at its end
+  model/                    a diffusers pipeline folder, safetensors only
+  evaluation.json           what `pelap evaluate` measured
+  evaluation_pictures.npz   uint8 (N, H, W, 3): originals, reconstructions,
+                            masked_reconstructions, samples
+  diagnosis.json            what `pelap diagnose` measured
+  figures/*.png  report.html
+  .lock                     held by the process that trains or evaluates the run
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pelap.config.run_config import RunConfig, load_config, save_config, to_dict
+from pelap.core.errors import RunError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside one run folder, and readers for its small files."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def latents(self) -> Path:
+        return self.path / "latents"
+
+    @property
+    def evaluation_path(self) -> Path:
+        return self.path / "evaluation.json"
+
+    @property
+    def pictures_path(self) -> Path:
+        return self.path / "evaluation_pictures.npz"
+
+    @property
+    def diagnosis_path(self) -> Path:
+        return self.path / "diagnosis.json"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from writing to this run; given up also when the process dies.
+
+        Raises:
+            RunError: If another process holds it.
+        """
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise RunError(
+                f"{self.path} is being written by another process: wait for it, or stop it."
+            ) from error
+
+    def wait_until_free(self) -> None:
+        """Wait until no process trains or evaluates this run."""
+        with FileLock(self.path / ".lock"):
+            pass
+
+    def config(self) -> RunConfig:
+        return load_config(self.config_path)
+
+    def metrics(self, split: str | None = None) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl, of one split ("train", "validation") if given."""
+        if not self.metrics_path.exists():
+            return []
+        lines = [json.loads(line) for line in self.metrics_path.read_text().splitlines()]
+        return [line for line in lines if split is None or line["split"] == split]
+
+    def evaluation(self) -> dict[str, Any]:
+        """What `pelap evaluate` wrote.
+
+        Raises:
+            RunError: If the run has not been evaluated.
+        """
+        if not self.evaluation_path.exists():
+            raise RunError(
+                f"{self.path} has no evaluation.json: run `pelap evaluate {self.path}` first."
+            )
+        return json.loads(self.evaluation_path.read_text())
+
+    def diagnosis(self) -> dict[str, Any] | None:
+        """What `pelap diagnose` wrote; None if it was not run."""
+        if not self.diagnosis_path.exists():
+            return None
+        return json.loads(self.diagnosis_path.read_text())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def write_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary folder beside `path`, then put it in the place of `path`.
+
+    If `write` raises, nothing of it stays.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    old = path.with_name(f".{path.name}.old")
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        write(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if path.exists():
+        path.rename(old)
+    partial.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def create_run(path: Path, config: RunConfig) -> None:
+    """Make a new run folder with its config, whole or not at all.
+
+    Raises:
+        RunError: If something stands at `path`, also if another process was quicker.
+    """
+    _create(path, lambda partial: save_config(config, partial / "config.json"))
+
+
+def copy_run(run: RunFolder, path: Path, checkpoints: Sequence[Path], config: RunConfig) -> None:
+    """A new run folder that goes on where another stands; whole or not at all.
+
+    Args:
+        run: Its metrics, model and grids of samples are copied.
+        path: Of the new folder.
+        checkpoints: Those to take along.
+        config: Of the new run.
+
+    Raises:
+        RunError: If something stands at `path`, or another process writes to `run`.
+    """
+
+    def fill(partial: Path) -> None:
+        save_config(config, partial / run.config_path.name)
+        if run.metrics_path.exists():
+            shutil.copy2(run.metrics_path, partial / run.metrics_path.name)
+        for source in (run.model, run.samples):
+            if source.is_dir():
+                shutil.copytree(source, partial / source.name)
+        for source in checkpoints:
+            shutil.copytree(source, partial / run.checkpoints.name / source.name)
+
+    with run.held():
+        _create(path, fill)
+
+
+def _create(path: Path, fill: Callable[[Path], None]) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        fill(partial)
+        partial.rename(path)
+    except OSError as error:
+        if path.exists():
+            raise already_there(path) from error
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_config(run: RunFolder, config: RunConfig) -> None:
+    """Put another config in the place of the run's own."""
+    write_whole(run.config_path, (json.dumps(to_dict(config), indent=2) + "\n").encode())
+
+
+def already_there(path: Path) -> RunError:
+    """What to say of a run that would overwrite another."""
+    return RunError(
+        f"{path} exists already: choose another --output, "
+        f"or continue that run with `pelap resume {path}`."
+    )
+
+
+def open_run(path: Path | str) -> RunFolder:
+    """The run folder at `path`.
+
+    Raises:
+        RunError: If there is no folder, or it holds no config.json.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise RunError(
+            f"No run folder at {path}: make one with `pelap train PRESET --output {path}`."
+        )
+    if not (path / "config.json").is_file():
+        raise RunError(f"{path} is not a run folder: it holds no config.json.")
+    return RunFolder(path)

@@ -1,1 +1,0 @@
-"""What a model costs: counted, and timed against another in one run."""

@@ -1,0 +1,1 @@
+"""What pelap knows of each class of models."""

@@ -1,0 +1,1 @@
+"""One pass over pictures, and what is counted and timed."""

@@ -1,0 +1,110 @@
+"""What is timed: a model in torch, a model in onnxruntime, or an export."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pelap.core.errors import ConfigError, ModelError
+from pelap.export.onnx_export import export_model
+from pelap.export.runtime import OnnxNetworks
+from pelap.measure.counts import UNKNOWN, Counts, count_model
+from pelap.measure.sampling_networks import SamplingNetworks, TorchNetworks
+from pelap.models.loaded import LoadedModel
+from pelap.models.precision import DTYPES, Precision
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model, ready to be timed."""
+
+    name: str
+    shape: Shape
+    """(C, h, w) of its latents."""
+    scheduler_config: dict[str, Any]
+    counts: Counts
+    model: LoadedModel | None = field(repr=False, default=None)
+    """None where onnxruntime computes."""
+    onnx: OnnxNetworks | None = field(repr=False, default=None)
+
+    @property
+    def backend(self) -> str:
+        """What computes."""
+        return "torch" if self.model is not None else "onnxruntime"
+
+    def networks(
+        self, precision: Precision, *, compiled: bool, device: torch.device
+    ) -> SamplingNetworks:
+        """Its networks; an export knows one precision and no compiler."""
+        if self.model is None:
+            assert self.onnx is not None
+            return self.onnx
+        return TorchNetworks(self.model, self.shape[1], precision, compiled=compiled, device=device)
+
+    def weight_bytes(self, precision: Precision) -> int | None:
+        """Of what sampling needs: denoiser and decoder."""
+        parts = (self.counts.parameters["denoiser"], self.counts.parameters["decoder"])
+        if self.model is None or None in parts:
+            return None
+        return DTYPES[precision].itemsize * sum(part or 0 for part in parts)
+
+
+@contextmanager
+def at_side(name: str, side: int) -> Iterator[None]:
+    """Turn what a network says of latents it cannot take into one line that names the option.
+
+    Raises:
+        ConfigError: For every RuntimeError, ValueError or AssertionError inside.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{name} cannot sample latents of --size {side}: {reason}") from error
+
+
+def make_subject(
+    model: LoadedModel | OnnxNetworks, backend: str, side: int | None, folder: Path
+) -> Subject:
+    """A model for a backend.
+
+    Args:
+        model: An export is computed by onnxruntime whatever the backend.
+        backend: torch or onnxruntime.
+        side: Height and width of the latents; by default what the model was made for.
+        folder: Where a model is exported to for onnxruntime.
+
+    Raises:
+        ConfigError: If it cannot run at that side, or the extra `onnx` is missing.
+        ModelError: If there is no denoiser, or a class is unknown.
+    """
+    if isinstance(model, OnnxNetworks):
+        return _from_export(model, side)
+    if model.denoiser is None:
+        raise ModelError(f"{model.name} has no denoiser: there is nothing to sample with.")
+    model.check()
+    side = model.latent_side if side is None else side
+    with at_side(model.name, side):
+        counts = count_model(model, side)
+    scheduler = model.scheduler_config
+    shape = (model.num_channels, side, side)
+    if backend == "torch":
+        return Subject(model.name, shape, scheduler, counts, model)
+    export_model(model, folder, side=side)
+    onnx = OnnxNetworks(folder, torch.get_num_threads())
+    return Subject(model.name, shape, scheduler, counts, onnx=onnx)
+
+
+def _from_export(onnx: OnnxNetworks, side: int | None) -> Subject:
+    if "denoiser" not in onnx.description["networks"]:
+        raise ModelError(f"{onnx.name} was exported without a denoiser: nothing to sample with.")
+    if side not in (None, onnx.latent_shape[1]):
+        raise ModelError(
+            f"--size is {side}: {onnx.name} was exported for latents of {onnx.latent_shape[1]}."
+        )
+    return Subject(onnx.name, onnx.latent_shape, onnx.scheduler_config, UNKNOWN, onnx=onnx)

@@ -1,0 +1,67 @@
+"""What a diagnosis holds. No torch here: the report reads it back from diagnosis.json."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pelap.measure.collapse import CollapseVerdict
+
+
+@dataclass(frozen=True)
+class LevelLosses:
+    """The denoiser at one timestep. Losses are squared errors a value of the predicted noise."""
+
+    timestep: int
+    snr_db: float | None
+    """Signal-to-noise ratio of the noisy latents; None where there is no signal at all."""
+    diffusion_loss: float
+    """With the latents."""
+    zero_latent_diffusion_loss: float
+    """With zeros in their place, same noise."""
+    gaussian_diffusion_loss: float
+    """Closed form: the best linear predictor for independent Gaussian latents of this spread."""
+
+
+@dataclass(frozen=True)
+class SnrError:
+    """How well the clean latent is recovered at one signal-to-noise ratio.
+
+    Errors are squared errors over the latent's own variance: 1 is always guessing its mean.
+    """
+
+    snr_db: float
+    """Asked for."""
+    timestep: int | None
+    """The nearest one; None where there is none within SNR_TOLERANCE_DB."""
+    relative_error: float | None
+    """Of the denoiser; None where there is no such timestep."""
+    linear_relative_error: float
+    """Of the best linear predictor for equally wide channels: 1 / (1 + SNR)."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Everything `diagnose` found out. Lists are per channel, by level, or by ratio."""
+
+    num_pictures: int
+    levels: list[LevelLosses]
+    recovery: list[SnrError]
+    diffusion_loss: float
+    """Mean over the levels, as the next two."""
+    zero_latent_diffusion_loss: float
+    gaussian_diffusion_loss: float
+    latent_std: list[float]
+    masked_latent_std: list[float]
+    mask_mean: list[float]
+    reconstruction_psnr_db: float
+    """Decoding the latents, images in [-1, 1]."""
+    masked_reconstruction_psnr_db: float
+    """Decoding the latents after the mask."""
+    least_snr_db: float | None
+    """At the last timestep; None where there is no signal at all."""
+    collapse: CollapseVerdict
+    notes: list[str]
+    """What could not be measured, and why."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Nested plain values, as diagnosis.json has them."""
+        return asdict(self)

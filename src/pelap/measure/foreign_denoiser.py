@@ -1,0 +1,62 @@
+"""Unconditional latent diffusion pipelines of diffusers, and why others cannot be measured."""
+
+from pathlib import Path
+from typing import Any
+
+from diffusers.models.unets.unet_2d import UNet2DModel
+
+from pelap.core.errors import RunError
+from pelap.models.loaded import PREDICTIONS, LoadedModel, read_forward_process
+from pelap.models.opening import DENOISER_NAMES, find_part, open_model, read_json
+
+SUPPORTED = (
+    "supported is an autoencoder (vae, vqvae, autoencoder) with an unconditional UNet2DModel "
+    "(unet, denoiser) and a scheduler with betas, or with --unconditional any pipeline whose "
+    "denoiser pelap knows"
+)
+
+
+def open_foreign(folder: Path) -> LoadedModel:
+    """The pipeline at `folder`, checked to run on latents alone.
+
+    Args:
+        folder: With model_index.json and a folder for each part.
+
+    Raises:
+        RunError: If it is conditional or of an unknown kind. One line.
+        ModelError: If it is incomplete, or holds no safetensors.
+    """
+    parts = read_json(folder / "model_index.json")
+    name = find_part(parts, DENOISER_NAMES)
+    if name is None:
+        raise RunError(f"{folder / 'model_index.json'} names no denoiser; {SUPPORTED}.")
+    kind = parts[name][1]
+    if kind != UNet2DModel.__name__:
+        raise RunError(f"{folder}: the denoiser {kind} is not supported; {SUPPORTED}.")
+    model = open_model(folder)
+    _check_denoiser(folder, model)
+    _check_scheduler(folder, model.scheduler_config)
+    return model
+
+
+def _check_denoiser(folder: Path, model: LoadedModel) -> None:
+    config: Any = model.denoiser.config  # type: ignore[union-attr]
+    num_channels = model.num_channels
+    if config.get("num_class_embeds") or config.get("class_embed_type"):
+        raise RunError(f"{folder}: the denoiser needs a class as condition; {SUPPORTED}.")
+    if (config["in_channels"], config["out_channels"]) != (num_channels, num_channels):
+        raise RunError(
+            f"{folder}: the denoiser turns {config['in_channels']} channels into "
+            f"{config['out_channels']}, but the latents have {num_channels}; {SUPPORTED}."
+        )
+
+
+def _check_scheduler(folder: Path, config: dict[str, Any]) -> None:
+    prediction = config.get("prediction_type", "epsilon")
+    if "beta_start" in config and prediction not in PREDICTIONS:
+        raise RunError(
+            f"{folder}: the denoiser predicts {prediction!r}; known are {', '.join(PREDICTIONS)}."
+        )
+    if read_forward_process(config) is None:
+        kind = config.get("_class_name")
+        raise RunError(f"{folder}: the scheduler {kind} has no betas; {SUPPORTED}.")

@@ -1,0 +1,191 @@
+"""Quality of any model beside the unpruned one: the same pictures, the same number of samples."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pelap.config.run_config import RunConfig
+from pelap.core.errors import ConfigError, DataError
+from pelap.core.seeding import generator
+from pelap.data.pictures import to_batch
+from pelap.measure.encoded_batches import track
+from pelap.measure.features import load_extractor
+from pelap.measure.quality import QualityPictures, measure_quality
+from pelap.measure.run_evaluation import cache_folder
+from pelap.method.sampling import build_sampler, denoise, to_uint8
+from pelap.method.system import LatentDiffusion
+from pelap.models.loaded import LoadedModel
+from pelap.models.model_pictures import load_splits
+
+TO_UNPRUNED = "-to-unpruned"
+"""Ends the name of the distance from samples to the unpruned model's reconstructions."""
+
+
+@dataclass(frozen=True)
+class QualitySettings:
+    """How many pictures, and how samples are drawn."""
+
+    num_pictures: int = 2000
+    """Test pictures that each model reconstructs."""
+    num_samples: int = 5000
+    sampler: str = "dpm-solver++"
+    steps: int = 15
+    num_references: int = 10_000
+    """Test pictures that samples are compared with."""
+    seed: int = 0
+    """Of the samples' noise."""
+
+    def check(self) -> None:
+        """Refuse counts that no distance can be made of.
+
+        Raises:
+            ConfigError: One line that names the option.
+        """
+        for name, value in (("--num-pictures", self.num_pictures),
+                            ("--num-samples", self.num_samples)):  # fmt: skip
+            if value < 2:
+                raise ConfigError(f"{name} is {value}: it must be at least 2.")
+
+
+@dataclass(frozen=True)
+class References:
+    """What every model is compared with; uint8 (N, 3, H, W)."""
+
+    originals: Tensor
+    """Test pictures, at least as many as are reconstructed."""
+    reconstructions: Tensor
+    """Of the first of them, by the unpruned model."""
+    extractor: str | None
+    """Name for `load_extractor`; None where there is none, and no Fréchet distances."""
+    reason: str | None = None
+    """Why there is none."""
+
+
+def find_extractor(name: str) -> tuple[str | None, str | None]:
+    """The extractor's name if its weights are here; otherwise None and why not.
+
+    Raises:
+        ConfigError: If there is no extractor of that name.
+    """
+    try:
+        load_extractor(name, torch.device("cpu"))
+    except DataError as error:
+        return None, str(error)
+    return name, None
+
+
+def make_references(
+    unpruned: LoadedModel, config: RunConfig, settings: QualitySettings, device: torch.device
+) -> References:
+    """Fetch the test pictures and let the unpruned model reconstruct some.
+
+    Raises:
+        ConfigError: If the model cannot take pictures of that size.
+        DataError: If the pictures cannot be read.
+    """
+    test = load_splits(unpruned, config, needs_train=False).test
+    num = max(settings.num_pictures, settings.num_references)
+    originals = test.fetch(torch.arange(min(num, len(test))))
+    extractor, reason = find_extractor(config.evaluation.extractor)
+    chosen = originals[: settings.num_pictures]
+    system = unpruned.measured_system(device)
+    decoded = reconstruct(system, chosen, config.evaluation.batch_size)
+    return References(originals, decoded, extractor, reason)
+
+
+def measure_model_quality(
+    model: LoadedModel,
+    references: References,
+    config: RunConfig,
+    settings: QualitySettings,
+    device: torch.device,
+) -> dict[str, dict[str, Any]]:
+    """PSNR and rFD of reconstructions; Fréchet distances of samples to both references.
+
+    Args:
+        model: The model; samples are left out where its denoiser needs more than latents.
+        references: From `make_references`.
+        config: Its evaluation gives batch size and bootstraps.
+        settings: How many, and which sampler.
+        device: Where the model runs.
+
+    Returns:
+        Fields of `MetricValue` by metric, e.g. FD-ResNet20 and FD-ResNet20-to-unpruned.
+
+    Raises:
+        ConfigError: If pictures do not come back at their size, or a metric cannot be measured.
+    """
+    system, size = model.measured_system(device), config.evaluation.batch_size
+    originals = references.originals[: settings.num_pictures]
+    decoded = reconstruct(system, originals, size)
+    names = ["psnr"] if references.extractor is None else ["psnr", "rfd"]
+    found = _measure(names, QualityPictures(originals, decoded), references, config)
+    if references.extractor is None or system.denoiser is None:
+        return found
+    samples = draw_samples(system, originals[:1], settings, size, f"{model.name}: samples")
+    to_test = QualityPictures(references.originals, samples=samples)
+    found |= _measure(["fd"], to_test, references, config)
+    to_unpruned = QualityPictures(references.reconstructions, samples=samples)
+    for name, value in _measure(["fd"], to_unpruned, references, config).items():
+        found[name + TO_UNPRUNED] = value
+    return found
+
+
+def _measure(
+    names: list[str], pictures: QualityPictures, references: References, config: RunConfig
+) -> dict[str, dict[str, Any]]:
+    values = measure_quality(
+        names,
+        pictures,
+        references.extractor or config.evaluation.extractor,
+        device=torch.device("cpu"),
+        cache=cache_folder(),
+        num_bootstraps=config.evaluation.num_bootstraps,
+        seed=config.evaluation.seed,
+    )
+    return {name: value.as_dict() for name, value in values.items()}
+
+
+@torch.no_grad()
+def reconstruct(system: LatentDiffusion, originals: Tensor, batch_size: int) -> Tensor:
+    """What decoding the encoder's mean gives, bytes (N, 3, H, W), of bytes of that shape."""
+    device, parts = next(system.parameters()).device, []
+    for part in originals.split(batch_size):
+        mean = system.encode_moments(to_batch(part, device)).chunk(2, dim=1)[0]
+        parts.append(to_uint8(system.decode(mean)).cpu())
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def draw_samples(
+    system: LatentDiffusion,
+    picture: Tensor,
+    settings: QualitySettings,
+    batch_size: int,
+    label: str,
+) -> Tensor:
+    """Pictures from noise, bytes (N, 3, H, W), the same for the same seed.
+
+    Args:
+        system: With a denoiser.
+        picture: Any one, bytes (1, 3, H, W): its latents have the shape of all.
+        settings: Number, sampler, steps and seed.
+        batch_size: Pictures at a time.
+        label: Of a progress bar.
+    """
+    device = next(system.parameters()).device
+    _, channels, *sides = system.encode_moments(to_batch(picture, device)).shape
+    source = generator(settings.seed, "sampling", 0, device)
+    step_noise = generator(settings.seed, "sampling", 1, device)
+    shape = (settings.num_samples, channels // 2, *sides)
+    noise = torch.randn(shape, generator=source, device=device)
+    sampler, parts = build_sampler(settings.sampler, system.scheduler), []
+    batches = noise.split(batch_size)
+    for number in track(range(len(batches)), len(batches), label):
+        latents = denoise(
+            system.denoiser, sampler, batches[number], settings.steps, step_noise=step_noise
+        )
+        parts.append(to_uint8(system.decode(latents)).cpu())
+    return torch.cat(parts)

@@ -1,0 +1,129 @@
+"""One whole sampling: noise, steps, pictures; timed, and its memory measured."""
+
+import gc
+import os
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.models.autoencoders.vae import DecoderOutput
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor
+
+from pelap.config.run_config import NoiseConfig
+from pelap.core.errors import ConfigError, ModelError
+from pelap.measure.sampling_networks import SamplingNetworks
+from pelap.method.sampling import SAMPLERS, build_sampler, denoise
+from pelap.method.system import build_scheduler
+from pelap.models.loaded import read_forward_process
+
+MEMORY_STEPS = 4
+"""Steps of the sampling whose memory is measured: no sampler remembers more than three."""
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Of one batch."""
+
+    denoising: float
+    decoding: float
+
+    @property
+    def total(self) -> float:
+        """Of both."""
+        return self.denoising + self.decoding
+
+
+def make_scheduler(config: dict[str, Any], sampler: str) -> Any:
+    """The named sampler for a model's scheduler; where that has no betas, the model's own.
+
+    Args:
+        config: Of the model's scheduler; empty for the forward process of pelap's presets.
+        sampler: One of SAMPLERS.
+
+    Raises:
+        ConfigError: If the sampler is unknown.
+        ModelError: If the model's scheduler is unknown.
+    """
+    if sampler not in SAMPLERS:
+        raise ConfigError(f"--sampler is {sampler!r}: known are {', '.join(SAMPLERS)}.")
+    fixed = {"variance_type": "fixed_small"}  # predicted variances are left out
+    process = read_forward_process(config | fixed) if config else build_scheduler(NoiseConfig())
+    if process is not None:
+        return build_sampler(sampler, process)
+    kind = getattr(diffusers, str(config.get("_class_name")), None)
+    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+        raise ModelError(f"The scheduler {config.get('_class_name')} is none of diffusers'.")
+    # a shift that depends on the number of pixels costs no time, but must be told the number
+    return kind.from_config(config, use_dynamic_shifting=False)  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Drawing pictures with one model."""
+
+    networks: SamplingNetworks
+    scheduler: Any
+    """A diffusers scheduler."""
+    shape: tuple[int, int, int]
+    """(C, h, w)."""
+    steps: int
+    device: torch.device
+
+    def run(self, batch_size: int, steps: int | None = None) -> Seconds:
+        """Draw a batch and drop it.
+
+        Args:
+            batch_size: B.
+            steps: Other than its own.
+        """
+        source = torch.Generator(self.device).manual_seed(0)
+        noise = torch.randn(batch_size, *self.shape, generator=source, device=self.device)
+        begin = self._now()
+        latents = denoise(self._predict, self.scheduler, noise, steps or self.steps)  # type: ignore[arg-type]
+        middle = self._now()
+        self.networks.decode(latents)
+        return Seconds(middle - begin, self._now() - middle)
+
+    def _predict(self, latents: Tensor, timestep: Tensor) -> DecoderOutput:
+        return DecoderOutput(sample=self.networks.predict(latents, timestep))
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def working_memory(self, batch_size: int) -> int:
+        """Bytes of tensors that a sampling holds at most, beyond those that there were before.
+
+        On a GPU as torch's allocator counts them; on the CPU likewise, from the profiler's record
+        of every allocation. What other libraries allocate on their own is not in it.
+        """
+        steps = min(self.steps, MEMORY_STEPS)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            self.run(batch_size, steps)
+            return torch.cuda.max_memory_allocated() - before
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its remarks on stderr
+        fresh = type(self.scheduler).from_config(self.scheduler.config)
+        kept = dict(vars(fresh))  # so that nothing is freed that the profiler has not seen
+        gc.collect()
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+            replace(self, scheduler=fresh).run(batch_size, steps)
+        del kept
+        return _most_held(profile)
+
+
+def _most_held(profile: Any) -> int:
+    held = most = 0
+    for event in sorted(
+        profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()
+    ):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most

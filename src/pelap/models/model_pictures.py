@@ -1,0 +1,104 @@
+"""Pictures for a model that is no run of ours: which, and at what size."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pelap.config.overrides import apply_overrides
+from pelap.config.run_config import DataConfig, RunConfig
+from pelap.core.errors import ConfigError
+from pelap.data.load import load_pictures
+from pelap.data.pictures import Splits, to_batch
+from pelap.models.foreign_autoencoder import ForeignAutoencoder
+from pelap.models.loaded import LoadedModel
+from pelap.models.opening import open_factory, open_model
+
+PROBE_SIZE = 64
+LEAST_LATENT_SIDE = 16
+"""Of pictures for an autoencoder on its own that shrinks by more than 4."""
+
+
+def open_any(source: str | None, factory: str | None) -> LoadedModel:
+    """The model at `source`, or what `factory` returns.
+
+    Raises:
+        ConfigError: If both or none are given.
+        ModelError: If it cannot be opened.
+    """
+    if (source is None) == (factory is None):
+        raise ConfigError("Give one of MODEL and --autoencoder package.module:factory.")
+    return open_model(source) if source is not None else open_factory(str(factory))
+
+
+def pictures_config(model: LoadedModel, overrides: Sequence[str]) -> RunConfig:
+    """The run's config, or defaults at the size the model was made for, with the overrides.
+
+    Raises:
+        ConfigError: If nothing says which pictures to take, or an override is wrong.
+    """
+    if model.config is not None:
+        return apply_overrides(model.config, overrides)
+    if "--data.source" not in " ".join(overrides):
+        raise ConfigError(f"{model.name} names no pictures: give --data.source.")
+    size = picture_size(model)
+    return apply_overrides(RunConfig(data=DataConfig(size=size)), overrides)
+
+
+def load_splits(model: LoadedModel, config: RunConfig, *, needs_train: bool = True) -> Splits:
+    """Both splits, decoded at each fetch, tried once on the autoencoder.
+
+    Raises:
+        ConfigError: If the autoencoder cannot take pictures of that size.
+        DataError: If the pictures cannot be read.
+    """
+    data = replace(config.data, memory_gb=1e-9)
+    if not needs_train:
+        data = replace(data, num_train=1)
+    splits = load_pictures(data, config.run.seed)
+    image = to_batch(splits.test.fetch(torch.tensor([0])), _device(model))
+    try:
+        _try(model, image)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"{model.name} cannot take pictures of {config.data.size} pixels "
+            f"({str(error).splitlines()[0]}): give another --data.size."
+        ) from error
+    return splits
+
+
+def _device(model: LoadedModel) -> torch.device:
+    return next(model.autoencoder.parameters()).device
+
+
+@torch.no_grad()
+def _try(model: LoadedModel, image: Tensor) -> None:
+    autoencoder = ForeignAutoencoder(model.autoencoder)
+    image = image.to(next(model.autoencoder.parameters()).dtype)
+    latents = autoencoder.encode(image).latent_dist.mean
+    decoded = autoencoder.decode(latents).sample
+    if decoded.shape != image.shape:
+        raise ValueError(f"they come back as {tuple(decoded.shape[2:])}")
+
+
+@torch.no_grad()
+def picture_size(model: LoadedModel) -> int:
+    """Side in pixels of the pictures that a model was made for, or can be measured on."""
+    parameter = next(model.autoencoder.parameters())
+    image = torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE, dtype=parameter.dtype)
+    latents = ForeignAutoencoder(model.autoencoder).encode(image.to(parameter.device))
+    factor = PROBE_SIZE // latents.latent_dist.mean.shape[-1]
+    config: Any = getattr(model.denoiser, "config", {})
+    side = config.get("sample_size")
+    if isinstance(side, int):
+        return side * factor
+    return DataConfig.size if factor <= 4 else LEAST_LATENT_SIDE * factor
+
+
+def describe_pictures(config: RunConfig) -> str:
+    """Source and size in words, for cards and JSON; a local path by its last part only."""
+    path = f" {Path(config.data.path).name}" if config.data.path else ""
+    return f"{config.data.source}{path}, {config.data.size} pixels"

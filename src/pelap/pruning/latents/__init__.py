@@ -1,0 +1,1 @@
+"""Remove latent channels: which, from which weights."""

@@ -1,0 +1,48 @@
+"""How good a model is, on the same pictures with the same noise at every call."""
+
+from dataclasses import dataclass
+
+import torch
+
+from pelap.analysis.decoding import to_db
+from pelap.core.processes import sum_over_processes
+from pelap.core.seeding import generator
+from pelap.measure.encoded_batches import Batches
+from pelap.method.system import LatentDiffusion
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Means over pictures."""
+
+    psnr_db: float
+    """Of decoding the encoder's mean."""
+    noise_loss: float | None
+    """Mean squared error of the predicted noise, one timestep a picture; None without denoiser."""
+
+
+@torch.no_grad()
+def measure_quality(system: LatentDiffusion, batches: Batches, label: str) -> Quality:
+    """Reconstructions, and the noise loss where the system has a denoiser.
+
+    Args:
+        system: The model.
+        batches: The pictures; each process takes its own, all get the result.
+        label: Of a progress bar.
+    """
+    total = torch.zeros(2, dtype=torch.float64)
+    for batch in batches.of_this_process(system, label):
+        errors = (system.decode(batch.mean) - batch.images).square()
+        total[0] += float(errors.double().mean(dim=(1, 2, 3)).sum())
+        if system.denoiser is None:
+            continue
+        device, size = batch.latents.device, len(batch.latents)
+        source = generator(batches.seed, "sampling", batch.number, device)
+        num_timesteps = len(system.scheduler.alphas_cumprod)
+        timesteps = torch.randint(num_timesteps, (size,), generator=source, device=device)
+        noise = torch.randn(batch.latents.shape, generator=source, device=device)
+        noisy = system.scheduler.add_noise(batch.latents, noise, timesteps)  # type: ignore[arg-type]
+        errors = (system.predict_noise(noisy, timesteps) - noise).square()
+        total[1] += float(errors.double().mean(dim=(1, 2, 3)).sum())
+    means = sum_over_processes(total) / batches.num_pictures
+    return Quality(to_db(means[0]), None if system.denoiser is None else float(means[1]))

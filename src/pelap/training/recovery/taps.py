@@ -1,0 +1,96 @@
+"""What leaves the blocks of student and teacher, so that one can learn the other's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pelap.models.loaded import LoadedModel
+
+BLOCK_LISTS = ("down_blocks", "up_blocks")
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One block of the student and what it should give."""
+
+    student: str
+    """Dotted name."""
+    teacher: str
+    features: Tensor | None
+    """The teacher's features that the student kept, in its order; None: all."""
+
+
+class Listener:
+    """Keeps what leaves some modules of a network at its last call.
+
+    Args:
+        network: Gets forward hooks, for good.
+        names: Of its modules.
+    """
+
+    def __init__(self, network: nn.Module, names: Sequence[str]):
+        self.heard: list[Tensor | None] = [None] * len(names)
+        for place, name in enumerate(names):
+            network.get_submodule(name).register_forward_hook(self._hook(place))
+
+    def _hook(self, place: int) -> Any:
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            self.heard[place] = output[0] if isinstance(output, tuple) else output
+
+        return keep
+
+    def take(self) -> list[Tensor]:
+        """Features (B, D, h, w) in the order of the names, each once."""
+        taken = [one for one in self.heard if one is not None]
+        assert len(taken) == len(self.heard)
+        self.heard = [None] * len(self.heard)
+        return taken
+
+
+def find_taps(student: LoadedModel, teacher: LoadedModel) -> list[Tap]:
+    """Blocks to compare: those that the record of the student's prunings names, or all of a UNet.
+
+    Both must have passed `find_encode`. None where the denoiser is no UNet of diffusers.
+    """
+    if not hasattr(student.denoiser, "down_blocks"):
+        return []
+    prunings = [one for one in student.history if "channels_before" in one]
+    known = sum("channels_before" in one for one in teacher.history)
+    found: dict[str, Tap] = {name: Tap(name, name, None) for name in _blocks(student.denoiser)}
+    for record in reversed(prunings[known:]):
+        kept = record.get("width", {}).get("features", {})
+        found = {
+            name: _through(tap, *kept[tap.teacher]) if kept else tap for name, tap in found.items()
+        }
+    return list(found.values())
+
+
+def _through(tap: Tap, teacher: str, kept: list[int]) -> Tap:
+    """The same tap, one pruning earlier."""
+    features = torch.tensor(kept)
+    return Tap(tap.student, teacher, features if tap.features is None else features[tap.features])
+
+
+def _blocks(unet: Any) -> list[str]:
+    found = [f"{owner}.{n}" for owner in BLOCK_LISTS for n in range(len(getattr(unet, owner)))]
+    return [*found, *(["mid_block"] if unet.mid_block is not None else [])]
+
+
+def feature_loss(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """Mean over blocks of the squared error relative to the variance of what is wanted.
+
+    As feature distillation of narrower denoisers does (Kim et al., arXiv 2305.15798), made
+    scale-free.
+
+    Args:
+        found: The student's features, (B, D, h, w) each.
+        wanted: The teacher's at the same places.
+    """
+    losses = [
+        (one - other).square().mean() / other.var(correction=0).clamp(min=1e-12)
+        for one, other in zip(found, wanted, strict=True)
+    ]
+    return torch.stack(losses).mean()

@@ -1,0 +1,168 @@
+"""The command line as people use it: one process a call, exit codes, one-line errors."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pelap.cli import main, split_overrides
+from pelap.config.run_folder import RunFolder
+
+SMALL = ["--run.max-steps", "2", "--data.num-train", "64", "--data.num-test", "32"]
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a mistake prints."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("pelap: ")
+    assert captured.err.count("\n") == 1, captured.err
+    return captured.err
+
+
+def test_help_imports_no_torch():
+    code = "import sys, pelap.cli\ntry: pelap.cli.main(['--help'])\nexcept SystemExit: pass\n"
+    code += "assert 'torch' not in sys.modules and 'tyro' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_module_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "pelap", "--version"], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("pelap ")
+
+
+def test_split_overrides():
+    own, overrides = split_overrides(
+        [
+            "train",
+            "tiny",
+            "--run.seed",
+            "-3",
+            "--output",
+            "a.b",
+            "--data.resize",
+            "--gate.kind=open",
+        ]
+    )
+    assert own == ["train", "tiny", "--output", "a.b"]
+    assert overrides == ["--run.seed", "-3", "--data.resize", "--gate.kind=open"]
+
+
+def test_describe_prints_one_json_object(capsys: pytest.CaptureFixture[str]):
+    assert main(["describe", "paper", "--json"]) == 0
+    counts = json.loads(capsys.readouterr().out)["num_parameters"]
+    assert (counts["autoencoder"], counts["importance"], counts["denoiser"]) == (
+        2_127_499,
+        292,
+        820_748,
+    )
+
+
+def test_describe_takes_overrides_and_runs(capsys: pytest.CaptureFixture[str], tiny_run: RunFolder):
+    assert main(["describe", str(tiny_run.path), "--network.latent-channels", "8"]) == 0
+    assert "8 × 4 × 4" in capsys.readouterr().out
+
+
+def test_train_evaluate_sample_report(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    run = tmp_path / "run"
+    sparsity = ["--objective.sparsity-weight", "0.5"]
+    assert main(["train", "tiny", "--output", str(run), *SMALL, *sparsity]) == 0
+    assert RunFolder(run).config().objective.sparsity_weight == 0.5
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_pictures"] == 32
+    assert main(["sample", str(run), "--output", str(tmp_path / "a.png"), "--steps", "2"]) == 0
+    assert main(["report", str(run)]) == 0
+    assert (run / "report.html").exists()
+    again = tmp_path / "again"
+    assert main(["train", "--config", str(run / "config.json"), "--output", str(again)]) == 0
+    assert RunFolder(again).config() == RunFolder(run).config()
+    assert main(["resume", str(again)]) == 0
+
+
+def test_settings_lists_every_field(capsys: pytest.CaptureFixture[str]):
+    assert main(["settings", "tiny"]) == 0
+    assert "--objective.sparsity-weight" in capsys.readouterr().out
+
+
+def test_reproduce_goes_on_where_it_stopped(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    command = ["reproduce", "tiny", "--output", str(tmp_path), "--lambdas", "0", *SMALL]
+    assert main(command) == 0
+    runs = ["baseline", "lambda_0.01", "lambda_0"]
+    before = {name: (tmp_path / name / "metrics.jsonl").stat().st_mtime_ns for name in runs}
+    (tmp_path / "lambda_0" / "evaluation.json").unlink()
+    (tmp_path / "report.html").unlink()
+    assert main(command) == 0
+    after = {name: (tmp_path / name / "metrics.jsonl").stat().st_mtime_ns for name in runs}
+    assert before == after
+    assert (tmp_path / "lambda_0" / "evaluation.json").exists()
+    assert (tmp_path / "report.html").exists()
+    capsys.readouterr()
+    line = fails(capsys, *command, "--run.seed", "1")
+    assert "other settings" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["train", "papper", "--output", "{tmp}/run"], "Did you mean paper"),
+        (["train", "tiny", "--output", "{tmp}/run", "--run.max-stepz", "3"], "--run.max-steps?"),
+        (["train", "tiny", "--output", "{tmp}/run", "--run.max-steps", "abc"], "--run.max-steps"),
+        (["train", "tiny", "--output", "{tmp}/run", "--data.source", "web"], "photos"),
+        (["train", "tiny", "--output", "{tmp}/run", "--bogus"], "--bogus"),
+        (["train", "tiny"], "--output"),
+        (["train", "--output", "{tmp}/run"], "PRESET"),
+        (["train", "tiny", "--output", "{tmp}"], "exists already"),
+        (["train", "--config", "{tmp}/no.json", "--output", "{tmp}/run"], "no.json"),
+        (["train", "tiny", "--output", "{tmp}/run", "--data.size", "13"], "--data.size is 13"),
+        (["train", "tiny", "--output", "{tmp}/run", "--data.source", "folder"], "--data.path"),
+        (["train", "tiny", "--output", "{tmp}/run", "--data.source", "folder", "--data.path",
+          "{tmp}/none"], "none"),
+        (["train", "tiny", "--output", "/dev/null/run", "--run.max-steps", "1"], "/dev/null"),
+        (["train", "tiny", "--output", "{tmp}/run", "--run.autoencoder", "{tmp}/nowhere",
+          "--run.denoiser-epochs", "1"], "give a run"),
+        (["resume", "{tmp}/nowhere"], "nowhere"),
+        (["resume", "{tmp}"], "not a run folder"),
+        (["evaluate", "{tmp}/nowhere"], "nowhere"),
+        (["report", "{tmp}/nowhere"], "nowhere"),
+        (["describe", "nothing"], "Unknown preset"),
+        (["sample", "{tmp}", "--output", "x.png", "--run.seed", "1"], "takes no setting"),
+        (["reproduce", "paper_baseline", "--output", "{tmp}/x"], "has no gate"),
+        (["reproduce", "tiny", "--output", "{tmp}/x", "--lambdas", "-1"], "0 or more"),
+        (["bench", "train", "tiny", "--rounds", "0"], "--rounds"),
+        ([], "VERB"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line_and_leave_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], match: str
+):
+    line = fails(capsys, *[argument.format(tmp=tmp_path) for argument in arguments])
+    assert match in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_nobody_reads_ends_quietly(tiny_run: RunFolder):
+    command = f"set -o pipefail; {sys.executable} -m pelap settings paper | head -1 | grep -q usage"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_is_evaluated_with_its_own_networks(
+    capsys: pytest.CaptureFixture[str], tiny_run: RunFolder
+):
+    before = sorted(tiny_run.path.iterdir())
+    line = fails(capsys, "evaluate", str(tiny_run.path), "--gate.kind", "open")
+    assert "--gate.kind cannot be changed here" in line
+    assert sorted(tiny_run.path.iterdir()) == before
+
+
+def test_bench_compares_the_naive_step_with_ours(capsys: pytest.CaptureFixture[str]):
+    assert main(["bench", "train", "tiny", "--rounds", "1", "--json", *SMALL]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["ratio"] == pytest.approx(result["ratio_min"])
+    assert 0 < result["share_of_convolution_rate"] < 1

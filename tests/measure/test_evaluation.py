@@ -1,0 +1,152 @@
+"""evaluation.json: its contract, its figures against a plain recomputation, its repeatability."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pelap.config.presets import as_baseline, paper, tiny
+from pelap.config.run_folder import RunFolder
+from pelap.core.errors import ConfigError, RunError
+from pelap.data.load import load_pictures
+from pelap.data.pictures import to_batch
+from pelap.measure.run_cost import count_macs, count_parameters, describe
+from pelap.measure.run_evaluation import evaluate_run, load_system, sample_run
+from pelap.measure.test_pass import Moments, measure
+from pelap.method.step import make_draws
+from pelap.method.system import build_system
+
+CONTRACT = {"num_parameters", "diffusion_loss", "reconstruction_mse_sum", "reconstruction_psnr_db",
+            "masked_reconstruction_mse_sum", "mask_mean", "active_channels", "mask_mean_by_class",
+            "zero_latent_diffusion_loss", "latent_std", "collapse"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def evaluation(tiny_run: RunFolder) -> dict:
+    return evaluate_run(tiny_run)
+
+
+def test_contract(tiny_run: RunFolder, evaluation: dict):
+    assert set(evaluation) >= CONTRACT
+    assert set(evaluation["collapse"]) == {"verdict", "reasons"}
+    assert json.loads(tiny_run.evaluation_path.read_text()) == evaluation
+    with np.load(tiny_run.pictures_path, allow_pickle=False) as pictures:
+        assert {pictures[name].shape[1:] for name in pictures.files} == {(16, 16, 3)}
+        assert len(pictures["samples"]) == 8
+    assert not list(tiny_run.path.glob(".*partial*"))
+
+
+def test_a_second_call_gives_the_same_numbers(tiny_run: RunFolder, evaluation: dict):
+    assert evaluate_run(tiny_run) == evaluation
+
+
+def test_figures_against_one_batch_computed_plainly(tiny_run: RunFolder, evaluation: dict):
+    config = tiny_run.config()
+    config = replace(config, evaluation=replace(config.evaluation, batch_size=64))
+    device = torch.device("cpu")
+    system = load_system(tiny_run, device)
+    pictures = load_pictures(config.data, config.run.seed).test
+    sums = measure(system, pictures, config, device)
+    images = to_batch(pictures.fetch(torch.arange(64)), device)
+    draws = make_draws(config, 64, "validation", 0, device, seed=config.evaluation.seed)
+    with torch.no_grad():
+        output = system(images, draws)
+    squares = (output.reconstruction - images).square().sum(dim=(1, 2, 3)).mean().item()
+    assert sums.squared_error / 64 == pytest.approx(squares, rel=1e-5)
+    noise_loss = (output.prediction - draws.noise).square().mean().item()
+    assert sums.diffusion / 64 == pytest.approx(noise_loss, rel=1e-5)
+    expected = output.latent.latents.std(dim=(0, 2, 3), correction=0)
+    torch.testing.assert_close(sums.latents.std().float(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        evaluation["mask_mean"], output.gate.mask.mean(dim=0).numpy(), rtol=1e-3
+    )
+
+
+def test_masks_by_class_average_to_the_mean_mask(tiny_run: RunFolder, evaluation: dict):
+    pictures = load_pictures(tiny_run.config().data, tiny_run.config().run.seed).test
+    counts = torch.bincount(pictures.labels, minlength=len(pictures.class_names)).double()
+    rows = [evaluation["mask_mean_by_class"][name] for name in pictures.class_names]
+    weighted = (counts[:, None] * torch.tensor(rows, dtype=torch.float64)).sum(0) / counts.sum()
+    np.testing.assert_allclose(weighted.numpy(), evaluation["mask_mean"], rtol=1e-5)
+
+
+def test_histogram_counts_every_picture_once(evaluation: dict):
+    assert [sum(channel) for channel in evaluation["mask_histogram"]["counts"]] == [64] * 4
+
+
+def test_psnr_belongs_to_the_squared_error(evaluation: dict):
+    per_value = evaluation["reconstruction_mse_sum"] / (3 * 16 * 16)
+    assert evaluation["reconstruction_psnr_db"] == pytest.approx(10 * np.log10(4 / per_value))
+
+
+def test_moments_against_numpy():
+    moments = Moments.zeros(2)
+    parts = [torch.randn(3, 2, 4, 4) * 3 + 5, torch.randn(1, 2, 4, 4)]
+    for part in parts:
+        moments.add(part)
+    expected = torch.cat(parts).numpy().std(axis=(0, 2, 3))
+    np.testing.assert_allclose(moments.std().numpy(), expected, rtol=1e-5)
+
+
+def test_describe_counts_the_papers_parameters():
+    description = describe(build_system(paper()), paper())
+    assert description["num_parameters"] == {
+        "autoencoder": 2_127_499,
+        "importance": 292,
+        "denoiser": 820_748,
+        "total": 2_127_499 + 292 + 820_748,
+    }
+    assert description["shapes"]["latent"] == [4, 8, 8]
+
+
+def test_macs_of_the_predictor_are_those_of_its_two_layers():
+    assert count_macs(build_system(paper()), paper())["importance"] == 4 * 32 + 32 * 4
+
+
+def test_baseline_counts_no_predictor():
+    assert count_parameters(build_system(as_baseline(tiny())))["importance"] == 0
+
+
+def test_sample_to_grid_and_folder(tiny_run: RunFolder, tmp_path: Path):
+    sample_run(tiny_run, tmp_path / "grid.png", num_samples=5, num_steps=2)
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.size == (48, 32)
+    sample_run(tiny_run, tmp_path / "folder", num_samples=3, num_steps=2, sampler="dpm-solver++")
+    assert sorted(p.name for p in (tmp_path / "folder").iterdir()) == [
+        "00000.png",
+        "00001.png",
+        "00002.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"sampler": "euler"}, "--sampler"),
+        ({"num_steps": 0}, "--steps"),
+        ({"num_samples": 0}, "--num"),
+    ],
+)
+def test_sampling_mistakes_are_named(
+    tiny_run: RunFolder, tmp_path: Path, options: dict, match: str
+):
+    with pytest.raises(ConfigError, match=match):
+        sample_run(tiny_run, tmp_path / "grid.png", **options)
+    assert not (tmp_path / "grid.png").exists()
+
+
+def test_sampling_overwrites_nothing(tiny_run: RunFolder, tmp_path: Path):
+    (tmp_path / "grid.png").write_text("mine")
+    with pytest.raises(ConfigError, match="exists already"):
+        sample_run(tiny_run, tmp_path / "grid.png")
+    assert (tmp_path / "grid.png").read_text() == "mine"
+
+
+def test_a_run_without_a_model_says_how_to_go_on(tmp_path: Path, tiny_run: RunFolder):
+    (tmp_path / "config.json").write_text(tiny_run.config_path.read_text())
+    with pytest.raises(RunError, match="pelap resume"):
+        evaluate_run(RunFolder(tmp_path))

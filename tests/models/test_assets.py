@@ -1,0 +1,34 @@
+"""What lies in assets/ loads in stock diffusers and does what its page says."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+from pelap.config.run_config import DataConfig
+from pelap.data.load import load_pictures
+from pelap.data.pictures import to_batch
+from pelap.method.losses import psnr_db
+from pelap.method.sampling import is_autoencoder
+
+AUTOENCODER = Path(__file__).parents[2] / "assets" / "cifar" / "vae"
+
+
+def test_the_autoencoder_of_cifar_keeps_test_pictures(cifar10: Path):
+    assert is_autoencoder(AUTOENCODER)
+    vae = AutoencoderKL.from_pretrained(AUTOENCODER, torch_dtype=torch.float32).eval()
+    test = load_pictures(DataConfig(source="cifar10", num_train=1, num_test=256), 0).test
+    images = to_batch(test.fetch(torch.arange(256)), "cpu")
+    with torch.no_grad():
+        latents = vae.encode(images).latent_dist.mean
+        decoded = vae.decode(latents).sample.clamp(-1, 1)
+    assert latents.shape == (256, 16, 8, 8)
+    assert psnr_db(float((decoded - images).square().mean())) > 28.5
+    deviations = latents.std(dim=(0, 2, 3))  # the normaliser is in the weights
+    assert float(deviations.min()) > 0.8
+    assert float(deviations.max()) < 1.2
+
+
+def test_the_assets_stay_small():
+    files = [path for path in AUTOENCODER.parent.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 20e6
