@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test check bench docs
+.PHONY: setup demo test check docs-check bench docs
 
 setup: $(STAMP)
 
@@ -21,11 +21,14 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
-check: setup
+check: setup docs-check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+docs-check: setup
+	$(BIN)/python docs/check.py
 
 bench: setup
 	$(BIN)/pelap bench train paper

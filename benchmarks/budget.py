@@ -21,12 +21,14 @@ from evidence import (
     Trial,
     evaluate_trial,
     for_each,
-    keep_evidence,
+    lines_of,
     markdown,
     plus_minus,
     put_table,
+    read_runs,
     train_trial,
     with_seeds,
+    write_experiment,
 )
 from evidence_figures import draw_categories, draw_lines, draw_strips, save_figure
 from pelap.config.presets import kl16_small
@@ -276,30 +278,51 @@ def train_and_measure_autoencoder(trial: Trial, runs: Path) -> None:
     measure_autoencoder(trial, folder)
 
 
+RECONSTRUCTIONS = {
+    SHORT: "reconstructions",
+    LONG: "reconstructions_long",
+    LONGEST: "reconstructions_longest",
+}
+
+
 def summarise(runs: Path, output: Path) -> None:
-    """Tables, figures and budget.json from what the trials measured."""
-    found = {epochs: _read_reconstructions(runs, epochs) for epochs in FOLDERS}
-    denoised = [
-        (trial, RunFolder(runs / "denoisers" / trial.folder_name))
-        for trial in with_seeds(denoisers(), SEEDS)
-    ]
-    evaluations = [(t, f.evaluation()) for t, f in denoised if f.evaluation_path.exists()]
-    samples = [_denoiser_figures(trial, evaluation) for trial, evaluation in evaluations]
-    content = {
-        "reconstructions": found[SHORT],
-        "reconstructions_long": found[LONG],
-        "reconstructions_longest": found[LONGEST],
-        "denoisers": samples,
+    """budget.json from what the trials measured, tables and figures from that."""
+    content = collect(runs)
+    evaluated = [run["evaluation"] for run in content["runs"].values() if "evaluation" in run]
+    machine = evaluated[0]["machine"] if evaluated else None
+    write_experiment(output / "budget.json", __doc__, content, machine)
+    for epochs, name in ((SHORT, "reconstruction"), (LONG, "long"), (LONGEST, "longest")):
+        table = reconstruction_table(content[RECONSTRUCTIONS[epochs]])
+        put_table(output / "README.md", f"{name} table", table)
+    put_table(output / "README.md", "sample table", sample_table(content["denoisers"]))
+    draw(content, output / "figures")
+    if content["denoisers"]:
+        draw_samples(content["denoisers"], runs, output / "figures")
+
+
+def collect(runs: Path) -> dict[str, Any]:
+    """What the trials measured so far."""
+    folders = {
+        f"{name}/{trial.folder_name}": runs / name / trial.folder_name
+        for epochs, name in FOLDERS.items()
+        for trial in trials(epochs)
     }
-    write_whole(output / "budget.json", (json.dumps(content, indent=2) + "\n").encode())
-    put_table(output / "README.md", "reconstruction table", _reconstruction_table(found[SHORT]))
-    put_table(output / "README.md", "long table", _reconstruction_table(found[LONG]))
-    put_table(output / "README.md", "longest table", _reconstruction_table(found[LONGEST]))
-    put_table(output / "README.md", "sample table", _sample_table(samples))
-    for epochs, name in FOLDERS.items():
-        keep_evidence(trials(epochs), runs / name, output / name)
-    keep_evidence([t for t, _ in evaluations], runs / "denoisers", output / "denoisers")
-    _draw(found, samples, runs, output / "figures")
+    measured = {name: path for name, path in folders.items() if (path / "budget.json").exists()}
+    denoised = {
+        trial.folder_name: (trial, runs / "denoisers" / trial.folder_name)
+        for trial in with_seeds(denoisers(), SEEDS)
+        if (runs / "denoisers" / trial.folder_name / "evaluation.json").exists()
+    }
+    measured |= {f"denoisers/{name}": path for name, (_, path) in denoised.items()}
+    found = read_runs(measured)
+    samples = [
+        _denoiser_figures(trial, found["runs"][f"denoisers/{name}"]["evaluation"])
+        for name, (trial, _) in denoised.items()
+    ]
+    reconstructions = {
+        RECONSTRUCTIONS[epochs]: _read_reconstructions(runs, epochs) for epochs in FOLDERS
+    }
+    return {**reconstructions, "denoisers": samples, **found}
 
 
 def _read_reconstructions(runs: Path, epochs: int) -> list[dict[str, Any]]:
@@ -311,7 +334,7 @@ def _read_reconstructions(runs: Path, epochs: int) -> list[dict[str, Any]]:
 METHODS = ("scratch", "top_k", "hard_concrete", "nested", "random")
 
 
-def _reconstruction_table(found: list[dict[str, Any]]) -> str:
+def reconstruction_table(found: list[dict[str, Any]]) -> str:
     header = ["channels", *(f"{method} PSNR, dB" for method in METHODS),
               *(f"{method} rFD" for method in METHODS)]  # fmt: skip
     rows = []
@@ -350,7 +373,7 @@ SAMPLE_COLUMNS = {
 }  # fmt: skip
 
 
-def _sample_table(samples: list[dict[str, Any]]) -> str:
+def sample_table(samples: list[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(one["name"] for one in samples))
     rows = []
     for name in names:
@@ -361,15 +384,17 @@ def _sample_table(samples: list[dict[str, Any]]) -> str:
     return markdown(["model", "seeds", *SAMPLE_COLUMNS, "verdict"], rows)
 
 
-def _draw(
-    found: dict[int, list[dict[str, Any]]], samples: list[dict[str, Any]], runs: Path, folder: Path
-) -> None:
+def draw(content: dict[str, Any], folder: Path) -> None:
+    """Draw every figure that needs budget.json alone."""
+    samples = content["denoisers"]
+
     def series(epochs: int, key: str) -> dict[str, dict[float, list[float]]]:
         lines: dict[str, dict[float, list[float]]] = {}
         for method in METHODS:
             for channels in sorted((16, *BUDGETS)):
                 name = name_of(method, channels)
-                values = [one[key] for one in found[epochs] if one["name"] == name]
+                found = content[RECONSTRUCTIONS[epochs]]
+                values = [one[key] for one in found if one["name"] == name]
                 if values:
                     lines.setdefault(method, {})[channels] = values
         return lines
@@ -381,7 +406,7 @@ def _draw(
     }
     ticks = sorted((16, *BUDGETS))
     save_figure(lambda: draw_lines(panels, "channels kept", ticks), folder / "reconstruction.png")
-    curves = {"PSNR of training batches, dB (8 channels kept)": _curves(runs)}
+    curves = {"PSNR of training batches, dB (8 channels kept)": _curves(content["runs"])}
     steps = range(0, 601, 100)
     save_figure(lambda: draw_lines(curves, "steps", steps), folder / "training.png")
     names = list(dict.fromkeys(one["name"] for one in samples))
@@ -395,33 +420,33 @@ def _draw(
     }
     if samples:
         save_figure(lambda: draw_categories(bars), folder / "samples_quality.png")
-        save_figure(lambda: draw_strips(_sample_strips(names, runs)), folder / "samples.png")
 
 
-def _curves(runs: Path) -> dict[str, dict[float, list[float]]]:
+def _curves(runs: dict[str, Any]) -> dict[str, dict[float, list[float]]]:
     shown = {name_of(m, 8): m for m in ("scratch", "top_k", "hard_concrete")}
     shown |= {"unpruned_16": "unpruned", "nested_16": "nested (all 16)"}
     lines: dict[str, dict[float, list[float]]] = {}
     for trial in trials():
-        if trial.name in shown:
-            folder = RunFolder(runs / "autoencoders" / trial.folder_name)
-            for line in folder.metrics("train"):
+        run = runs.get(f"{FOLDERS[SHORT]}/{trial.folder_name}")
+        if run is not None and trial.name in shown:
+            for line in lines_of(run["curves"], "train"):
                 point = lines.setdefault(shown[trial.name], {}).setdefault(line["step"], [])
                 point.append(psnr_db(line["reconstruction_loss"]))
     return lines
 
 
-def _sample_strips(names: list[str], runs: Path) -> list[tuple[str, Any]]:
+def draw_samples(samples: list[dict[str, Any]], runs: Path, folder: Path) -> None:
+    """Eight samples of the first seed of every denoiser."""
     import numpy as np
 
     strips = []
-    for name in names:
-        folder = RunFolder(runs / "denoisers" / f"{name}-seed={SEEDS[0]}")
-        with np.load(folder.pictures_path) as pictures:
+    for name in dict.fromkeys(one["name"] for one in samples):
+        run = RunFolder(runs / "denoisers" / f"{name}-seed={SEEDS[0]}")
+        with np.load(run.pictures_path) as pictures:
             if not strips:
                 strips.append(("test pictures", pictures["originals"][:8]))
             strips.append((f"{name}: samples", pictures["samples"][:8]))
-    return strips
+    save_figure(lambda: draw_strips(strips), folder / "samples.png")
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from diffusers.pipelines.dit.pipeline_dit import DiTPipeline
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from evidence import markdown, put_table
+from evidence import markdown, put_table, read_experiment, write_experiment
 from evidence_figures import draw_strips, save_figure
 from pelap.config.run_folder import RunFolder, write_whole
 from pelap.data.load import load_pictures
@@ -221,7 +221,7 @@ def main() -> None:
     denoiser = RunFolder(options.runs / "denoiser")
     there = denoiser if denoiser.model.is_dir() else None
     path = options.output / "cifar.json"
-    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"parts": {}}
+    result = {"parts": {}} | read_experiment(path)
     earlier = {name: part for name, part in result["parts"].items() if name != options.part}
     result["parts"] = earlier | {options.part: curves(autoencoder, there)}
     result["autoencoder"] = measure(autoencoder, 8, OF_AUTOENCODER)
@@ -233,7 +233,7 @@ def main() -> None:
         result["neighbours"] = find_neighbours(there, figures)
         before = joined(earlier, "denoiser")
         keep_grids(there, before[-1]["hours"] if before else 0.0, figures)
-    write_whole(path, (json.dumps(result, indent=1) + "\n").encode())
+    write_experiment(path, __doc__, result, result["autoencoder"]["machine"])
     save_figure(lambda: draw_curves(result["parts"]), figures / "curves.png")
     put_table(options.output / "README.md", "figures", table(result))
     if options.assets is not None:

@@ -8,7 +8,6 @@ extractor below PELAP_DATA.
 """
 
 import argparse
-import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,17 +19,18 @@ from evidence import (
     Trial,
     evaluate_trial,
     for_each,
-    keep_evidence,
     markdown,
     plus_minus,
     put_table,
+    read_runs,
     train_trial,
     with_seeds,
+    write_experiment,
 )
 from evidence_figures import draw_categories, draw_strips, save_figure
 from pelap.config.presets import as_baseline, paper_small, pelap_small
 from pelap.config.run_config import EvaluationConfig, RunConfig
-from pelap.config.run_folder import RunFolder, write_whole
+from pelap.config.run_folder import RunFolder
 
 SEEDS = (42, 43, 44)
 LAMBDAS = (0.01, 0.0, 0.1, 0.001)
@@ -85,21 +85,31 @@ def label(name: str) -> str:
 
 
 def summarise(planned: list[Trial], runs: Path, output: Path) -> None:
-    """Table, figures and collapse.json from what the trials measured."""
-    done = [
-        trial for trial in planned if RunFolder(runs / trial.folder_name).evaluation_path.exists()
-    ]
-    found = {trial: RunFolder(runs / trial.folder_name).evaluation() for trial in done}
-    names = list(dict.fromkeys(trial.name for trial in done))
-    by_name = {name: [e for t, e in found.items() if t.name == name] for name in names}
-    rows = [[label(name), *_cells(evaluations)] for name, evaluations in by_name.items()]
-    table = markdown(HEADER, rows)
+    """collapse.json from what the trials measured, table and figures from that."""
+    folders = {t.folder_name: runs / t.folder_name for t in planned}
+    done = {name: path for name, path in folders.items() if (path / "evaluation.json").exists()}
+    content = read_runs(done)
+    machine = next(iter(content["runs"].values()))["evaluation"]["machine"]
+    write_experiment(output / "collapse.json", __doc__, content, machine)
+    table = quality_table(content)
     put_table(output / "README.md", "table", table)
     put_table(output.parents[1] / "docs" / "collapse.md", "collapse table", table)
-    content = {name: [_figures(e) for e in evaluations] for name, evaluations in by_name.items()}
-    write_whole(output / "collapse.json", (json.dumps(content, indent=2) + "\n").encode())
-    keep_evidence(done, runs, output / "runs")
-    _draw(by_name, runs, output / "figures")
+    draw(content, output / "figures")
+    draw_samples(content, runs, output / "figures")
+
+
+def evaluations(content: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """What the seeds of every trial measured, by the trial's name."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for folder_name, run in content["runs"].items():
+        found.setdefault(folder_name.rpartition("-seed=")[0], []).append(run["evaluation"])
+    return found
+
+
+def quality_table(content: dict[str, Any]) -> str:
+    """A row a trial: mean ± deviation over its seeds."""
+    by_name = evaluations(content)
+    return markdown(HEADER, [[label(name), *_cells(found)] for name, found in by_name.items()])
 
 
 HEADER = (
@@ -108,8 +118,8 @@ HEADER = (
 )  # fmt: skip
 
 
-def _cells(evaluations: list[dict[str, Any]]) -> list[str]:
-    figures = [_figures(evaluation) for evaluation in evaluations]
+def _cells(found: list[dict[str, Any]]) -> list[str]:
+    figures = [_figures(evaluation) for evaluation in found]
     verdicts = [figure["verdict"] for figure in figures]
     counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
     digits = {
@@ -137,11 +147,14 @@ def _figures(evaluation: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _draw(by_name: dict[str, list[dict[str, Any]]], runs: Path, folder: Path) -> None:
+def draw(content: dict[str, Any], folder: Path) -> None:
+    """Draw every figure that needs collapse.json alone."""
     from pelap.report.diagnosis_figures import draw_denoiser_curves
 
+    by_name = evaluations(content)
+
     def values(key: str) -> dict[str, list[float]]:
-        return {label(n): [_figures(e)[key] for e in es] for n, es in by_name.items()}
+        return {label(name): [_figures(e)[key] for e in es] for name, es in by_name.items()}
 
     panels = {
         "FD-ResNet20 of samples to test pictures": values("FD-ResNet20"),
@@ -149,15 +162,19 @@ def _draw(by_name: dict[str, list[dict[str, Any]]], runs: Path, folder: Path) ->
         "PSNR of decoding through the mask, dB": values("masked_reconstruction_psnr_db"),
     }
     save_figure(lambda: draw_categories(panels), folder / "quality.png")
-    first = {name: RunFolder(runs / f"{name}-seed={SEEDS[0]}") for name in by_name}
-    diagnoses = {label(name): run.diagnosis() for name, run in first.items()}
-    draw_denoiser_curves(
-        {name: diagnosis for name, diagnosis in diagnoses.items() if diagnosis is not None},
-        folder / "denoiser_by_timestep.png",
-    )
+    diagnoses = {
+        label(folder_name.rpartition("-seed=")[0]): run["diagnosis"]
+        for folder_name, run in content["runs"].items()
+        if "diagnosis" in run
+    }
+    draw_denoiser_curves(diagnoses, folder / "denoiser_by_timestep.png")
+
+
+def draw_samples(content: dict[str, Any], runs: Path, folder: Path) -> None:
+    """Eight samples of the first seed of every trial."""
     strips = []
-    for name, run in first.items():
-        with np.load(run.pictures_path) as pictures:
+    for name in evaluations(content):
+        with np.load(RunFolder(runs / f"{name}-seed={SEEDS[0]}").pictures_path) as pictures:
             if not strips:
                 strips.append(("test pictures", pictures["originals"][:8]))
             strips.append((f"{label(name)}: samples", pictures["samples"][:8]))

@@ -15,7 +15,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from evidence import for_each, markdown, plus_minus, put_table, train_trial, with_seeds
+from evidence import (
+    for_each,
+    markdown,
+    plus_minus,
+    put_table,
+    train_trial,
+    with_seeds,
+    write_experiment,
+)
 from evidence_figures import draw_lines, draw_strips, save_figure
 from pelap.config.presets import kl16_small
 from pelap.config.run_config import GateConfig, RunConfig
@@ -352,21 +360,22 @@ def _pictures_file(runs: Path, unit: Unit) -> Path:
 def summarise(runs: Path, output: Path) -> None:
     """Tables, figures and criteria.json from what was measured."""
     found = read_units(runs)
-    write_whole(output / "criteria.json", (json.dumps(found, indent=1) + "\n").encode())
+    files = {
+        subject: runs / "analysis" / subject / "analysis.json" for subject in subjects(runs, runs)
+    }
+    analyses = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
+    write_experiment(output / "criteria.json", __doc__, {"units": found, "analyses": analyses})
     readme = output / "README.md"
     put_table(readme, "kl16 table", reconstruction_table(found, MAIN))
     put_table(readme, "paper16 table", reconstruction_table(found, "paper16"))
     put_table(readme, "fill table", fill_table(found))
     put_table(readme, "sample table", sample_table(found))
     put_table(readme, "recovery table", recovery_table(found))
-    for subject in subjects(runs, runs):
-        for name in ("analysis.json", "analysis.html"):
-            source = runs / "analysis" / subject / name
-            if source.exists() and (subject == MAIN or name.endswith("json")):
-                target = output / "analysis" / subject / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(source.read_bytes())
-    save_figure(lambda: _draw_curves(found), output / "figures" / "reconstruction.png")
+    for figure in sorted((runs / "analysis" / MAIN / "figures").glob("*.png")):
+        target = output / "figures" / "analysis" / figure.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(target, figure.read_bytes())
+    save_figure(lambda: draw_curves(found), output / "figures" / "reconstruction.png")
     strips = _strips(runs)
     if strips:
         save_figure(lambda: draw_strips(strips), output / "figures" / "samples.png")
@@ -460,7 +469,8 @@ def recovery_table(found: list[dict[str, Any]]) -> str:
     return markdown(header, rows)
 
 
-def _draw_curves(found: list[dict[str, Any]]) -> Any:
+def draw_curves(found: list[dict[str, Any]]) -> Any:
+    """PSNR and rFD against the number of kept channels."""
     panels = {}
     for subject, title in ((MAIN, "kl16_small"), ("paper16", "three narrow paper autoencoders")):
         for key, name in (("psnr_db", "PSNR, dB"), ("rFD-ResNet20", "rFD-ResNet20")):

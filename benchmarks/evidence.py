@@ -1,7 +1,7 @@
 """What the experiments of this folder share: trials in run folders, some at a time, resumable."""
 
+import json
 import os
-import shutil
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from pelap.config.run_config import EvaluationConfig, RunConfig
+from pelap.config.run_folder import write_whole
 
 QUALITY = ("psnr", "ssim", "rfd", "fd", "fd_to_reconstructions", "kid", "precision", "recall")
-KEPT = ("config.json", "metrics.jsonl", "evaluation.json", "budget.json", "diagnosis.json")
-"""Files of a run folder that are evidence; weights and pictures are not kept."""
+NUM_CURVE_POINTS = 200
+"""Of longer curves every second, third, … point is kept, and the last."""
+SIGNIFICANT_DIGITS = 6
+LINE_WIDTH = 120
 
 
 @dataclass(frozen=True)
@@ -75,15 +78,119 @@ def evaluate_trial(
         evaluate_run(folder, replace(folder.config(), evaluation=evaluation), metrics)
 
 
-def keep_evidence(trials: Iterable[Trial], runs: Path, output: Path) -> None:
-    """Copy the small files of the trials' run folders."""
-    for trial in trials:
-        for name in KEPT:
-            source = runs / trial.folder_name / name
-            if source.exists():
-                target = output / trial.folder_name / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
+def read_runs(folders: dict[str, Path]) -> dict[str, Any]:
+    """What is kept of run folders, by name: settings, curves, evaluation and diagnosis.
+
+    Settings that all runs share stand once, in front of the runs.
+    """
+    runs = {name: _read_run(folder) for name, folder in folders.items()}
+    every = [run["settings"] for run in runs.values()]
+    shared = {
+        key: value
+        for key, value in (every[0] if every else {}).items()
+        if all(key in one and one[key] == value for one in every)
+    }
+    for run in runs.values():
+        run["settings"] = {k: v for k, v in run["settings"].items() if k not in shared}
+    return {"settings": shared, "runs": runs}
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    config = json.loads((folder / "config.json").read_text())
+    found = {"settings": dict(_flat(config)), "curves": read_curves(folder / "metrics.jsonl")}
+    for name in ("evaluation", "diagnosis"):
+        file = folder / f"{name}.json"
+        if file.exists():
+            found[name] = json.loads(file.read_text())
+    return found
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def read_curves(metrics: Path) -> dict[str, dict[str, list[Any]]]:
+    """Columns of a metrics.jsonl by split, rounded and thinned; None where a line lacks one."""
+    splits: dict[str, list[dict[str, Any]]] = {}
+    for text in metrics.read_text().splitlines():
+        line = json.loads(text)
+        splits.setdefault(line.pop("split"), []).append(line)
+    curves = {}
+    for split, lines in splits.items():
+        names = list(dict.fromkeys(name for line in lines for name in line))
+        every = -(-len(lines) // NUM_CURVE_POINTS)
+        kept = lines[::-1][::every][::-1]
+        curves[split] = {name: [_rounded(line.get(name)) for line in kept] for name in names}
+    return curves
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+    return [_rounded(one) for one in value] if isinstance(value, list) else value
+
+
+def lines_of(curves: dict[str, dict[str, list[Any]]], split: str) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that a split's columns were read from."""
+    columns = curves.get(split, {})
+    return [
+        {name: value for name, value in zip(columns, line, strict=True) if value is not None}
+        for line in zip(*columns.values(), strict=True)
+    ]
+
+
+def read_experiment(path: Path) -> dict[str, Any]:
+    """An experiment's JSON; empty where there is none yet."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_experiment(
+    path: Path, doc: str | None, content: dict[str, Any], machine: str | None = None
+) -> None:
+    """Write an experiment's JSON: its command, the kind of machine, and these parts.
+
+    Parts of other names that stand there already, such as what was tried by hand, stay.
+
+    Args:
+        path: The file.
+        doc: Docstring of the benchmark, which gives its commands.
+        content: What was measured.
+        machine: The kind of machine that measured it; by default this one's.
+    """
+    from pelap.measure.machine import machine as this_machine
+
+    head = {"command": command_of(doc), "machine": machine or this_machine()}
+    found = head | read_experiment(path) | head | content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, (as_json(found) + "\n").encode())
+
+
+def command_of(doc: str | None) -> str:
+    """The commands in a docstring, without what is said of them."""
+    lines = [line.strip().partition("   ")[0] for line in (doc or "").splitlines()]
+    return " && ".join(line for line in lines if line.startswith(("pelap ", "python ")))
+
+
+def as_json(value: Any, indent: int = 0) -> str:
+    """JSON with a line for whatever is short, and for every list of plain values."""
+    line = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, dict | list) or indent + len(line) <= LINE_WIDTH:
+        return line
+    if isinstance(value, list) and not any(isinstance(one, dict | list) for one in value):
+        return line
+    space = " " * (indent + 1)
+    if isinstance(value, list):
+        parts = [as_json(one, indent + 1) for one in value]
+    else:
+        parts = [
+            f"{json.dumps(k, ensure_ascii=False)}: {as_json(value[k], indent + 1)}" for k in value
+        ]
+    begin, end = "[]" if isinstance(value, list) else "{}"
+    return begin + "\n" + ",\n".join(space + part for part in parts) + "\n" + " " * indent + end
 
 
 def plus_minus(values: Sequence[float], digits: int) -> str:

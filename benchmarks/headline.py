@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 
 from criteria import model_config
-from evidence import for_each, markdown, plus_minus, put_table, train_trial, with_seeds
+from evidence import (
+    for_each,
+    markdown,
+    plus_minus,
+    put_table,
+    train_trial,
+    with_seeds,
+    write_experiment,
+)
 from evidence_figures import draw_categories, draw_strips, save_figure
 from pelap.config.run_folder import write_whole
 
@@ -268,7 +276,8 @@ def summarise(runs: Path, output: Path) -> None:
         file.stem: json.loads(file.read_text()) for file in sorted((runs / "time").glob("*.json"))
     }
     result = {"units": found, "time": times}
-    write_whole(output / "headline.json", (json.dumps(result, indent=1) + "\n").encode())
+    machine = next((timed["machine"] for timed in times.values()), None)
+    write_experiment(output / "headline.json", __doc__, result, machine)
     for readme, name in ((output / "README.md", "table"), (Path("README.md"), "headline")):
         put_table(readme, name, quality_table(found, times))
     put_table(output / "README.md", "speed", speed_table(times))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from budget import FOLDERS, LONGEST, SEEDS
-from evidence import for_each, markdown, plus_minus, put_table
+from evidence import for_each, markdown, plus_minus, put_table, write_experiment
 from evidence_figures import draw_lines, save_figure
 from pelap.config.run_config import DataConfig
 from pelap.config.run_folder import write_whole
@@ -96,8 +96,7 @@ def summarise(runs: Path, output: Path) -> None:
     """Table, figure and kodak.json from what was measured."""
     files = [analysis_file(seed, runs) for seed in SEEDS]
     analyses = [json.loads(file.read_text()) for file in files if file.exists()]
-    output.mkdir(parents=True, exist_ok=True)
-    write_whole(output / "kodak.json", (json.dumps(analyses) + "\n").encode())
+    write_experiment(output / "kodak.json", __doc__, {"analyses": analyses})
     put_table(output / "README.md", "table", loss_table(analyses))
     merged = all_losses(analyses)
     lines: Any = {way: {k: v for k, v in merged[way].items() if k % 2 == 0} for way in DRAWN}

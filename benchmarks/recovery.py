@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evidence import for_each, markdown, put_table
+from evidence import for_each, markdown, put_table, write_experiment
 from headline import BATCH_SIZE, Unit, base_folder
 from pelap.config.run_folder import write_whole
 
@@ -121,7 +121,7 @@ def main() -> None:
     files = [options.runs / "recovery" / f"{settings.name}.json" for settings in TRIED]
     found = [json.loads(file.read_text()) for file in files if file.exists()]
     result = {"steps": STEPS, "num_measured": NUM_MEASURED, "tried": found}
-    write_whole(options.output / "recovery.json", (json.dumps(result, indent=1) + "\n").encode())
+    write_experiment(options.output / "recovery.json", __doc__, result)
     for readme in (options.output / "README.md", Path("docs/recover.md")):
         put_table(readme, "recovery", table(found))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from evidence import for_each, markdown, plus_minus, put_table
+from evidence import for_each, markdown, plus_minus, put_table, write_experiment
 from evidence_figures import draw_strips, save_figure
 from pelap.config.run_folder import write_whole
 
@@ -162,6 +162,14 @@ def read_rows(runs: Path, num_samples: int) -> list[Row]:
     return rows
 
 
+def rows_of(content: dict[str, Any]) -> list[Row]:
+    """The rows that sampling.json holds."""
+    return [
+        Row(tuple(way["way"]), way["distances"], way["losses"], way["speedups"])
+        for way in content["ways"]
+    ]
+
+
 def table(rows: list[Row]) -> str:
     """FD-ResNet20, its loss, and how much faster, by way."""
     header = ["sampler", "steps", "FD-ResNet20", "more than ancestral", "times as fast",
@@ -192,8 +200,8 @@ def summarise(run: Path, runs: Path, output: Path, num_samples: int) -> None:
         "ways": [row.__dict__ | {"fast_and_good_enough": row.is_met} for row in rows],
         "time": json.loads(timed.read_text()) if timed.exists() else None,
     }
-    output.mkdir(parents=True, exist_ok=True)
-    write_whole(output / "sampling.json", (json.dumps(found, indent=1) + "\n").encode())
+    machine = found["time"]["machine"] if found["time"] else None
+    write_experiment(output / "sampling.json", __doc__, found, machine)
     put_table(output / "README.md", "sampling table", table(rows))
     if any(row.speedups for row in rows):
         save_figure(lambda: _draw(rows), output / "figures" / "quality_against_time.png")

@@ -7,14 +7,12 @@ Sizes are root mean squares over that of the original's prediction, on noisy tes
 
 import argparse
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from evidence import markdown, put_table
-from pelap.config.run_folder import write_whole
+from evidence import markdown, put_table, write_experiment
 from pelap.core.seeding import generator
 from pelap.measure.encoded_batches import Batches
 from pelap.measure.macs import count_denoiser_macs
@@ -108,7 +106,7 @@ def main() -> None:
             found.append(measure(model.denoiser, narrower, noisy, steps))
     put_table(Path("docs/prune.md"), "sizes", table(found))
     result = {"num_scored": NUM_SCORED, "num_measured": NUM_MEASURED, "narrowed": found}
-    write_whole(options.output / "width.json", (json.dumps(result, indent=1) + "\n").encode())
+    write_experiment(options.output / "width.json", __doc__, result)
 
 
 if __name__ == "__main__":
