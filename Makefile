@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test check docs-check bench docs
+.PHONY: setup demo test test-slow coverage check docs-check bench docs
 
 setup: $(STAMP)
 
@@ -21,6 +21,13 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+# apart from `test`: tracing makes the tests half as long again
+coverage: setup
+	$(BIN)/python -m pytest --cov=pelap --cov-report=term:skip-covered
+
 check: setup docs-check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -31,7 +38,7 @@ docs-check: setup
 	$(BIN)/python docs/check.py
 
 bench: setup
-	$(BIN)/pelap bench train paper
+	$(BIN)/pelap bench train paper --data.source photos --rounds 3
 
 docs: setup
 	$(BIN)/python docs/build.py
