@@ -165,7 +165,7 @@ ARGUMENTS: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 def generate(folder: Path) -> dict[str, Any]:
     """What one picture from a saved pipeline looks like, in numbers."""
-    pipeline = DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
+    pipeline: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
     pipeline.set_progress_bar_config(disable=True)
     name = type(pipeline).__name__
     torch.manual_seed(0)

@@ -31,7 +31,8 @@ def randomize(model: nn.Module, seed: int = 0) -> Any:
 
 
 def _kl(**extra: Any) -> nn.Module:
-    return diffusers.AutoencoderKL(
+    build: Any = diffusers.AutoencoderKL  # takes longer tuples than it says
+    return build(
         latent_channels=6, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1,
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
         **extra,

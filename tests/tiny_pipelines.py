@@ -5,7 +5,7 @@ other pipelines get tiny ones, whose vocabulary is the alphabet.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import (
@@ -49,6 +49,12 @@ from transformers import (
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TOKENS = 64  # an upper bound on every vocabulary below
 WORDS = 16  # the longest prompt
+Built = TypeVar("Built")
+
+
+def made(kind: Callable[..., Built], **arguments: Any) -> Built:
+    """Call a class of diffusers, which takes more than its annotations say."""
+    return kind(**arguments)
 
 
 def seeded(build: Callable[[], DiffusionPipeline]) -> Callable[[], DiffusionPipeline]:
@@ -77,7 +83,8 @@ def shake_constants(network: nn.Module) -> None:
 
 def autoencoder_kl(channels: int = 4, **more: Any) -> AutoencoderKL:
     """An autoencoder that halves the picture."""
-    return AutoencoderKL(
+    return made(
+        AutoencoderKL,
         block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=channels, norm_num_groups=4,
         sample_size=16, **{"scaling_factor": 0.5} | more,
@@ -94,7 +101,8 @@ def autoencoder_kl_shifted(channels: int = 4) -> AutoencoderKL:
 
 def autoencoder_dc() -> AutoencoderDC:
     """A deep-compression autoencoder, whose ends copy groups of channels past the convolutions."""
-    return AutoencoderDC(
+    return made(
+        AutoencoderDC,
         latent_channels=4, attention_head_dim=4, scaling_factor=0.5,
         encoder_block_types=("ResBlock", "EfficientViTBlock"), encoder_block_out_channels=(8, 16),
         encoder_layers_per_block=(1, 1), encoder_qkv_multiscales=((), (5,)),
@@ -105,7 +113,8 @@ def autoencoder_dc() -> AutoencoderDC:
 
 def unet_with_text(**more: Any) -> UNet2DConditionModel:
     """A U-Net that reads prompt embeddings."""
-    return UNet2DConditionModel(
+    return made(
+        UNet2DConditionModel,
         sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), layers_per_block=1, norm_num_groups=4,
@@ -170,15 +179,16 @@ def ldm() -> DiffusionPipeline:
         up_block_types=("AttnUpBlock2D", "UpBlock2D"), layers_per_block=1, norm_num_groups=4,
         attention_head_dim=4,
     )  # fmt: skip
-    return LDMPipeline(
-        vqvae=autoencoder_kl(), unet=unet, scheduler=DDIMScheduler(clip_sample=False)
+    return made(
+        LDMPipeline, vqvae=autoencoder_kl(), unet=unet, scheduler=DDIMScheduler(clip_sample=False)
     )
 
 
 @seeded
 def stable_diffusion() -> DiffusionPipeline:
     """Stable Diffusion 1 and 2."""
-    return StableDiffusionPipeline(
+    return made(
+        StableDiffusionPipeline,
         vae=autoencoder_kl(), unet=unet_with_text(),
         text_encoder=CLIPTextModel(clip_config(width=16, projection=8)), tokenizer=clip_tokenizer(),
         scheduler=DDIMScheduler(clip_sample=False, steps_offset=1), safety_checker=None,
@@ -193,7 +203,8 @@ def stable_diffusion_xl() -> DiffusionPipeline:
         attention_head_dim=(2, 4), use_linear_projection=True, addition_embed_type="text_time",
         addition_time_embed_dim=4, projection_class_embeddings_input_dim=8 + 6 * 4,
     )  # fmt: skip
-    return StableDiffusionXLPipeline(
+    return made(
+        StableDiffusionXLPipeline,
         vae=autoencoder_kl(), text_encoder=None, text_encoder_2=None, tokenizer=None,
         tokenizer_2=None, unet=unet, scheduler=EulerDiscreteScheduler(),
     )  # fmt: skip
@@ -240,8 +251,11 @@ def dit() -> DiffusionPipeline:
         sample_size=8, in_channels=4, out_channels=8, patch_size=2, num_layers=2,
         attention_head_dim=8, num_attention_heads=2, num_embeds_ada_norm=1000,
     )  # fmt: skip
-    return DiTPipeline(
-        transformer=transformer, vae=autoencoder_kl(), scheduler=DDIMScheduler(clip_sample=False)
+    return made(
+        DiTPipeline,
+        transformer=transformer,
+        vae=autoencoder_kl(),
+        scheduler=DDIMScheduler(clip_sample=False),
     )
 
 
@@ -253,7 +267,8 @@ def pixart_sigma() -> DiffusionPipeline:
         attention_head_dim=8, num_attention_heads=2, cross_attention_dim=16, caption_channels=16,
         use_additional_conditions=False,
     )  # fmt: skip
-    return PixArtSigmaPipeline(
+    return made(
+        PixArtSigmaPipeline,
         vae=autoencoder_kl(), transformer=transformer, text_encoder=None, tokenizer=None,
         scheduler=DPMSolverMultistepScheduler(),
     )  # fmt: skip

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -63,8 +63,8 @@ class ScalingDenoiser(nn.Module):
 
 
 def to_system(autoencoder: nn.Module, denoiser: nn.Module | None = None) -> LatentDiffusion:
-    models: Any = (autoencoder, denoiser)
-    return LatentDiffusion(*models, None, None, build_scheduler(NoiseConfig()))
+    one, two = cast(Any, autoencoder), cast(Any, denoiser)
+    return LatentDiffusion(one, two, None, None, build_scheduler(NoiseConfig()))
 
 
 def with_useless_channel() -> LinearAutoencoder:

@@ -159,7 +159,7 @@ def test_a_run_becomes_a_stock_pipeline(tmp_path: Path):
     output = tmp_path / "pruned"
     command = ["prune", str(run), "--keep", "1,3", "--fill", "zero", "--output", str(output)]
     assert main([*command, "--num-pictures", "8", "--num-curve", "8", "--learned-steps", "0"]) == 0
-    pipeline = LDMPipeline.from_pretrained(output)
+    pipeline: Any = LDMPipeline.from_pretrained(output)
     latents = pipeline.vqvae.encode(images).latent_dist.mean
     torch.testing.assert_close(latents, expected, atol=1e-5, rtol=1e-5)
     assert len(pipeline(num_inference_steps=2, output_type="np").images) == 1

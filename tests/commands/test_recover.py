@@ -73,7 +73,7 @@ def test_quality_is_won_back_and_stock_diffusers_loads_it(
     history = open_model(output).history
     assert history[-1] == record
     assert "pruned" in history[0]
-    pipeline = LDMPipeline.from_pretrained(output)
+    pipeline: Any = LDMPipeline.from_pretrained(output)
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline(num_inference_steps=2, output_type="np").images.shape == (1, 16, 16, 3)
     card = (output / "README.md").read_text()
@@ -134,7 +134,7 @@ def test_parts_pruned_trains_the_layers_at_the_latents_only(models: Path, tmp_pa
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_a_full_rotation_already_answers_as_its_teacher(
-    models: Path, tmp_path: Path, prediction: str
+    models: Path, tmp_path: Path, prediction: Any
 ):
     original, turned = tmp_path / "original", tmp_path / "turned"
     pipeline = LDMPipeline.from_pretrained(models / "ldm")

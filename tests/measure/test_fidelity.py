@@ -34,7 +34,7 @@ def test_frechet_distance_agrees_with_the_matrix_root_of_scipy():
     a, b = normal(500, 6, 2).double() @ mix, normal(400, 6, 3).double() * 2 + 1
     statistics_a, statistics_b = FeatureStatistics.of(a), FeatureStatistics.of(b)
     cov_a, cov_b = np.cov(a.numpy().T), np.cov(b.numpy().T)
-    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
+    root = np.real(scipy.linalg.sqrtm(cov_a @ cov_b))
     gap = a.numpy().mean(0) - b.numpy().mean(0)
     expected = gap @ gap + np.trace(cov_a + cov_b - 2 * root)
     assert frechet_distance(statistics_a, statistics_b) == pytest.approx(expected, rel=1e-6)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_gaussian_loss_is_what_the_best_linear_predictor_reaches():
     )
 
 
-def make_output() -> tuple[SystemOutput, torch.Tensor, torch.Tensor]:
+def make_output() -> tuple[Any, torch.Tensor, torch.Tensor]:
     images, noise = torch.rand(2, 3, 8, 8), torch.randn(2, 4, 2, 2)
     latent = LatentBatch(torch.randn(2, 4, 2, 2), torch.randn(2, 4, 2, 2), torch.randn(2, 4, 2, 2))
     gate = GateOutput(torch.rand(2, 4))
@@ -81,7 +82,7 @@ def make_output() -> tuple[SystemOutput, torch.Tensor, torch.Tensor]:
 
 def test_objective_adds_up_as_the_paper_says():
     output, images, noise = make_output()
-    losses = objective(output, images, ObjectiveConfig(sparsity_weight=0.05), gated=True)
+    losses: Any = objective(output, images, ObjectiveConfig(sparsity_weight=0.05), gated=True)
     expected = (
         np.mean((output.reconstruction.numpy() - images.numpy()) ** 2)
         + 0.001 * losses.kl_loss.item()
@@ -98,16 +99,16 @@ def test_each_weight_acts_on_its_own_term():
     for index, term in enumerate(
         ["reconstruction_loss", "kl_loss", "diffusion_loss", "sparsity_loss"]
     ):
-        weights = [0.0] * 4
+        weights: list[Any] = [0.0] * 4
         weights[index] = 2.0
-        losses = objective(output, images, ObjectiveConfig(*weights), gated=True)
+        losses: Any = objective(output, images, ObjectiveConfig(*weights), gated=True)
         expected = 2 * losses.named()[term].item()
         assert losses.total_loss.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_baseline_has_no_sparsity_term():
     output, images, _ = make_output()
-    losses = objective(output, images, ObjectiveConfig(), gated=False)
+    losses: Any = objective(output, images, ObjectiveConfig(), gated=False)
     assert losses.sparsity_loss is None
     assert "sparsity_loss" not in losses.named()
 
@@ -117,7 +118,7 @@ def test_open_channels_only_averages_over_open_channels_as_constants():
     mask = torch.tensor([[1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]], requires_grad=True)
     output = replace(output, gate=GateOutput(mask))
     config = ObjectiveConfig(open_channels_only=True, sparsity_weight=0.0)
-    losses = objective(output, images, config, gated=True)
+    losses: Any = objective(output, images, config, gated=True)
     error = (output.prediction.numpy() - noise.numpy()) ** 2
     expected = np.concatenate([error[0, [0, 2]], error[1, [0]]]).mean()
     assert losses.diffusion_loss.item() == pytest.approx(expected, rel=1e-5)

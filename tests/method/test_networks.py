@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_first_norm_erases_the_scale_of_each_latent_channel():
 
 
 @pytest.mark.parametrize("network", [PaperAutoencoder(4, 8), PaperUNet(4, 8, 16)])
-def test_save_and_load(network: torch.nn.Module, tmp_path: Path):
+def test_save_and_load(network: Any, tmp_path: Path):
     network.save_pretrained(tmp_path)
     loaded = type(network).from_pretrained(tmp_path, use_safetensors=True)
     assert dict(loaded.config)["latent_channels"] == 4

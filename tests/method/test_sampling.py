@@ -1,6 +1,7 @@
 """Samplers: seeded, of the right shape, and right where the answer is known."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ class GaussianDenoiser(torch.nn.Module):
 def test_samples_have_the_spread_of_the_data(name: str, steps: int):
     forward_process = build_scheduler(paper().noise)
     noise = torch.randn(2, 4, 64, 64, generator=torch.Generator().manual_seed(0))
-    denoiser = GaussianDenoiser(0.5, forward_process.alphas_cumprod)
+    denoiser: Any = GaussianDenoiser(0.5, forward_process.alphas_cumprod)
     latents = denoise(denoiser, build_sampler(name, forward_process), noise, steps)
     assert latents.std().item() == pytest.approx(0.5, rel=0.06)
 
@@ -58,12 +59,13 @@ def test_unknown_sampler_is_named():
 
 
 def test_pipeline_gives_the_same_pictures_after_saving(tiny_run: RunFolder):
-    pipeline = load_pipeline(tiny_run.model)
+    pipeline: Any = load_pipeline(tiny_run.model)
+    reloaded: Any = load_pipeline(tiny_run.model)
     noise = torch.randn(2, 4, 4, 4)
     pictures = pipeline(noise, num_inference_steps=3).images
     assert [picture.size for picture in pictures] == [(16, 16)] * 2
     tensors = pipeline(noise, num_inference_steps=3, output_type="pt").images
-    again = load_pipeline(tiny_run.model)(noise, num_inference_steps=3, output_type="pt").images
+    again = reloaded(noise, num_inference_steps=3, output_type="pt").images
     assert torch.equal(tensors, again)
 
 
@@ -85,7 +87,7 @@ def test_batches_of_an_ancestral_sampler_are_not_alike():
     """Its noise decides the picture: batches and seeds that shared it would be copies."""
     forward_process = build_scheduler(paper().noise)
     config = tiny()
-    system = build_system(config)
+    system: Any = build_system(config)
     system.denoiser = GaussianDenoiser(0.5, forward_process.alphas_cumprod)
     system.decode = lambda latents: latents[:, :3]  # what is drawn, without a decoder
     options = {"num_samples": 64, "sampler": "ddpm", "num_steps": 200}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def test_schedule_is_the_papers_linear_one():
 
 
 def test_forward_noising_mixes_by_the_schedule():
-    system = build_system(tiny())
+    system: Any = build_system(tiny())
     latents, noise = torch.randn(2, 2, 4, 4, 4)
     timesteps = torch.tensor([0, 999])
     alpha = system.scheduler.alphas_cumprod[timesteps][:, None, None, None]
@@ -39,19 +40,20 @@ def test_forward_noising_mixes_by_the_schedule():
 
 def test_same_seed_same_networks_and_global_generator_untouched():
     before = torch.random.get_rng_state()
-    first, second = build_system(tiny()), build_system(tiny())
+    first: Any = build_system(tiny())
+    second: Any = build_system(tiny())
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(
         torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
     )
     config = replace(tiny(), run=replace(tiny().run, seed=1))
-    other = build_system(config)
+    other: Any = build_system(config)
     assert not torch.equal(first.denoiser.out.weight, other.denoiser.out.weight)
 
 
 def test_decoder_sees_latents_before_the_mask():
     config = tiny()
-    system = build_system(config)
+    system: Any = build_system(config)
     images, draws = images_and_draws(config)
     with_open_mask = system(images, draws)
     torch.nn.init.constant_(system.importance.out.bias, -20.0)
@@ -69,7 +71,7 @@ def test_diffusion_loss_trains_the_encoder_only_through_an_open_mask():
     config = replace(
         config, objective=replace(config.objective, reconstruction_weight=0.0, kl_weight=0.0)
     )
-    system = build_system(config)
+    system: Any = build_system(config)
     images, draws = images_and_draws(config)
 
     def encoder_gradient() -> float:
@@ -85,7 +87,7 @@ def test_diffusion_loss_trains_the_encoder_only_through_an_open_mask():
 
 def test_baseline_has_mask_one_and_no_predictor():
     config = as_baseline(tiny())
-    system = build_system(config)
+    system: Any = build_system(config)
     assert system.importance is None
     assert system.gate is None
     output = system(*images_and_draws(config))
@@ -121,7 +123,7 @@ def cured(**more: object) -> RunConfig:
 
 
 def test_decoder_can_see_the_masked_latents():
-    system = build_system(cured()).eval()
+    system: Any = build_system(cured()).eval()
     images, draws = images_and_draws(tiny())
     system.gate.harden(1)
     with torch.no_grad():
@@ -133,7 +135,7 @@ def test_decoder_can_see_the_masked_latents():
 @pytest.mark.parametrize(("weight", "reaches"), [(0.0, False), (0.5, True), (1.0, True)])
 def test_the_diffusion_loss_reaches_encoder_and_gate_as_far_as_it_may(weight: float, reaches: bool):
     config = cured(reconstruction_weight=0.0, kl_weight=0.0, encoder_diffusion_weight=weight)
-    system = build_system(config)
+    system: Any = build_system(config)
     images, draws = images_and_draws(config)
     forward_step(system, images, draws, config).losses.total_loss.backward()
     gradient = system.autoencoder.to_mean.weight.grad
@@ -146,7 +148,7 @@ def test_the_gradient_at_the_encoder_is_scaled():
 
     def gradient(weight: float) -> torch.Tensor:
         config = cured(reconstruction_weight=0.0, kl_weight=0.0, encoder_diffusion_weight=weight)
-        system = build_system(config)
+        system: Any = build_system(config)
         forward_step(system, images, draws, config).losses.total_loss.backward()
         return system.autoencoder.to_mean.weight.grad
 
@@ -154,7 +156,7 @@ def test_the_gradient_at_the_encoder_is_scaled():
 
 
 def test_closed_channels_reach_the_denoiser_as_zeros_where_only_open_ones_are_noised():
-    system = build_system(cured()).eval()
+    system: Any = build_system(cured()).eval()
     system.gate.harden(2)
     _, draws = images_and_draws(tiny())
     latents = torch.randn_like(draws.noise)
@@ -165,7 +167,7 @@ def test_closed_channels_reach_the_denoiser_as_zeros_where_only_open_ones_are_no
 def test_noise_prediction_is_the_same_from_noise_and_from_velocity():
     config = cured()
     config = replace(config, noise=replace(config.noise, prediction="v_prediction"))
-    system = build_system(config)
+    system: Any = build_system(config)
     images, draws = images_and_draws(config)
     output = system.eval()(images, draws)
 
@@ -187,7 +189,7 @@ def test_our_presets_build_and_take_a_step(preset: Callable[[], RunConfig]):
     config = replace(
         config, network=replace(config.network, autoencoder_channels=8, denoiser_channels=32)
     )
-    system = build_system(config)
+    system: Any = build_system(config)
     images, draws = images_and_draws(config)
     losses = forward_step(system, images, draws, config).losses
     losses.total_loss.backward()

@@ -1,6 +1,7 @@
 """What lies in assets/ loads in stock diffusers and does what its page says."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -16,7 +17,7 @@ AUTOENCODER = Path(__file__).parents[2] / "assets" / "cifar" / "vae"
 
 def test_the_autoencoder_of_cifar_keeps_test_pictures(cifar10: Path):
     assert is_autoencoder(AUTOENCODER)
-    vae = AutoencoderKL.from_pretrained(AUTOENCODER, torch_dtype=torch.float32).eval()
+    vae: Any = AutoencoderKL.from_pretrained(AUTOENCODER, torch_dtype=torch.float32).eval()
     test = load_pictures(DataConfig(source="cifar10", num_train=1, num_test=256), 0).test
     images = to_batch(test.fetch(torch.arange(256)), "cpu")
     with torch.no_grad():

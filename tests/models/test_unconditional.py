@@ -167,7 +167,8 @@ def test_a_pipeline_without_text_encoders_is_refused(tmp_path: Path) -> None:
 def test_a_denoiser_without_a_class_for_none_is_refused(tmp_path: Path) -> None:
     pipeline: Any = PIPELINES["ldm"]()
     config = {name: value for name, value in pipeline.unet.config.items() if name[0] != "_"}
-    pipeline.register_modules(unet=UNet2DModel(**config | {"num_class_embeds": 3}))
+    config |= {"num_class_embeds": 3}
+    pipeline.register_modules(unet=UNet2DModel(**config))
     pipeline.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="none that means none"):
         without_condition(open_model(tmp_path), 16)

@@ -64,7 +64,7 @@ def first_layer(autoencoder: Any, latents: Tensor) -> tuple[Tensor, Tensor]:
     """What leaves the decoder's first layer (with its shortcut), and the images."""
     normalizer = statistics(autoencoder)
     raw = latents if normalizer is None else normalizer.inverse(latents)
-    seen: list[Tensor] = []
+    seen: list[Any] = []
     layer = autoencoder.get_submodule(autoencoder_ports(autoencoder).decoder)
     handle = layer.register_forward_hook(lambda _layer, _inputs, output: seen.append(output))
     images = autoencoder.decode(raw).sample
@@ -232,7 +232,7 @@ def assert_layers_agree(
 
 
 def output_of(model: nn.Module, layer: str, inputs: Any) -> Tensor:
-    seen: list[Tensor] = []
+    seen: list[Any] = []
     handle = model.get_submodule(layer).register_forward_hook(
         lambda _layer, _inputs, output: seen.append(output)
     )

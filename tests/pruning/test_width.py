@@ -143,12 +143,13 @@ def narrowed(denoiser: nn.Module, request: WidthRequest | None = None) -> Narrow
 def without_statistics(network: Any) -> Any:
     """Norms that scale and shift only: what is left of them when nothing is averaged."""
     for module in network.modules():
+        norm: Any = module
         if isinstance(module, nn.GroupNorm):
-            module.forward = lambda x, m=module: x * _channels(m.weight, x) + _channels(m.bias, x)
+            norm.forward = lambda x, m=norm: x * _channels(m.weight, x) + _channels(m.bias, x)
         elif isinstance(module, nn.LayerNorm):
-            module.forward = lambda x, m=module: x if m.weight is None else x * m.weight + m.bias
+            norm.forward = lambda x, m=norm: x if m.weight is None else x * m.weight + m.bias
         elif type(module).__name__ == "RMSNorm":
-            module.forward = lambda x, m=module: x if m.weight is None else x * m.weight
+            norm.forward = lambda x, m=norm: x if m.weight is None else x * m.weight
     return network
 
 
@@ -175,7 +176,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def variant(name: str) -> Any:
     base, changes = VARIANTS[name]
-    first = DENOISERS[base].build(6)
+    first: Any = DENOISERS[base].build(6)
     config = {key: v for key, v in dict(first.config).items() if not key.startswith("_")}
     return randomize(type(first).from_config(config | changes))
 
@@ -230,7 +231,7 @@ def test_groups_are_those_of_an_independent_tracer() -> None:
     layout = find_layout(unet)
     inputs = example_inputs(unet, 1, SIDE)
     graph = torch_pruning.DependencyGraph().build_dependency(
-        unet, example_inputs=inputs, forward_fn=lambda m, i: m(**i).sample
+        unet, example_inputs=inputs, forward_fn=lambda m, _: m(**inputs).sample
     )
     for name, path in {
         "conv_in": "conv_in",
@@ -341,7 +342,8 @@ def test_random_units_follow_the_seed() -> None:
 
 def test_first_and_last_layers_stay() -> None:
     config = {**dict(tiny("sd3").config), "num_layers": 5}
-    sd3: Any = type(DENOISERS["sd3"].build(6)).from_config(
+    kind: Any = type(DENOISERS["sd3"].build(6))
+    sd3: Any = kind.from_config(
         {name: value for name, value in config.items() if not name.startswith("_")}
     )
     randomize(sd3)
@@ -358,7 +360,7 @@ def test_first_and_last_layers_stay() -> None:
 
 
 def test_layers_with_dual_attention_are_numbered_anew() -> None:
-    first = DENOISERS["sd3"].build(6)
+    first: Any = DENOISERS["sd3"].build(6)
     config = {**dict(first.config), "num_layers": 4, "dual_attention_layers": (1, 2)}
     sd3: Any = randomize(type(first).from_config(
         {name: value for name, value in config.items() if not name.startswith("_")}
@@ -417,7 +419,7 @@ def test_positions_are_matched(order: list[int]) -> None:
 def test_variants_that_are_not_known_are_refused(
     name: str, change: Callable[[dict[str, Any]], dict[str, Any]], says: str
 ) -> None:
-    first = DENOISERS[name].build(6)
+    first: Any = DENOISERS[name].build(6)
     config = {key: v for key, v in dict(first.config).items() if not key.startswith("_")}
     with pytest.raises(ModelError, match=says):
         find_layout(type(first).from_config(change(config)))

@@ -48,6 +48,8 @@ def test_fused_batch_norms_change_no_feature():
     network = CifarResNet(depth=20)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_var is not None
+            assert module.running_mean is not None
             torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
             torch.nn.init.normal_(module.running_mean)
     network.eval()
@@ -71,7 +73,8 @@ def test_the_networks_have_the_sizes_they_are_described_with():
 
 
 def test_the_transformer_begins_as_published():
-    transformer = build_system(cifar()).denoiser.denoiser.requires_grad_(False)
+    system: Any = build_system(cifar())
+    transformer = system.denoiser.denoiser.requires_grad_(False)
     block = transformer.transformer_blocks[0]
     embedder = block.norm1.emb
     for layer in (embedder.timestep_embedder.linear_1, embedder.timestep_embedder.linear_2):

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -259,7 +260,7 @@ def test_a_run_is_written_by_one_process_at_a_time(tiny_config: RunConfig, tmp_p
 
 def test_the_saved_model_decodes_like_the_system(cured: RunConfig, tmp_path: Path):
     folder = train(cured, tmp_path / "run")
-    pipeline = load_pipeline(folder.model)
+    pipeline: Any = load_pipeline(folder.model)
     system = to_system(pipeline, cured).eval()
     noise = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     images = pipeline(noise, num_inference_steps=3, output_type="pt").images

@@ -206,7 +206,11 @@ def test_damaged_checkpoint_is_one_clear_error(tiny_config: RunConfig, tmp_path:
 
 def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path):
     target = tmp_path / "folder"
-    write_folder(target, lambda path: (path / "a").write_text("1") and None)
+
+    def write(path: Path) -> None:
+        (path / "a").write_text("1")
+
+    write_folder(target, write)
 
     def fail(path: Path) -> None:
         (path / "a").write_text("2")
