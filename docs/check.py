@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")
 MODULE = re.compile(r"\bpelap((?:\.[a-z_]\w*)+)")
+FILE = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|\w+\.py)`")
 IMPORT = re.compile(r"from pelap([.\w]*) import (\([^)]*\)|[^\n;\"]+)")
 
 
@@ -47,6 +48,10 @@ def unknown_modules() -> Iterator[str]:
             for wanted in re.findall(r"\w+", names):
                 if not _is_defined([*module.split(".")[1:], wanted]):
                     yield f"{name}: no {wanted} in pelap{module}"
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    for path in sorted(set(FILE.findall(text))):
+        if not any((folder / path).exists() for folder in (ROOT, SOURCE / "pelap")):
+            yield f"docs/architecture.md: no {path}"
 
 
 def _is_defined(parts: list[str]) -> bool:
