@@ -21,9 +21,6 @@ import pelap
 from pelap.config.run_config import DataConfig
 from pelap.data.load import load_pictures
 from pelap.data.pictures import to_batch
-from pelap.models.opening import open_model
-from pelap.pruning.apply import plan_pruning, prune, save_pruned
-from pelap.pruning.latents.latent_plan import PruneRequest
 
 CHANNELS, BUDGET = 4, 2
 
@@ -100,10 +97,9 @@ def main(output: Path, size: int = 32, num_steps: int = 2000) -> None:
     scheduler = DDIMScheduler.from_config(model.scheduler.config)
     pipeline = LDMPipeline(model.autoencoder, model.denoiser, scheduler)
     pipeline.save_pretrained(output / "whole")
-    whole = open_model(output / "whole")
-    plan = plan_pruning(whole, PruneRequest(channels=model.gate.kept()))
-    save_pruned(prune(whole, plan), output / "pruned", {})
-    print(f"kept channels {model.gate.kept()} of {CHANNELS}: {output / 'pruned'}")
+    small = pelap.prune(pipeline, keep=model.gate.kept())
+    small.save(output / "pruned")
+    print(small.describe())
 
 
 if __name__ == "__main__":
