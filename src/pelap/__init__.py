@@ -8,9 +8,11 @@ __version__ = "0.1.0"
 # Imported on first use: the command line answers --help without torch, and diffusers finds the
 # classes named in a run's model_index.json here.
 _HOMES = {
+    "CollapseWatch": "pelap.measure.collapse_watch",
     "ImportancePredictor": "pelap.method.importance",
     "LatentDiffusion": "pelap.method.system",
     "LatentDiffusionPipeline": "pelap.method.sampling",
+    "LatentGate": "pelap.method.latent_gate",
     "PaperAutoencoder": "pelap.method.paper_autoencoder",
     "PaperUNet": "pelap.method.paper_denoiser",
     "RunConfig": "pelap.config.run_config",

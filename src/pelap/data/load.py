@@ -40,17 +40,21 @@ def load_pictures(config: DataConfig, seed: int) -> Splits:
 
 
 def _find(config: DataConfig, seed: int) -> tuple[DecodedPictures, DecodedPictures | None]:
-    if config.source == "photos":
-        return find_photos(config, seed)
-    if config.source == "folder":
-        return find_folder(config)
-    if config.source == "cifar10":
-        return _find_cifar10(config)
-    return find_dataset(config)
+    match config.source:
+        case "photos":
+            return find_photos(config, seed)
+        case "folder":
+            return find_folder(config)
+        case "cifar10":
+            return _find_cifar10(config)
+        case "dataset":
+            return find_dataset(config)
 
 
 def _find_cifar10(config: DataConfig) -> tuple[DecodedPictures, DecodedPictures | None]:
-    path = config.path or _local_cifar10()
+    path, root = config.path, os.environ.get("PELAP_DATA")
+    if path is None and root and (Path(root) / "cifar10").is_dir():
+        path = str(Path(root) / "cifar10")
     columns = replace(config, path=path or CIFAR10_HUB_ID, image_column="img", label_column="label")
     try:
         return find_dataset(columns, CIFAR10_CLASSES)
@@ -58,12 +62,6 @@ def _find_cifar10(config: DataConfig) -> tuple[DecodedPictures, DecodedPictures 
         if path is not None:
             raise
         raise DataError(f"{error} Or set PELAP_DATA to the folder that holds cifar10.") from error
-
-
-def _local_cifar10() -> str | None:
-    root = os.environ.get("PELAP_DATA")
-    folder = Path(root) / "cifar10" if root else None
-    return str(folder) if folder and folder.is_dir() else None
 
 
 def _hold_out_tenth(
@@ -76,5 +74,5 @@ def _hold_out_tenth(
     # The stream of the photos source, which never needs this.
     order = torch.randperm(len(pictures), generator=generator(seed, "photos"))
     num_test = max(1, len(pictures) // 10)
-    in_order = order[num_test:].sort().values
-    return pictures.select(in_order), pictures.select(order[:num_test].sort().values)
+    test, train = order[:num_test].sort().values, order[num_test:].sort().values
+    return pictures.select(train), pictures.select(test)

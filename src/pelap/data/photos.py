@@ -1,12 +1,10 @@
 """Source photos: crops of the colour photographs inside scikit-image's wheel. No download."""
 
-from functools import partial
 from importlib import resources
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from pelap.config.run_config import DataConfig
 from pelap.core.errors import DataError
@@ -75,13 +73,11 @@ def _crops(
         of_photo = labels == label
         corners[of_photo, 0] *= height - size + 1
         corners[of_photo, 1] = left + corners[of_photo, 1] * (right - left - size + 1)
-    decode = partial(_crop, photographs, labels, corners.long(), size)
+    corners = corners.long()
+
+    def crop(row: int) -> np.ndarray:
+        top, left = corners[row].tolist()
+        return photographs[int(labels[row])][top : top + size, left : left + size]
+
     names = tuple(name.partition(".")[0] for name in PHOTOGRAPHS)
-    return DecodedPictures(labels, names, rows, decode, size)
-
-
-def _crop(
-    photographs: list[np.ndarray], labels: Tensor, corners: Tensor, size: int, row: int
-) -> np.ndarray:
-    top, left = corners[row].tolist()
-    return photographs[int(labels[row])][top : top + size, left : left + size]
+    return DecodedPictures(labels, names, rows, crop, size)

@@ -1,9 +1,8 @@
 """Pictures with labels, fetched by index, and the steps from them to a batch."""
 
 import os
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,15 +10,13 @@ from typing import final
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor
 
+from pelap.core.progress import ProgressBar
 from pelap.core.seeding import generator
 
 DECODE_CHUNK = 32
 """Pictures a thread decodes at a stretch: small ones take less time than handing them out."""
-PROGRESS_AFTER_SECONDS = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +64,7 @@ class DecodedPictures(Pictures):
     """Height and width in pixels."""
 
     def fetch(self, indices: Tensor) -> Tensor:
-        return self._decode_rows(self.rows[indices].tolist(), show_progress=False)
+        return self._decode_rows(self.rows[indices].tolist(), show_done=None)
 
     def select(self, indices: Tensor | slice) -> "DecodedPictures":
         """Some of the pictures, in the order of `indices`."""
@@ -75,27 +72,28 @@ class DecodedPictures(Pictures):
         return DecodedPictures(labels, self.class_names, rows, self.decode, self.size)
 
     def in_memory(self) -> InMemoryPictures:
-        """The same pictures, decoded now; a progress bar on stderr shows when that takes long.
+        """The same pictures, decoded now, with a progress bar at a terminal.
 
         Raises:
             DataError: If a picture is broken or of the wrong size.
         """
-        pixels = self._decode_rows(self.rows.tolist(), show_progress=True)
+        with ProgressBar("Decoding pictures", len(self)) as bar:
+            pixels = self._decode_rows(self.rows.tolist(), bar.move_to)
         return InMemoryPictures(self.labels, self.class_names, pixels)
 
-    def _decode_rows(self, rows: list[int], show_progress: bool) -> Tensor:
+    def _decode_rows(self, rows: list[int], show_done: Callable[[int], None] | None) -> Tensor:
         pixels = np.empty((len(rows), 3, self.size, self.size), np.uint8)
 
         def fill(start: int) -> int:
             chunk = rows[start : start + DECODE_CHUNK]
             for index, row in enumerate(chunk, start):
                 pixels[index] = self.decode(row).transpose(2, 0, 1)
-            return len(chunk)
+            return start + len(chunk)
 
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
-            decoded = threads.map(fill, range(0, len(rows), DECODE_CHUNK))
-            for _ in _with_progress(decoded, len(rows)) if show_progress else decoded:
-                pass
+            for done in threads.map(fill, range(0, len(rows), DECODE_CHUNK)):
+                if show_done is not None:
+                    show_done(done)
         return torch.from_numpy(pixels)
 
 
@@ -136,19 +134,3 @@ def to_batch(
         mirrored = flips.to(device)[:, None, None, None]  # (B, 1, 1, 1)
         pictures = torch.where(mirrored, pictures.flip(3), pictures)
     return pictures.float().div_(127.5).sub_(1)
-
-
-def _with_progress(decoded: Iterable[int], total: int) -> Iterator[int]:
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    task = progress.add_task("Decoding pictures", total=total)
-    began = time.monotonic()
-    try:
-        for num_pictures in decoded:
-            progress.advance(task, num_pictures)
-            if time.monotonic() - began > PROGRESS_AFTER_SECONDS:
-                progress.start()
-            yield num_pictures
-    finally:
-        progress.stop()
