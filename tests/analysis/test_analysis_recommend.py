@@ -2,7 +2,6 @@
 
 import pytest
 
-from pelap.analysis import recommendation as recommend
 from pelap.analysis.analysis_record import (
     Agreement,
     Analysis,
@@ -11,6 +10,7 @@ from pelap.analysis.analysis_record import (
     MomentsResult,
     RandomCurve,
 )
+from pelap.analysis.recommendation import recommend
 
 
 def criterion(name: str, ranking: list[int], psnr_db: list[float]) -> CriterionResult:

@@ -1,7 +1,9 @@
 """What an analysis holds. No torch here: the report reads it back from JSON."""
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pelap.core.records import OPTIONAL
 
 Fill = Literal["zero", "mean", "linear"]
 
@@ -194,6 +196,8 @@ class Analysis:
     seed: int
     notes: list[str]
     """What could not be measured and what to beware of, plain sentences."""
+    data: str | None = field(default=None, metadata=OPTIONAL)
+    """Which pictures, in words, where they have a source."""
 
     def criterion(self, name: str) -> CriterionResult:
         """The criterion of that name.
@@ -206,29 +210,3 @@ class Analysis:
                 return criterion
         known = ", ".join(criterion.name for criterion in self.criteria)
         raise ValueError(f"Unknown criterion {name!r}: known are {known}.")
-
-    def as_dict(self) -> dict[str, Any]:
-        """Nested plain values, as JSON has them."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """What `as_dict` gave; keys that it does not know are left aside.
-
-        Raises:
-            KeyError: If something is missing.
-        """
-        return cls(**{
-            **{field.name: values[field.name] for field in fields(cls)},
-            "channels": [ChannelAnalysis(**one) for one in values["channels"]],
-            "moments": MomentsResult(**values["moments"]),
-            "criteria": [_to_criterion(one) for one in values["criteria"]],
-            "random": RandomCurve(**values["random"]),
-            "rotations": [RotationCurve(**one) for one in values["rotations"]],
-            "agreement": Agreement(**values["agreement"]),
-        })  # fmt: skip
-
-
-def _to_criterion(values: dict[str, Any]) -> CriterionResult:
-    curve = [CurvePoint(**point) for point in values["curve"]]
-    return CriterionResult(**{**values, "curve": curve})

@@ -26,7 +26,7 @@ from pelap.analysis.analysis_record import (
 from pelap.analysis.channel_table import describe_channels, worse_than_random
 from pelap.analysis.criteria import CRITERIA, Evidence, Order, agree, rank_all
 from pelap.analysis.curves import CurveMaker, Curves
-from pelap.analysis.decoding import DecoderMetric, LeaveOneOut, to_db
+from pelap.analysis.decoding import DecoderMetric, LeaveOneOut
 from pelap.analysis.elimination import eliminate_by_decoding
 from pelap.analysis.learned import learn_scores
 from pelap.analysis.statistics import Statistics, measure_statistics
@@ -34,6 +34,7 @@ from pelap.analysis.timestep_scores import TaylorScores
 from pelap.core.seeding import generator
 from pelap.data.pictures import Pictures
 from pelap.measure.encoded_batches import Batches, frozen
+from pelap.measure.noise_levels import to_db
 from pelap.method.system import LatentDiffusion
 
 MAX_CLASSES = 100

@@ -5,9 +5,10 @@ import torch
 from pelap.analysis.analysis_record import ChannelAnalysis
 from pelap.analysis.criteria import Evidence
 from pelap.analysis.curves import Curves
-from pelap.analysis.decoding import LeaveOneOut, to_db
+from pelap.analysis.decoding import LeaveOneOut
 from pelap.analysis.elimination import unexplained_variance
 from pelap.analysis.statistics import ACTIVE_VARIANCE
+from pelap.measure.noise_levels import to_db
 
 NO_VARIANCE = 1e-12
 """Share of the largest variance that is nothing but rounding."""

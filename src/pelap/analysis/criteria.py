@@ -30,6 +30,11 @@ class Evidence:
     scores: Tensor | None
     """Of the learned predictor, (C,); None where it was left out."""
 
+    @property
+    def covariance(self) -> Tensor:
+        """Of the latents as drawn, (C, C)."""
+        return self.statistics.moments.covariance
+
 
 @dataclass(frozen=True)
 class Order:
@@ -77,101 +82,65 @@ def _settle(values: Tensor) -> Tensor:
     return (values / step).round() if step > 0 else values
 
 
-def variance(evidence: Evidence) -> Order:
-    return by_value(evidence.statistics.moments.covariance.diagonal())
-
-
-def kl(evidence: Evidence) -> Order:
-    return by_value(evidence.statistics.kl)
-
-
-def leave_one_out(evidence: Evidence) -> Order:
-    return by_value(evidence.increase)
-
-
-def leave_one_out_linear(evidence: Evidence) -> Order:
-    return by_value(evidence.linear_increase)
-
-
-def decoder_sensitivity(evidence: Evidence) -> Order:
-    covariance = evidence.statistics.moments.covariance
-    return by_value(evidence.metric.diagonal() * covariance.diagonal())
-
-
-def conditional(evidence: Evidence) -> Order:
-    covariance = evidence.statistics.moments.covariance
-    return Order(eliminate_by_moments(evidence.metric, covariance))
-
-
-def elimination(evidence: Evidence) -> Order:
-    return Order(evidence.elimination)
-
-
-def redundancy(evidence: Evidence) -> Order:
-    return by_value(unexplained_variance(evidence.statistics.moments.covariance))
-
-
-def taylor(evidence: Evidence) -> Order | None:
-    return None if evidence.taylor is None else by_value(evidence.taylor.mean(dim=0))
-
-
-def learned(evidence: Evidence) -> Order | None:
-    return None if evidence.scores is None else by_value(evidence.scores)
-
-
-CRITERIA: dict[str, Criterion[Evidence, Order]] = {
-    criterion.name: criterion
-    for criterion in (
-        Criterion("variance", "Variance of the latents as drawn.", variance),
-        Criterion("kl", "Divergence of the encoder's distribution from the standard normal.", kl),
-        Criterion(
-            "leave_one_out",
-            "Measured rise of the squared error when the channel is replaced by its mean.",
-            leave_one_out,
-        ),
-        Criterion(
-            "leave_one_out_linear",
-            "Measured rise of the squared error when the channel is predicted linearly from "
-            "all others.",
-            leave_one_out_linear,
-        ),
-        Criterion(
-            "decoder_sensitivity",
-            "Variance times the mean squared derivative of the decoder by the channel.",
-            decoder_sensitivity,
-        ),
-        Criterion(
-            "conditional",
-            "Greedy elimination by what decoding costs to second order when removed channels are "
-            "predicted linearly from the kept.",
-            conditional,
-        ),
-        Criterion(
-            "elimination",
-            "Greedy elimination by the measured squared error.",
-            elimination,
-        ),
-        Criterion(
-            "redundancy",
-            "Variance that a linear prediction from the other channels leaves.",
-            redundancy,
-        ),
-        Criterion(
-            "taylor",
-            "First-order change of the denoiser's loss without the channel, mean over the bands "
-            "of timesteps.",
-            taylor,
-            "There is no denoiser, so there is no criterion taylor.",
-        ),
-        Criterion(
-            "learned",
-            "Score of an importance predictor trained with a top-k gate on the frozen autoencoder.",
-            learned,
-            "The importance predictor was not trained (learned_steps is 0), so there is no "
-            "criterion learned.",
-        ),
-    )
-}
+_CRITERIA: tuple[Criterion[Evidence, Order], ...] = (
+    Criterion(
+        "variance",
+        "Variance of the latents as drawn.",
+        lambda e: by_value(e.covariance.diagonal()),
+    ),
+    Criterion(
+        "kl",
+        "Divergence of the encoder's distribution from the standard normal.",
+        lambda e: by_value(e.statistics.kl),
+    ),
+    Criterion(
+        "leave_one_out",
+        "Measured rise of the squared error when the channel is replaced by its mean.",
+        lambda e: by_value(e.increase),
+    ),
+    Criterion(
+        "leave_one_out_linear",
+        "Measured rise of the squared error when the channel is predicted linearly from "
+        "all others.",
+        lambda e: by_value(e.linear_increase),
+    ),
+    Criterion(
+        "decoder_sensitivity",
+        "Variance times the mean squared derivative of the decoder by the channel.",
+        lambda e: by_value(e.metric.diagonal() * e.covariance.diagonal()),
+    ),
+    Criterion(
+        "conditional",
+        "Greedy elimination by what decoding costs to second order when removed channels are "
+        "predicted linearly from the kept.",
+        lambda e: Order(eliminate_by_moments(e.metric, e.covariance)),
+    ),
+    Criterion(
+        "elimination",
+        "Greedy elimination by the measured squared error.",
+        lambda e: Order(e.elimination),
+    ),
+    Criterion(
+        "redundancy",
+        "Variance that a linear prediction from the other channels leaves.",
+        lambda e: by_value(unexplained_variance(e.covariance)),
+    ),
+    Criterion(
+        "taylor",
+        "First-order change of the denoiser's loss without the channel, mean over the bands "
+        "of timesteps.",
+        lambda e: None if e.taylor is None else by_value(e.taylor.mean(dim=0)),
+        "There is no denoiser, so there is no criterion taylor.",
+    ),
+    Criterion(
+        "learned",
+        "Score of an importance predictor trained with a top-k gate on the frozen autoencoder.",
+        lambda e: None if e.scores is None else by_value(e.scores),
+        "The importance predictor was not trained (learned_steps is 0), so there is no "
+        "criterion learned.",
+    ),
+)
+CRITERIA = {criterion.name: criterion for criterion in _CRITERIA}
 
 
 def rank_all(evidence: Evidence) -> tuple[dict[str, Order], list[str]]:

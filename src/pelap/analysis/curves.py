@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from pelap.analysis.analysis_record import CurvePoint, RandomCurve, RotationCurve
-from pelap.analysis.decoding import measure_maps, to_db
+from pelap.analysis.decoding import measure_maps
 from pelap.core.seeding import generator
 from pelap.measure.encoded_batches import Batches
+from pelap.measure.noise_levels import to_db
 from pelap.method.latent_map import (
     Fill,
     LatentMap,

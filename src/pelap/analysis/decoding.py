@@ -8,9 +8,7 @@ from torch import Tensor
 from pelap.core.processes import sum_over_processes
 from pelap.core.seeding import generator
 from pelap.measure.encoded_batches import Batches, EncodedBatch
-from pelap.measure.noise_levels import LEAST_SQUARED_ERROR
 from pelap.method.latent_map import Fill, LatentMap, LatentMoments, keep_channels
-from pelap.method.losses import psnr_db
 from pelap.method.system import LatentDiffusion
 
 
@@ -124,17 +122,13 @@ def keep_or_fill(kept: Sequence[int], moments: LatentMoments, fill: Fill) -> Lat
     return LatentMap(nothing, nothing.T, offset)
 
 
-def to_db(squared_error: float | Tensor) -> float:
-    """PSNR in dB of a mean squared error a value, images in [-1, 1]; at most 126 dB."""
-    return psnr_db(max(float(squared_error), LEAST_SQUARED_ERROR))
-
-
 def _errors(
     system: LatentDiffusion, batch: EncodedBatch, maps: Iterable[LatentMap | None]
 ) -> Tensor:
     """Squared error a value of each picture through each map, (B, M), float64 on the CPU."""
     columns = []
-    for one in maps:
-        decoded = system.decode(batch.mean if one is None else one.substitute(batch.mean))
+    for latent_map in maps:
+        mean = batch.mean if latent_map is None else latent_map.substitute(batch.mean)
+        decoded = system.decode(mean)
         columns.append((decoded - batch.images).square().double().mean(dim=(1, 2, 3)))
     return torch.stack(columns, dim=1).cpu()

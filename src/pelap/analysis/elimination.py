@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from pelap.analysis.decoding import measure_maps
-from pelap.measure.encoded_batches import Batches, track
+from pelap.core.progress import track
+from pelap.measure.encoded_batches import Batches
 from pelap.method.latent_map import Fill, LatentMoments, keep_channels
 from pelap.method.system import LatentDiffusion
 
@@ -30,8 +31,7 @@ def eliminate(
         Channels, the one removed last first. Of equally cheap ones the last is removed.
     """
     kept, removed = list(range(num_channels)), []
-    steps = range(num_channels - 1)
-    for _ in steps if label is None else track(steps, len(steps), label):
+    for _ in track(range(num_channels - 1), label):
         found = costs([[other for other in kept if other != one] for one in kept])
         cheapest = found <= found.min() + TIE * found.abs().max()
         removed.append(kept.pop(int(cheapest.nonzero()[-1])))

@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from pelap.analysis.decoding import keep_or_fill
 from pelap.core.processes import mean_over_processes
+from pelap.core.progress import track
 from pelap.core.seeding import generator
-from pelap.measure.encoded_batches import Batches, track
+from pelap.measure.encoded_batches import Batches
 from pelap.method.gates import TopKGate
 from pelap.method.importance import ImportancePredictor
 from pelap.method.latent_map import Fill, LatentMap, LatentMoments
@@ -54,7 +55,7 @@ def learn_scores(
     budgets = torch.randint(
         1, num_channels + 1, (num_steps,), generator=generator(batches.seed, "flips")
     )
-    for step in track(range(num_steps), num_steps, "Learning scores"):
+    for step in track(range(num_steps), "Learning scores"):
         gate.target.fill_(int(budgets[step]))
         batch = _shuffled(batches, step // len(batches)).encode(system, step % len(batches))
         with torch.enable_grad():

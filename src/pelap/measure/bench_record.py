@@ -1,7 +1,8 @@
-"""What `pelap bench sample` found, as it goes into JSON."""
+"""What `pelap bench sample` measured. No torch here."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+
+from pelap.core.records import OPTIONAL
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,9 @@ class Ratio:
 
 @dataclass(frozen=True)
 class SamplingBench:
-    """All of one call."""
+    """One model, or two in turn, in every setting that was asked for."""
 
     models: list[ModelCost]
-    ratios: list[Ratio]
-    """Empty for one model."""
     sampler: str
     steps: int
     rounds: int
@@ -67,10 +66,5 @@ class SamplingBench:
     device: str
     machine: str
     versions: dict[str, str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON; without `ratios` where there is one model."""
-        found = asdict(self)
-        if len(self.models) == 1:
-            del found["ratios"]
-        return found
+    ratios: list[Ratio] | None = field(default=None, metadata=OPTIONAL)
+    """Of two models, for each setting; None for one."""

@@ -1,6 +1,5 @@
 """Feature extractors for distances between sets of pictures."""
 
-import hashlib
 import importlib
 from typing import Protocol, runtime_checkable
 
@@ -123,12 +122,3 @@ def extract(
     return torch.cat(
         [extractor(part.to(device)).float().cpu() for part in images.split(batch_size)]
     )
-
-
-def fingerprint(extractor: FeatureExtractor) -> str:
-    """A hash of the extractor's name and weights."""
-    digest = hashlib.sha256(extractor.name.encode())
-    if isinstance(extractor, nn.Module):
-        for name, tensor in extractor.state_dict().items():
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -29,13 +29,13 @@ class LatentImages:
 
     @property
     def masked(self) -> Tensor:
-        """(B, C, h, w)."""
+        """Latents as they reach the denoiser, (B, C, h, w)."""
         return self.latents * self.mask[:, :, None, None]
 
 
 @dataclass
 class Spread:
-    """Sums over the pictures."""
+    """Sums over the pictures of a diagnosis."""
 
     latents: Moments
     masked: Moments
@@ -46,9 +46,15 @@ class Spread:
     """Of decoding the latents, mean over a picture's values."""
     masked_squared_error: float = 0.0
 
+    @classmethod
+    def zeros(cls, num_channels: int) -> "Spread":
+        """Before the first picture."""
+        masks = torch.zeros(num_channels, dtype=torch.float64)
+        return cls(Moments.zeros(num_channels), Moments.zeros(num_channels), masks)
+
     @property
     def mask_mean(self) -> Tensor:
-        """(C,)."""
+        """Mean over pictures, (C,)."""
         return self.masks / self.num_pictures
 
 
@@ -93,14 +99,14 @@ def encode_all(
 
 
 def measure_spread(system: LatentDiffusion, batches: Iterable[LatentImages]) -> Spread:
-    """Gather the sums.
+    """Go through the batches once: size of the latents, masks, and errors of decoding.
 
     Raises:
         ValueError: If there are no images.
     """
     spread = None
     for batch in batches:
-        spread = spread or _no_spread(batch.mask.shape[1])
+        spread = spread or Spread.zeros(batch.mask.shape[1])
         size, images = len(batch.images), batch.images
         spread.num_pictures += size
         spread.latents.add(batch.latents)
@@ -113,20 +119,15 @@ def measure_spread(system: LatentDiffusion, batches: Iterable[LatentImages]) -> 
     return spread
 
 
-def _no_spread(num_channels: int) -> Spread:
-    masks = torch.zeros(num_channels, dtype=torch.float64)
-    return Spread(Moments.zeros(num_channels), Moments.zeros(num_channels), masks)
-
-
 def _squared_error(system: LatentDiffusion, latents: Tensor, images: Tensor) -> float:
     return float((system.decode(latents) - images).square().mean())
 
 
 def find_signal(spread: Spread, open_channels_only: bool) -> Signal:
-    """What there is to recover.
+    """What of the latents can be recovered, and what it is measured against.
 
     Args:
-        spread: Of the latents.
+        spread: From `measure_spread`.
         open_channels_only: Whether the mask scales the noise along with the latents: it then leaves
             their ratio alone, and weighs the channels in the loss.
     """

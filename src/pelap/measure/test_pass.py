@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from pelap.config.run_config import RunConfig
-from pelap.data.pictures import Pictures, to_batch
+from pelap.data.pictures import Pictures
 from pelap.families.conditioned import Told, tell_classes
+from pelap.measure.encoded_batches import Batches
 from pelap.measure.moments import Moments
 from pelap.method.losses import channel_mean
 from pelap.method.sampling import to_uint8
@@ -53,12 +54,11 @@ def measure(
     """
     channels = config.network.latent_channels
     sums = Measurements(Moments.zeros(channels), Moments.zeros(channels))
-    batches = torch.arange(len(pictures)).split(config.evaluation.batch_size)
-    for index, indices in enumerate(batches):
-        draws = make_draws(
-            config, len(indices), "validation", index, device, seed=config.evaluation.seed
-        )
-        images = to_batch(pictures.fetch(indices), device, None)  # (B, 3, H, W)
+    used, everything = config.evaluation, torch.arange(len(pictures))
+    batches = Batches(pictures, everything, used.batch_size, used.seed)
+    for number in range(len(batches)):
+        images, labels = batches.fetch(number, device)  # (B, 3, H, W), (B,)
+        draws = make_draws(config, len(images), "validation", number, device, seed=used.seed)
         latents = system.encode(images, draws.latent_noise).latents  # (B, C, h, w)
         mask = system.mask(latents).mask  # (B, C)
         masked = latents * mask[:, :, None, None]  # (B, C, h, w)
@@ -67,8 +67,8 @@ def measure(
         if not system.options.decoder_sees_mask:
             reconstruction = system.decode(latents)  # (B, 3, H, W)
 
-        told = tell_classes(system.denoiser, pictures.labels[indices].to(device))
-        size = len(indices)
+        told = tell_classes(system.denoiser, labels.to(device))
+        size = len(images)
         sums.num_pictures += size
         sums.diffusion += size * _noise_loss(system, latents, mask, draws, told)
         sums.zero_latent_diffusion += size * _noise_loss(system, 0 * latents, mask, draws, told)
