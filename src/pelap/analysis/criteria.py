@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional import kendall_rank_corrcoef
 
+from pelap.analysis.decoding import LeaveOneOut
 from pelap.analysis.elimination import TIE, eliminate_by_moments, unexplained_variance
 from pelap.analysis.statistics import Statistics
 
@@ -18,21 +19,21 @@ class Evidence:
 
     statistics: Statistics
     metric: Tensor
-    """M, (C, C)."""
-    increase: Tensor
-    """Of the squared error a value when a channel is replaced by its mean, (C,)."""
-    linear_increase: Tensor
-    """When it is replaced by its linear prediction from the others, (C,)."""
+    """M of `DecoderMetric`, (C, C)."""
+    left_out: LeaveOneOut
+    """Errors with and without each channel."""
     elimination: list[int]
     """Channels, the one removed last first."""
+    bands: list[tuple[int, int]]
+    """First and last timestep of each row of `taylor`."""
     taylor: Tensor | None
     """(num_bands, C); None without a denoiser."""
     scores: Tensor | None
-    """Of the learned predictor, (C,); None where it was left out."""
+    """Scores of the learned predictor, (C,); None where it was left out."""
 
     @property
     def covariance(self) -> Tensor:
-        """Of the latents as drawn, (C, C)."""
+        """Covariance of the latents as drawn, (C, C)."""
         return self.statistics.moments.covariance
 
 
@@ -65,7 +66,7 @@ class Criterion(Generic[Given, Found]):
     description: str
     """One sentence."""
     find: Callable[[Given], Found | None]
-    """None if the evidence lacks what it needs."""
+    """Gives None if the evidence lacks what it needs."""
     missing: str = ""
     """Why it may have been left out, a sentence."""
 
@@ -96,13 +97,13 @@ _CRITERIA: tuple[Criterion[Evidence, Order], ...] = (
     Criterion(
         "leave_one_out",
         "Measured rise of the squared error when the channel is replaced by its mean.",
-        lambda e: by_value(e.increase),
+        lambda e: by_value(e.left_out.rise()[0]),
     ),
     Criterion(
         "leave_one_out_linear",
         "Measured rise of the squared error when the channel is predicted linearly from "
         "all others.",
-        lambda e: by_value(e.linear_increase),
+        lambda e: by_value(e.left_out.rise()[1]),
     ),
     Criterion(
         "decoder_sensitivity",
@@ -145,20 +146,25 @@ CRITERIA = {criterion.name: criterion for criterion in _CRITERIA}
 
 def rank_all(evidence: Evidence) -> tuple[dict[str, Order], list[str]]:
     """The order by every criterion that can be computed, and a sentence for each that cannot."""
-    found = {name: criterion.find(evidence) for name, criterion in CRITERIA.items()}
-    orders = {name: order for name, order in found.items() if order is not None}
-    return orders, [CRITERIA[name].missing for name in found if name not in orders]
+    orders, missing = {}, []
+    for name, criterion in CRITERIA.items():
+        order = criterion.find(evidence)
+        if order is None:
+            missing.append(criterion.missing)
+        else:
+            orders[name] = order
+    return orders, missing
 
 
 def agree(orders: Sequence[Order]) -> list[list[float | None]]:
-    """Kendall's τ-b of each two; None where one of them holds all channels to be equal."""
+    """Kendall's τ-b of each two; None where either holds all channels to be equal."""
     strengths = [order.strengths for order in orders]
-    return [[_tau(one, other) for other in strengths] for one in strengths]
+    return [[_tau(a, b) for b in strengths] for a in strengths]
 
 
-def _tau(one: Tensor, other: Tensor) -> float | None:
-    if (one == one[0]).all() or (other == other[0]).all():
+def _tau(a: Tensor, b: Tensor) -> float | None:
+    if (a == a[0]).all() or (b == b[0]).all():
         return None
-    tau = kendall_rank_corrcoef(one, other, variant="b")
+    tau = kendall_rank_corrcoef(a, b, variant="b")
     assert isinstance(tau, Tensor)  # a pair only where a test is asked for
     return float(tau)

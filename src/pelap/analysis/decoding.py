@@ -23,8 +23,8 @@ class LeaveOneOut:
     def __init__(self, moments: LatentMoments, num_classes: int = 1):
         channels = range(len(moments.mean))
         others = [[other for other in channels if other != channel] for channel in channels]
-        self.maps = [keep_or_fill(kept, moments, fill) for fill in ("mean", "linear")
-                     for kept in others]  # fmt: skip
+        fills: tuple[Fill, ...] = ("mean", "linear")
+        self.maps = [keep_or_fill(kept, moments, fill) for fill in fills for kept in others]
         self.num_channels = len(channels)
         self.totals = torch.zeros(num_classes, 1 + len(self.maps), dtype=torch.float64)
         self.counts = torch.zeros(num_classes, dtype=torch.float64)
@@ -55,6 +55,12 @@ class LeaveOneOut:
         totals = self.totals.sum(dim=0) if row is None else self.totals[row]
         means = totals / (self.counts.sum() if row is None else self.counts[row])
         return float(means[0]), means[1 : 1 + self.num_channels], means[1 + self.num_channels :]
+
+    def rise(self) -> tuple[Tensor, Tensor]:
+        """Rise of the squared error a value without each channel, (C,) each: its mean in its place,
+        and its linear prediction."""
+        whole, by_mean, by_others = self.errors()
+        return by_mean - whole, by_others - whole
 
 
 class DecoderMetric:
@@ -130,5 +136,5 @@ def _errors(
     for latent_map in maps:
         mean = batch.mean if latent_map is None else latent_map.substitute(batch.mean)
         decoded = system.decode(mean)
-        columns.append((decoded - batch.images).square().double().mean(dim=(1, 2, 3)))
+        columns.append((decoded - batch.images).square().double().flatten(1).mean(dim=1))
     return torch.stack(columns, dim=1).cpu()

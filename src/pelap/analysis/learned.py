@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pelap.analysis.decoding import keep_or_fill
+from pelap.core.axes import append_axes
 from pelap.core.processes import mean_over_processes
 from pelap.core.progress import track
 from pelap.core.seeding import generator
@@ -60,7 +61,7 @@ def learn_scores(
         batch = _shuffled(batches, step // len(batches)).encode(system, step % len(batches))
         with torch.enable_grad():
             scores = F.layer_norm(predictor(batch.mean), (num_channels,))  # (B, C)
-            mask = gate(scores).mask[:, :, None, None]  # (B, C, 1, 1)
+            mask = append_axes(gate(scores).mask, batch.mean)  # (B, C, 1, …)
             kept = mask[0].flatten().detach().nonzero().flatten().tolist()
             filled = stand_ins(kept, moments, fill).substitute(batch.mean)  # (B, C, h, w)
             decoded = system.decode(filled + mask * (batch.mean - filled))  # (B, 3, H, W)
@@ -80,10 +81,9 @@ def stand_ins(kept: Sequence[int], moments: LatentMoments, fill: Fill) -> Latent
         fill: The rule.
     """
     channels = range(len(moments.mean))
-    maps = [keep_or_fill([other for other in kept if other != one], moments, fill)
-            for one in channels]  # fmt: skip
-    weights = torch.stack([found.decode[one] @ found.encode for one, found in enumerate(maps)])
-    offset = torch.stack([found.offset[one] for one, found in enumerate(maps)])
+    maps = [keep_or_fill([k for k in kept if k != c], moments, fill) for c in channels]
+    weights = torch.stack([maps[c].decode[c] @ maps[c].encode for c in channels])
+    offset = torch.stack([maps[c].offset[c] for c in channels])
     return LatentMap(torch.eye(len(weights), dtype=torch.float64), weights, offset)
 
 
