@@ -16,7 +16,7 @@ from pelap.core.records import to_json_dict
 from pelap.data.load import load_pictures
 from pelap.data.pictures import to_batch
 from pelap.measure.evaluation_record import Evaluation, read_evaluation
-from pelap.measure.moments import Moments
+from pelap.measure.picture_sums import Moments
 from pelap.measure.run_cost import count_macs, count_parameters, describe
 from pelap.measure.run_evaluation import evaluate_run
 from pelap.measure.run_sampling import load_system, sample_run
@@ -97,6 +97,10 @@ def test_moments_against_numpy():
         moments.add(part)
     expected = torch.cat(parts).numpy().std(axis=(0, 2, 3))
     np.testing.assert_allclose(moments.std().numpy(), expected, rtol=1e-5)
+    video = Moments.zeros(2)
+    video.add(parts[0].unflatten(3, (2, 2)))
+    expected = parts[0].numpy().std(axis=(0, 2, 3))
+    np.testing.assert_allclose(video.std().numpy(), expected, rtol=1e-5)
 
 
 def test_describe_counts_the_papers_parameters():

@@ -96,8 +96,8 @@ def _plain(value: Any) -> Any:
             if not (field.metadata.get("optional") and getattr(value, field.name) is None)
         }
     if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 @cache
@@ -119,7 +119,7 @@ def _read_record(kind: type[Record], values: object, where: str) -> Record:
         if name not in values and not has_default:
             raise _MismatchError(f"{where} lacks the field {name!r}.")
     hints = _hints(kind)
-    return kind(**{name: _read(one, hints[name], where, name) for name, one in values.items()})
+    return kind(**{name: _read(values[name], hints[name], where, name) for name in values})
 
 
 def _read(value: Any, hint: Any, where: str, name: str) -> Any:
@@ -138,14 +138,14 @@ def _read(value: Any, hint: Any, where: str, name: str) -> Any:
     if origin is Literal and any(value == part and type(value) is type(part) for part in parts):
         return value
     if origin is list and isinstance(value, list):
-        return [_read(one, parts[0], where, f"{name}[{i}]") for i, one in enumerate(value)]
+        return [_read(item, parts[0], where, f"{name}[{i}]") for i, item in enumerate(value)]
     if origin is tuple and isinstance(value, list):
         kinds = [parts[0]] * len(value) if parts[1:] == (...,) else parts
         if len(kinds) == len(value):
             pairs = enumerate(zip(value, kinds, strict=True))
-            return tuple(_read(one, kind, where, f"{name}[{i}]") for i, (one, kind) in pairs)
+            return tuple(_read(item, kind, where, f"{name}[{i}]") for i, (item, kind) in pairs)
     if origin is dict and isinstance(value, dict):
-        return {key: _read(one, parts[1], where, f"{name}.{key}") for key, one in value.items()}
+        return {key: _read(item, parts[1], where, f"{name}.{key}") for key, item in value.items()}
     raise _MismatchError(f"{where}: {name} is {_short(value)}, which is not {_describe(hint)}.")
 
 

@@ -19,7 +19,7 @@ class Measurement:
     """Weights of denoiser and decoder, and the most that a sampling holds beside them; None for
     onnxruntime, whose allocations torch does not see."""
     denoising_share: float
-    """Of the time; the rest is decoding."""
+    """Part of the time; the rest is decoding."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class ModelCost:
     scheduler: str
     """Class of diffusers that made the steps."""
     parameters: dict[str, int | None]
-    """Of encoder, decoder, denoiser, and the total; None where only an export is known."""
+    """By encoder, decoder, denoiser and total; None where only an export is known."""
     macs: dict[str, int | None]
     """Multiply-accumulates for one picture: denoiser_step, decode."""
     latent_shape: tuple[int, int, int]
     """(C, h, w)."""
     latent_bytes: int
-    """Of one latent in the first precision."""
+    """Size of a latent in the first precision."""
     measurements: list[Measurement] = field(default_factory=list)
 
 
@@ -67,4 +67,4 @@ class SamplingBench:
     machine: str
     versions: dict[str, str]
     ratios: list[Ratio] | None = field(default=None, metadata=OPTIONAL)
-    """Of two models, for each setting; None for one."""
+    """For each setting of two models; None for a single model."""

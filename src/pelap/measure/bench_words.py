@@ -2,7 +2,10 @@
 
 from pelap.measure.bench_record import Measurement, ModelCost, Ratio, SamplingBench
 
-COLUMNS = f"  {'precision':16} {'batch':>5} {'ms/picture':>11} {'pictures/s':>11} {'memory MB':>10} {'denoising':>10}"  # noqa: E501
+COLUMNS = (
+    f"  {'precision':16} {'batch':>5} {'ms/picture':>11} {'pictures/s':>11} "
+    f"{'memory MB':>10} {'denoising':>10}"
+)
 
 
 def describe_sampling(bench: SamplingBench) -> str:

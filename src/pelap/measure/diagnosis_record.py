@@ -33,9 +33,9 @@ class SnrError:
     timestep: int | None
     """The nearest one; None where there is none within SNR_TOLERANCE_DB."""
     relative_error: float | None
-    """Of the denoiser; None where there is no such timestep."""
+    """What the denoiser reaches; None where there is no such timestep."""
     linear_relative_error: float
-    """Of the best linear predictor for equally wide channels: 1 / (1 + SNR)."""
+    """What the best linear predictor reaches for equally wide channels: 1 / (1 + SNR)."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class DiagnosedPictures:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything `diagnose` found out. Lists are per channel, by level, or by ratio."""
+    """What `diagnose` measured, and its verdict. Lists are per channel, by level, or by ratio."""
 
     num_pictures: int
     levels: list[LevelLosses]
@@ -76,6 +76,6 @@ class Diagnosis:
     split: str | None = field(default=None, metadata=OPTIONAL)
     data: DiagnosedPictures | None = field(default=None, metadata=OPTIONAL)
     seed: int | None = field(default=None, metadata=OPTIONAL)
-    """Of the noise and of the choice of pictures."""
+    """Says which noise and which pictures."""
     versions: dict[str, str] | None = field(default=None, metadata=OPTIONAL)
-    """Of pelap and of what it computes with."""
+    """Versions of pelap and of what it computes with."""

@@ -25,9 +25,9 @@ class EncodedBatch:
     labels: Tensor
     """int64, (B,), on the CPU."""
     mean: Tensor
-    """Of the encoder's distribution, (B, C, h, w)."""
+    """Mean of the encoder's distribution, (B, C, h, w)."""
     logvar: Tensor
-    """(B, C, h, w)."""
+    """Logarithm of its variance, (B, C, h, w)."""
     latents: Tensor
     """A draw of that distribution, (B, C, h, w)."""
 
@@ -48,6 +48,7 @@ class Batches:
 
     @property
     def num_pictures(self) -> int:
+        """Pictures of all batches."""
         return len(self.indices)
 
     def fetch(self, number: int, device: torch.device | str) -> tuple[Tensor, Tensor]:

@@ -48,7 +48,7 @@ class ChannelSets:
     sets: list[list[int]]
     """Open channels by number."""
     frequencies: list[float]
-    """Of each set, over all pictures."""
+    """Share of each set over all pictures."""
     frequencies_by_class: dict[str, list[float]]
     static: StaticSet
     """The one set that reconstructs best."""
@@ -87,13 +87,13 @@ class Evaluation:
     split: str
     num_pictures: int
     num_parameters: dict[str, int]
-    """Of each part, and of all in `total`."""
+    """By part, and all in `total`."""
     diffusion_loss: float
     """Squared error a value of the predicted noise."""
     zero_latent_diffusion_loss: float
     """The same with zeros in the latents' place, same noise and timesteps."""
     gaussian_diffusion_loss: float
-    """Of the best predictor for independent Gaussian latents of the same spread."""
+    """What the best predictor reaches for independent Gaussian latents of the same spread."""
     reconstruction_mse_sum: float
     """Squared error summed over a picture's values, mean over pictures."""
     reconstruction_psnr_db: float
@@ -116,7 +116,7 @@ class Evaluation:
     """Of the clean latent recovered at 0 dB, in its own variance; None where no timestep has
     that signal-to-noise ratio."""
     channel_sets: ChannelSets | None = field(default=None, metadata=OPTIONAL)
-    """Of an adaptive gate."""
+    """What an adaptive gate opened."""
     quality: dict[str, MetricValue] | None = field(default=None, metadata=OPTIONAL)
     """By metric, e.g. FD-ResNet20, where metrics were asked for."""
 

@@ -36,10 +36,6 @@ class ResNet20(CifarResNet):
         """Features (N, 64) of uint8 images (N, 3, H, W)."""
         return self.pooled(images.to(self.mean).div(255))
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Scores (N, 10) of CIFAR-10's classes."""
-        return self.linear(self(images))
-
 
 class Inception(nn.Module):
     """torch-fidelity's Inception, whose Fréchet distance is the FID."""

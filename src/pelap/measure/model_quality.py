@@ -36,7 +36,7 @@ class QualitySettings:
     num_references: int = 10_000
     """Test pictures that samples are compared with."""
     seed: int = 0
-    """Of the samples' noise."""
+    """Says what noise the samples begin with."""
 
     def check(self) -> None:
         """Refuse counts that no distance can be made of.
@@ -57,7 +57,7 @@ class References:
     originals: Tensor
     """Test pictures, at least as many as are reconstructed."""
     reconstructions: Tensor
-    """Of the first of them, by the unpruned model."""
+    """The first of the originals, decoded by the unpruned model."""
     extractor: str | None
     """Name for `load_extractor`; None where there is none, and no Fréchet distances."""
     reason: str | None = None
@@ -170,7 +170,7 @@ def draw_samples(
 
     Args:
         system: With a denoiser.
-        picture: Any one, bytes (1, 3, H, W): its latents have the shape of all.
+        picture: Bytes (1, 3, H, W): its latents have the shape of all.
         settings: Number, sampler, steps and seed.
         batch_size: Pictures at a time.
         label: Of a progress bar.

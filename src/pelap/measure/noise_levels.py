@@ -9,11 +9,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from pelap.core.axes import append_axes
 from pelap.measure.collapse import CollapseEvidence, judge
 from pelap.measure.diagnosis_record import Diagnosis, LevelLosses, SnrError
+from pelap.measure.picture_sums import PictureSums
 from pelap.measure.spread import (
     LatentImages,
-    Spread,
     encode_all,
     find_signal,
     measure_spread,
@@ -59,8 +60,8 @@ def diagnose(
     snr_db = signal.snr_db(system.scheduler.alphas_cumprod)  # (T,)
     evenly = torch.linspace(0, len(snr_db) - 1, num_levels).round().int().unique().tolist()
     at_ratio = {ratio: _nearest_timestep(snr_db, ratio) for ratio in SNR_LEVELS_DB}
-    sums = {t: torch.zeros(3, dtype=torch.float64)
-            for t in (*evenly, *at_ratio.values()) if t is not None}  # fmt: skip
+    timesteps = [t for t in (*evenly, *at_ratio.values()) if t is not None]
+    sums = {t: torch.zeros(3, dtype=torch.float64) for t in timesteps}
     num_pictures = 0
     for batch in encode_all(system, batches, seed):
         num_pictures += len(batch.images)
@@ -81,11 +82,10 @@ def diagnose(
         for t in evenly
     ]
     variance = float(signal.variance[signal.carried].mean())
-    recovery = [
-        SnrError(ratio, t, None if t is None else means[t][2] / variance,
-                 1 / (1 + 10 ** (ratio / 10)))
-        for ratio, t in at_ratio.items()
-    ]  # fmt: skip
+    recovery = []
+    for ratio, t in at_ratio.items():
+        error = None if t is None else means[t][2] / variance
+        recovery.append(SnrError(ratio, t, error, 1 / (1 + 10 ** (ratio / 10))))
     return _summarise(spread, levels, recovery, snr_db)
 
 
@@ -137,7 +137,7 @@ def _recover(
     """The clean masked latents (B, C, h, w) that the predicted noise amounts to."""
     alpha = system.scheduler.alphas_cumprod[timestep].to(noisy.device)
     if system.options.open_channels_only:  # the mask has scaled the noise as well
-        noise = noise * batch.mask[:, :, None, None]
+        noise = noise * append_axes(batch.mask, noise)
     return (noisy - (1 - alpha).sqrt() * noise) / alpha.sqrt()
 
 
@@ -152,18 +152,18 @@ def _notes(recovery: list[SnrError], snr_db: Tensor) -> list[str]:
 
 
 def _summarise(
-    spread: Spread, levels: list[LevelLosses], recovery: list[SnrError], snr_db: Tensor
+    spread: PictureSums, levels: list[LevelLosses], recovery: list[SnrError], snr_db: Tensor
 ) -> Diagnosis:
-    n, least = spread.num_pictures, _finite(snr_db[-1])
+    least = _finite(snr_db[-1])
     diffusion, zero_latent, gaussian = (
         sum(getattr(level, name) for level in levels) / len(levels)
         for name in ("diffusion_loss", "zero_latent_diffusion_loss", "gaussian_diffusion_loss")
     )
-    mask_mean, masked_std = spread.mask_mean.tolist(), spread.masked.std().tolist()
+    mask_mean, masked_std = spread.mask_mean.tolist(), spread.masked_latents.std().tolist()
     at_zero_db = recovery[0].relative_error
     evidence = CollapseEvidence(mask_mean, masked_std, diffusion, zero_latent, at_zero_db, least)
     return Diagnosis(
-        num_pictures=n,
+        num_pictures=spread.num_pictures,
         levels=levels,
         recovery=recovery,
         diffusion_loss=diffusion,
@@ -172,8 +172,8 @@ def _summarise(
         latent_std=spread.latents.std().tolist(),
         masked_latent_std=masked_std,
         mask_mean=mask_mean,
-        reconstruction_psnr_db=to_db(spread.squared_error / n),
-        masked_reconstruction_psnr_db=to_db(spread.masked_squared_error / n),
+        reconstruction_psnr_db=to_db(spread.squared_error / spread.num_values),
+        masked_reconstruction_psnr_db=to_db(spread.masked_squared_error / spread.num_values),
         collapse=judge(evidence),
         notes=_notes(recovery, snr_db),
         least_snr_db=least,

@@ -47,19 +47,22 @@ class ComparedPictures:
 
     @cached_property
     def extractor(self) -> FeatureExtractor:
+        """Loaded when first used."""
         return load_extractor(self.extractor_name, self.device)
 
     @cached_property
     def of_originals(self) -> Tensor:
-        """Features (N, D), as of the other two."""
+        """Features (N, D), kept in the cache."""
         return cached_features(self.extractor, self.pictures.originals, self.device, self.cache)
 
     @cached_property
     def of_reconstructions(self) -> Tensor:
+        """Features (N, D)."""
         return extract(self.extractor, self.reconstructions, self.device)
 
     @cached_property
     def of_samples(self) -> Tensor:
+        """Features (M, D)."""
         return extract(self.extractor, self.samples, self.device)
 
     @property

@@ -17,9 +17,8 @@ def num_parameters(*networks: nn.Module | None) -> int:
 
 def count_parameters(system: LatentDiffusion) -> dict[str, int]:
     """Parameters of each part and of all together."""
-    parts = {"autoencoder": system.autoencoder, "importance": system.importance,
-             "denoiser": system.denoiser}  # fmt: skip
-    counts = {name: num_parameters(part) for name, part in parts.items()}
+    names = ("autoencoder", "importance", "denoiser")
+    counts = {name: num_parameters(getattr(system, name)) for name in names}
     return counts | {"total": sum(counts.values())}
 
 

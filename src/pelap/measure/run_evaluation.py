@@ -133,8 +133,6 @@ def _summarise(
 ) -> Evaluation:
     """All but the quality of pictures."""
     n, used, threshold = sums.num_pictures, config.evaluation, config.gate.active_threshold
-    error, masked_error = sums.squared_error / n, sums.masked_squared_error / n
-    values_per_picture = 3 * config.data.size**2
     masks = torch.cat(sums.masks)  # (N, C)
     evidence = _collapse_evidence(system, pictures, sums, config)
     alphas = system.scheduler.alphas_cumprod.double()
@@ -147,10 +145,10 @@ def _summarise(
         diffusion_loss=sums.diffusion / n,
         zero_latent_diffusion_loss=sums.zero_latent_diffusion / n,
         gaussian_diffusion_loss=float(gaussian_diffusion_loss(sums.masked_latents.std(), alphas)),
-        reconstruction_mse_sum=error,
-        reconstruction_psnr_db=psnr_db(error / values_per_picture),
-        masked_reconstruction_mse_sum=masked_error,
-        masked_reconstruction_psnr_db=psnr_db(masked_error / values_per_picture),
+        reconstruction_mse_sum=sums.squared_error / n,
+        reconstruction_psnr_db=psnr_db(sums.squared_error / sums.num_values),
+        masked_reconstruction_mse_sum=sums.masked_squared_error / n,
+        masked_reconstruction_psnr_db=psnr_db(sums.masked_squared_error / sums.num_values),
         relative_error=evidence.relative_error,
         mask_mean=evidence.mask_mean,
         active_channels=float((masks > threshold).sum(dim=1).float().mean()),
@@ -185,7 +183,7 @@ def _collapse_evidence(
     images = to_batch(pictures.fetch(indices), next(system.parameters()).device)
     diagnosis = diagnose(system, images, num_levels=2, seed=config.evaluation.seed)
     return CollapseEvidence(
-        torch.cat(sums.masks).mean(dim=0).tolist(),
+        sums.mask_mean.tolist(),
         sums.masked_latents.std().tolist(),
         sums.diffusion / sums.num_pictures,
         sums.zero_latent_diffusion / sums.num_pictures,
