@@ -160,7 +160,7 @@ def _reconstructions(trial: Trial, folder: RunFolder) -> list[Reconstruction]:
     import torch
 
     from pelap.data.load import load_pictures
-    from pelap.measure.run_evaluation import load_system
+    from pelap.measure.run_sampling import load_system
 
     config = trial.config
     system = load_system(folder, torch.device("cpu"))
@@ -204,8 +204,9 @@ def _measure_set(
     import torch
 
     from pelap.measure.channel_sets import to_mask
-    from pelap.measure.quality import QualityPictures, measure_quality
-    from pelap.measure.run_evaluation import cache_folder
+    from pelap.measure.feature_cache import cache_folder
+    from pelap.measure.quality import measure_quality
+    from pelap.measure.quality_metrics import QualityPictures
     from pelap.method.sampling import to_uint8
 
     mask = to_mask(channels, latents.shape[1])[:, None, None]

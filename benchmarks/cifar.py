@@ -24,9 +24,11 @@ from torch import Tensor
 from evidence import markdown, put_table, read_experiment, write_experiment
 from evidence_figures import draw_strips, save_figure
 from pelap.config.run_folder import RunFolder, write_whole
+from pelap.core.records import to_json_dict
 from pelap.data.load import load_pictures
 from pelap.measure.features import extract, load_resnet20
-from pelap.measure.run_evaluation import draw_samples, evaluate_run, load_system, sample_labels
+from pelap.measure.run_evaluation import evaluate_run
+from pelap.measure.run_sampling import draw_samples, load_system, sample_labels
 from pelap.method.normalizer import fold_normalizer
 from pelap.method.sampling import read_class_names, to_pipeline
 from pelap.report.canvas import DPI, RUN_COLOURS, WIDTH
@@ -80,7 +82,9 @@ def measure(run: RunFolder, num_samples: int, metrics: tuple[str, ...]) -> dict[
     config = run.config()
     evaluation = replace(config.evaluation, num_samples=num_samples)
     data = replace(config.data, num_test=None)
-    result = evaluate_run(run, replace(config, evaluation=evaluation, data=data), metrics)
+    result = to_json_dict(
+        evaluate_run(run, replace(config, evaluation=evaluation, data=data), metrics)
+    )
     kept.write_text(json.dumps({"state": state} | result))
     return {"state": state} | result
 

@@ -248,6 +248,7 @@ TIMED_STEPS, TIMED_BATCHES, ROUNDS = (50,), (1, 16, 64, 250), 5
 def time_ways(runs: Path) -> None:
     """Whole samplings of each way against the unpruned model, alternating in one run."""
     from pelap.commands.bench_sample import BenchSettings, bench_sample
+    from pelap.core.records import to_json
     from pelap.models.opening import open_model
 
     unpruned = open_model(base_folder(SEEDS[0], runs))
@@ -258,9 +259,9 @@ def time_ways(runs: Path) -> None:
             if path.exists():
                 continue
             settings = BenchSettings("dpm-solver++", steps, TIMED_BATCHES, rounds=ROUNDS)
-            found = bench_sample(model, unpruned, settings)
+            bench = bench_sample(model, unpruned, settings)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
+            write_whole(path, to_json(bench, indent=1).encode())
 
 
 def read_units(runs: Path) -> list[dict[str, Any]]:

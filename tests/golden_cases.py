@@ -111,6 +111,8 @@ def measuring(folder: Path) -> Values:
     call("report", run)
     cells = re.findall(r"<td[^>]*>(.*?)</td>", (run / "report.html").read_text(), re.DOTALL)
     table = [re.sub(r"<[^>]+>", "", cell).strip() for cell in cells]
+    machine = json.loads((run / "evaluation.json").read_text())["machine"]
+    table = ["" if cell == machine else cell for cell in table]
     return (
         {f"evaluation.{k}": v for k, v in json_values(run / "evaluation.json").items()}
         | {f"diagnosis.{k}": v for k, v in json_values(run / "diagnosis.json").items()}

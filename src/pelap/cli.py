@@ -102,9 +102,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     folder = open_run(options.run_folder)
     config = apply_overrides(folder.config(), options.overrides)
     refuse_others(config, folder.config(), ("data", "evaluation", "gate.budget"))
+    from pelap.core.records import to_json_dict
     from pelap.measure.run_evaluation import evaluate_run
 
-    result = evaluate_run(folder, config, options.metrics)
+    result = to_json_dict(evaluate_run(folder, config, options.metrics))
     if options.json:
         _print(json.dumps(result))
         return
@@ -160,7 +161,7 @@ def _sample(options: argparse.Namespace) -> None:
     from pelap.config.run_folder import open_run
 
     folder = open_run(options.run_folder)
-    from pelap.measure.run_evaluation import sample_run
+    from pelap.measure.run_sampling import sample_run
 
     sample_run(
         folder,

@@ -28,6 +28,8 @@ from pelap.analysis.channel_analysis import analyze
 from pelap.analysis.criteria import CRITERIA
 from pelap.analysis.curves import counts_to_measure
 from pelap.config.run_config import NoiseConfig
+from pelap.core.errors import DataError
+from pelap.core.records import from_json_dict, to_json_dict
 from pelap.data.pictures import InMemoryPictures, Pictures
 
 
@@ -129,8 +131,12 @@ def test_classes_are_told_apart(analysis: Analysis):
 
 
 def test_the_result_survives_json(analysis: Analysis):
-    content = json.loads(json.dumps(analysis.as_dict(), allow_nan=False))
-    assert Analysis.from_dict(content | {"versions": {}}) == analysis
+    content = json.loads(json.dumps(to_json_dict(analysis), allow_nan=False))
+    assert from_json_dict(Analysis, content, "here") == analysis
+    del content["format_version"]
+    assert from_json_dict(Analysis, content, "here") == analysis
+    with pytest.raises(DataError, match="here has the unknown field 'colours'"):
+        from_json_dict(Analysis, content | {"colours": {}}, "here")
 
 
 def test_the_same_seed_gives_the_same_result(analysis: Analysis):
@@ -141,7 +147,7 @@ def test_a_single_channel_can_be_analysed():
     model = LinearAutoencoder(BASIS[:, :1].T.clone(), BASIS[:, :1].clone())
     analysis = analyze(to_system(model), make_pictures(8), SETTINGS, "planted")
     assert all(criterion.ranking == [0] for criterion in analysis.criteria)
-    json.dumps(analysis.as_dict(), allow_nan=False)
+    json.dumps(to_json_dict(analysis), allow_nan=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +232,7 @@ def analyze_in_process(rank: int, folder: Path) -> None:
     store = f"file://{folder}/store"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     try:
-        content = analyze_planted().as_dict()
+        content = to_json_dict(analyze_planted())
     finally:
         torch.distributed.destroy_process_group()
     (folder / f"{rank}.json").write_text(json.dumps(content))
@@ -241,7 +247,7 @@ def test_two_processes_find_what_one_finds(analysis: Analysis, tmp_path: Path):
     analyze_in_process(0, tmp_path)
     other.join(timeout=60)
     assert other.exitcode == 0
-    one = json.loads(json.dumps(analysis.as_dict()))
+    one = json.loads(json.dumps(to_json_dict(analysis)))
     for rank in range(2):
         assert_close(json.loads((tmp_path / f"{rank}.json").read_text()), one)
 

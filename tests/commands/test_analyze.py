@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pelap.analysis.analysis_record import Analysis
 from pelap.analysis.recommendation import recommend
 from pelap.cli import main
+from pelap.core.records import from_json_dict, read_record
 from pelap.report.analysis_page import rotation_hint, write_analysis
 from tiny_pipelines import PIPELINES
 from two_processes import run_in_two_processes
@@ -36,7 +37,7 @@ def test_json_page_and_recommendation(
     assert analyze(ldm, tmp_path, "--json", "--keep", "2") == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "analysis.json").read_text())
-    analysis = Analysis.from_dict(printed)
+    analysis = from_json_dict(Analysis, printed, "printed")
     assert analysis.num_channels == 4
     assert analysis.channels[0].taylor is not None
     assert "keep" in (tmp_path / "analysis.html").read_text().lower()
@@ -46,7 +47,7 @@ def test_json_page_and_recommendation(
 
 def test_page_holds_all_it_shows_and_escapes(ldm: Path, tmp_path: Path):
     assert analyze(ldm, tmp_path, "--keep", "2") == 0
-    whole = Analysis.from_dict(json.loads((tmp_path / "analysis.json").read_text()))
+    whole = read_record(Analysis, tmp_path / "analysis.json")
     named = replace(whole, name="<b>bold</b>", notes=["<i>"])
     found = recommend(named, keep=2)
     page = write_analysis(named, found, tmp_path / "page").read_text()
@@ -67,7 +68,7 @@ def test_page_holds_all_it_shows_and_escapes(ldm: Path, tmp_path: Path):
 def test_a_text_conditioned_model_is_analysed_without_its_denoiser(tmp_path: Path):
     PIPELINES["stable_diffusion_3"]().save_pretrained(tmp_path / "model")
     assert analyze(tmp_path / "model", tmp_path / "out", "--max-psnr-drop", "3") == 0
-    analysis = Analysis.from_dict(json.loads((tmp_path / "out" / "analysis.json").read_text()))
+    analysis = read_record(Analysis, tmp_path / "out" / "analysis.json")
     assert analysis.channels[0].taylor is None
     assert any("denoiser" in note for note in analysis.notes)
 
@@ -92,7 +93,7 @@ class Mean(nn.Module):
 def test_ones_own_autoencoder_is_analysed(tmp_path: Path):
     command = ["analyze", "--autoencoder", f"{__name__}:Mean", "--output", str(tmp_path)]
     assert main([*command, *SMALL, *PHOTOS]) == 0
-    analysis = Analysis.from_dict(json.loads((tmp_path / "analysis.json").read_text()))
+    analysis = read_record(Analysis, tmp_path / "analysis.json")
     assert analysis.num_channels == 3
     assert min(one.leave_one_out_db for one in analysis.channels) > 1
 

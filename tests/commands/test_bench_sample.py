@@ -18,6 +18,7 @@ from pelap.core.errors import ConfigError, ModelError
 from pelap.export.runtime import OnnxNetworks, pack, unpack
 from pelap.families.example_inputs import example_inputs
 from pelap.measure.alternation import alternate, ratio
+from pelap.measure.bench_record import Ratio
 from pelap.measure.macs import count_call_macs, count_denoiser_macs
 from pelap.measure.sampling_networks import TorchNetworks
 from pelap.measure.sampling_time import Sampling, Seconds, make_scheduler
@@ -55,8 +56,8 @@ def networks_of(model: LoadedModel, side: int = 8, **options: Any) -> TorchNetwo
 @pytest.mark.parametrize("name", PIPELINES)
 def test_every_kind_of_model_is_counted_and_timed(models: dict[str, LoadedModel], name: str):
     model = models[name]
-    (found,) = bench_sample(model, None, replace(QUICK, precisions=("bf16", "fp32")))["models"]
-    parameters = found["parameters"]
+    (found,) = bench_sample(model, None, replace(QUICK, precisions=("bf16", "fp32"))).models
+    parameters = found.parameters
     networks: list[Any] = [model.autoencoder, model.denoiser]
     assert parameters["total"] == sum(p.numel() for n in networks for p in n.parameters())
     assert (
@@ -67,19 +68,19 @@ def test_every_kind_of_model_is_counted_and_timed(models: dict[str, LoadedModel]
     post_quant = getattr(networks[0], "post_quant_conv", None)
     both = [decoder, post_quant] if post_quant is not None else [decoder]
     assert parameters["decoder"] == sum(p.numel() for n in both for p in n.parameters())
-    channels, side, _ = found["latent_shape"]
+    channels, side, _ = found.latent_shape
     assert channels == model.num_channels
-    assert found["latent_bytes"] == 2 * channels * side * side
-    assert found["macs"]["denoiser_step"] == count_denoiser_macs(networks[1], side)
+    assert found.latent_bytes == 2 * channels * side * side
+    assert found.macs["denoiser_step"] == count_denoiser_macs(networks[1], side)
     latents = torch.zeros(1, channels, side, side)
-    assert found["macs"]["decode"] == count_call_macs(lambda: networks[0].decode(latents))
-    assert found["scheduler"] == FLOW.get(name, "DDIMScheduler")
-    settings = [(m["precision"], m["batch_size"]) for m in found["measurements"]]
+    assert found.macs["decode"] == count_call_macs(lambda: networks[0].decode(latents))
+    assert found.scheduler == FLOW.get(name, "DDIMScheduler")
+    settings = [(m.precision, m.batch_size) for m in found.measurements]
     assert settings == [("bf16", 1), ("bf16", 2), ("fp32", 1), ("fp32", 2)]
-    for one in found["measurements"]:
-        assert one["pictures_per_second"] == pytest.approx(1 / one["seconds_per_picture"])
-        assert 0 < one["denoising_share"] < 1
-        assert not one["compiled"]
+    for one in found.measurements:
+        assert one.pictures_per_second == pytest.approx(1 / one.seconds_per_picture)
+        assert 0 < one.denoising_share < 1
+        assert not one.compiled
     assert all(p.dtype == torch.float32 for n in networks for p in n.parameters())
 
 
@@ -146,8 +147,8 @@ def test_bf16_is_close_and_leaves_the_model_alone(models: dict[str, LoadedModel]
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")  # inductor's
 def test_compiled_networks_are_timed_beside_eager_ones(models: dict[str, LoadedModel]):
     settings = replace(QUICK, batch_sizes=(2,), compile=True)
-    (found,) = bench_sample(models["ldm"], None, settings)["models"]
-    assert [one["compiled"] for one in found["measurements"]] == [False, True]
+    (found,) = bench_sample(models["ldm"], None, settings).models
+    assert [one.compiled for one in found.measurements] == [False, True]
 
 
 def test_attention_is_counted():
@@ -175,10 +176,10 @@ def test_memory_is_what_is_held_at_once():
 
 
 def test_memory_counts_the_weights_that_sampling_needs(models: dict[str, LoadedModel]):
-    (found,) = bench_sample(models["dit"], None, replace(QUICK, batch_sizes=(1, 8)))["models"]
-    parameters = found["parameters"]
+    (found,) = bench_sample(models["dit"], None, replace(QUICK, batch_sizes=(1, 8))).models
+    parameters = found.parameters
     weights = 4 * (parameters["denoiser"] + parameters["decoder"])
-    one, two = (m["peak_memory_bytes"] for m in found["measurements"])
+    one, two = (m.peak_memory_bytes for m in found.measurements)
     assert weights < one < two < 20 * weights
 
 
@@ -200,14 +201,11 @@ def test_ratio_is_the_other_model_over_this_one(
     monkeypatch.setattr(Sampling, "run", run)
     settings = BenchSettings(batch_sizes=(4,), rounds=3)
     found = bench_sample(models["dit"], models["stable_diffusion_3"], settings)
-    assert found["ratios"] == [
-        {"precision": "fp32", "compiled": False, "batch_size": 4, "ratio": 1.5, "ratio_min": 1.5,
-         "ratio_max": 1.5}
-    ]  # fmt: skip
-    first, second = (model["measurements"][0] for model in found["models"])
-    assert first["seconds_per_picture"] == 0.5
-    assert first["denoising_share"] == 0.5
-    assert second["pictures_per_second"] == pytest.approx(4 / 3)
+    assert found.ratios == [Ratio("fp32", False, 4, 1.5, 1.5, 1.5)]
+    first, second = (model.measurements[0] for model in found.models)
+    assert first.seconds_per_picture == 0.5
+    assert first.denoising_share == 0.5
+    assert second.pictures_per_second == pytest.approx(4 / 3)
 
 
 def test_schedulers_of_flow_matching_are_the_models_own():
@@ -234,7 +232,7 @@ def test_a_run_in_words_and_json(tiny_run: RunFolder, capsys: pytest.CaptureFixt
     assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     expected = {"models", "ratios", "sampler", "steps", "rounds", "backend", "device", "machine",
-                "versions"}  # fmt: skip
+                "versions", "format_version"}  # fmt: skip
     assert set(found) == expected
     assert found["models"][0]["latent_shape"] == [4, 4, 4]
     assert len(found["ratios"]) == 2
@@ -248,13 +246,13 @@ def test_onnxruntime_times_exports_and_models(tiny_run: RunFolder, tmp_path: Pat
     export = open_subject(tmp_path / "onnx")
     assert isinstance(export, OnnxNetworks)
     found = bench_sample(model, export, replace(QUICK, backend="onnxruntime"))
-    assert [one["backend"] for one in found["models"]] == ["onnxruntime"] * 2
-    assert found["models"][0]["latent_shape"] == found["models"][1]["latent_shape"] == (4, 4, 4)
-    assert found["models"][0]["parameters"]["total"] > 0
-    assert found["models"][1]["parameters"]["total"] is None
-    assert found["models"][1]["measurements"][0]["peak_memory_bytes"] is None
+    assert [one.backend for one in found.models] == ["onnxruntime"] * 2
+    assert found.models[0].latent_shape == found.models[1].latent_shape == (4, 4, 4)
+    assert found.models[0].parameters["total"] > 0
+    assert found.models[1].parameters["total"] is None
+    assert found.models[1].measurements[0].peak_memory_bytes is None
     mixed = bench_sample(model, export, QUICK)
-    assert [one["backend"] for one in mixed["models"]] == ["torch", "onnxruntime"]
+    assert [one.backend for one in mixed.models] == ["torch", "onnxruntime"]
     for more, match in (({"compile": True}, "--compile"), ({"precisions": ("bf16",)}, "fp32"),
                         ({"size": 8}, "exported for latents of 4")):  # fmt: skip
         with pytest.raises((ConfigError, ModelError), match=match):

@@ -22,6 +22,7 @@ from pelap.config.presets import paper, tiny
 from pelap.config.run_config import ObjectiveConfig
 from pelap.config.run_folder import RunFolder
 from pelap.core.errors import RunError
+from pelap.core.records import to_json_dict
 from pelap.data.load import load_pictures
 from pelap.data.pictures import to_batch
 from pelap.measure.collapse import MAX_RELATIVE_ERROR, MIN_LATENT_STD, OPEN_MASK
@@ -271,7 +272,7 @@ def test_model_with_a_gate_needs_the_runs_config(tiny_run: RunFolder, tmp_path: 
 
 def test_figure_of_several_models(tiny_run: RunFolder, tmp_path: Path):
     found = diagnose(linear_system([1.0] * CHANNELS), gaussian_images([1.0] * CHANNELS, 8))
-    draw_denoiser_curves({"one": found, "two": found.as_dict()}, tmp_path / "both.png")
+    draw_denoiser_curves({"one": found, "two": to_json_dict(found)}, tmp_path / "both.png")
     draw_denoiser_curves({"one": found}, tmp_path / "one.png")
     with Image.open(tmp_path / "both.png") as both, Image.open(tmp_path / "one.png") as one:
         assert both.size[0] == one.size[0]

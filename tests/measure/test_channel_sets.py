@@ -9,20 +9,26 @@ import torch
 from pelap.config.run_config import GateConfig, ObjectiveConfig, RunConfig
 from pelap.config.run_folder import RunFolder
 from pelap.core.errors import RunError
-from pelap.measure.channel_sets import count_sets, draw_sets, to_list, to_mask
-from pelap.measure.run_evaluation import evaluate_run, sample_run
+from pelap.data.pictures import InMemoryPictures
+from pelap.measure.channel_sets import by_class, count_sets, draw_sets, to_list, to_mask
+from pelap.measure.evaluation_record import ChannelSets, StaticSet, read_evaluation
+from pelap.measure.run_evaluation import evaluate_run
+from pelap.measure.run_sampling import sample_run
 from pelap.training.trainer import train
 
 
 def test_sets_are_counted_over_all_and_in_each_class():
     masks = torch.tensor([[1.0, 0, 1], [1, 0, 1], [0, 1, 1], [1, 0, 1]])
-    found = count_sets(masks)
-    assert found.counts.tolist() == [3, 1]
-    described = found.as_dict(torch.tensor([0, 0, 1, 1]), ("cat", "dog", "ship"))
-    assert described["num_sets"] == 2
-    assert described["sets"] == [[0, 2], [1, 2]]
-    assert described["frequencies"] == [0.75, 0.25]
-    assert described["frequencies_by_class"] == {"cat": [1.0, 0.0], "dog": [0.5, 0.5]}
+    counted = count_sets(masks)
+    assert counted.counts.tolist() == [3, 1]
+    assert [to_list(mask) for mask in counted.sets] == [[0, 2], [1, 2]]
+    assert counted.frequencies() == [0.75, 0.25]
+    pixels = torch.zeros(4, 3, 1, 1, dtype=torch.uint8)
+    pictures = InMemoryPictures(torch.tensor([0, 0, 1, 1]), ("cat", "dog", "ship"), pixels)
+    classes = by_class(pictures)
+    assert list(classes) == ["cat", "dog"]
+    assert counted.frequencies(classes["cat"]) == [1.0, 0.0]
+    assert counted.frequencies(classes["dog"]) == [0.5, 0.5]
 
 
 def test_lists_and_masks_are_the_same_sets():
@@ -30,12 +36,13 @@ def test_lists_and_masks_are_the_same_sets():
 
 
 def test_sets_are_drawn_as_often_as_they_occurred():
-    described = {"sets": [[0], [1, 2]], "frequencies": [0.9, 0.1]}
-    drawn = draw_sets(described, 5000, 3, seed=0)
+    static = StaticSet([0], 20.0, 21.0, 1.0, 4)
+    measured = ChannelSets(2, [[0], [1, 2]], [0.9, 0.1], {}, static)
+    drawn = draw_sets(measured, 5000, 3, seed=0)
     assert drawn.shape == (5000, 3)
     assert float(drawn[:, 0].mean()) == pytest.approx(0.9, abs=0.02)
     assert torch.equal(drawn[:, 1], drawn[:, 2])
-    assert torch.equal(drawn, draw_sets(described, 5000, 3, seed=0))
+    assert torch.equal(drawn, draw_sets(measured, 5000, 3, seed=0))
 
 
 @pytest.fixture(scope="module", params=["hard_concrete", "top_k", "nested"])
@@ -62,14 +69,18 @@ def adaptive_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 def test_an_adaptive_gate_is_described_and_can_be_sampled(adaptive_run: RunFolder, tmp_path: Path):
     with pytest.raises(RunError, match="pelap evaluate"):
         sample_run(adaptive_run, tmp_path / "early.png", num_samples=2, num_steps=2)
-    found = evaluate_run(adaptive_run)["channel_sets"]
-    assert found["num_sets"] == len(found["sets"]) >= 1
-    assert sum(found["frequencies"]) == pytest.approx(1)
-    for frequencies in found["frequencies_by_class"].values():
+    evaluation = evaluate_run(adaptive_run)
+    assert evaluation.sampler.channel_sets == "static"
+    assert read_evaluation(adaptive_run) == evaluation
+    sets = evaluation.channel_sets
+    assert sets is not None
+    assert sets.num_sets == len(sets.sets) >= 1
+    assert sum(sets.frequencies) == pytest.approx(1)
+    for frequencies in sets.frequencies_by_class.values():
         assert sum(frequencies) == pytest.approx(1)
-    static = found["static"]
-    assert static["cost_db"] == pytest.approx(static["adaptive_psnr_db"] - static["psnr_db"])
-    assert set(static["channels"]) <= {0, 1, 2, 3}
+    static = sets.static
+    assert static.cost_db == pytest.approx(static.adaptive_psnr_db - static.psnr_db)
+    assert set(static.channels) <= {0, 1, 2, 3}
     pictures = []
     for how in ("static", "drawn"):
         output = tmp_path / f"{how}.png"
@@ -87,4 +98,4 @@ def test_a_nested_run_is_evaluated_at_any_budget(tmp_path: Path, tiny_config: Ru
     folder = train(config, tmp_path / "nested")
     for budget in (1, 3, 4):
         wanted = replace(config, gate=replace(config.gate, budget=budget))
-        assert evaluate_run(folder, wanted)["active_channels"] == budget
+        assert evaluate_run(folder, wanted).active_channels == budget

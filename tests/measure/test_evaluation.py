@@ -12,11 +12,15 @@ from PIL import Image
 from pelap.config.presets import as_baseline, paper, tiny
 from pelap.config.run_folder import RunFolder
 from pelap.core.errors import ConfigError, RunError
+from pelap.core.records import to_json_dict
 from pelap.data.load import load_pictures
 from pelap.data.pictures import to_batch
+from pelap.measure.evaluation_record import Evaluation, read_evaluation
+from pelap.measure.picture_sums import Moments
 from pelap.measure.run_cost import count_macs, count_parameters, describe
-from pelap.measure.run_evaluation import evaluate_run, load_system, sample_run
-from pelap.measure.test_pass import Moments, measure
+from pelap.measure.run_evaluation import evaluate_run
+from pelap.measure.run_sampling import load_system, sample_run
+from pelap.measure.test_pass import measure
 from pelap.method.step import make_draws
 from pelap.method.system import build_system
 
@@ -26,25 +30,28 @@ CONTRACT = {"num_parameters", "diffusion_loss", "reconstruction_mse_sum", "recon
 
 
 @pytest.fixture(scope="module")
-def evaluation(tiny_run: RunFolder) -> dict:
+def evaluation(tiny_run: RunFolder) -> Evaluation:
     return evaluate_run(tiny_run)
 
 
-def test_contract(tiny_run: RunFolder, evaluation: dict):
-    assert set(evaluation) >= CONTRACT
-    assert set(evaluation["collapse"]) == {"verdict", "reasons"}
-    assert json.loads(tiny_run.evaluation_path.read_text()) == evaluation
+def test_contract(tiny_run: RunFolder, evaluation: Evaluation):
+    values = json.loads(tiny_run.evaluation_path.read_text())
+    assert set(values) >= CONTRACT
+    assert set(values["collapse"]) == {"verdict", "reasons"}
+    assert not {"quality", "channel_sets"} & set(values)
+    assert values == to_json_dict(evaluation)
+    assert read_evaluation(tiny_run) == evaluation
     with np.load(tiny_run.pictures_path, allow_pickle=False) as pictures:
         assert {pictures[name].shape[1:] for name in pictures.files} == {(16, 16, 3)}
         assert len(pictures["samples"]) == 8
     assert not list(tiny_run.path.glob(".*partial*"))
 
 
-def test_a_second_call_gives_the_same_numbers(tiny_run: RunFolder, evaluation: dict):
+def test_a_second_call_gives_the_same_numbers(tiny_run: RunFolder, evaluation: Evaluation):
     assert evaluate_run(tiny_run) == evaluation
 
 
-def test_figures_against_one_batch_computed_plainly(tiny_run: RunFolder, evaluation: dict):
+def test_figures_against_one_batch_computed_plainly(tiny_run: RunFolder, evaluation: Evaluation):
     config = tiny_run.config()
     config = replace(config, evaluation=replace(config.evaluation, batch_size=64))
     device = torch.device("cpu")
@@ -62,25 +69,25 @@ def test_figures_against_one_batch_computed_plainly(tiny_run: RunFolder, evaluat
     expected = output.latent.latents.std(dim=(0, 2, 3), correction=0)
     torch.testing.assert_close(sums.latents.std().float(), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
-        evaluation["mask_mean"], output.gate.mask.mean(dim=0).numpy(), rtol=1e-3
+        evaluation.mask_mean, output.gate.mask.mean(dim=0).numpy(), rtol=1e-3
     )
 
 
-def test_masks_by_class_average_to_the_mean_mask(tiny_run: RunFolder, evaluation: dict):
+def test_masks_by_class_average_to_the_mean_mask(tiny_run: RunFolder, evaluation: Evaluation):
     pictures = load_pictures(tiny_run.config().data, tiny_run.config().run.seed).test
     counts = torch.bincount(pictures.labels, minlength=len(pictures.class_names)).double()
-    rows = [evaluation["mask_mean_by_class"][name] for name in pictures.class_names]
+    rows = [evaluation.mask_mean_by_class[name] for name in pictures.class_names]
     weighted = (counts[:, None] * torch.tensor(rows, dtype=torch.float64)).sum(0) / counts.sum()
-    np.testing.assert_allclose(weighted.numpy(), evaluation["mask_mean"], rtol=1e-5)
+    np.testing.assert_allclose(weighted.numpy(), evaluation.mask_mean, rtol=1e-5)
 
 
-def test_histogram_counts_every_picture_once(evaluation: dict):
-    assert [sum(channel) for channel in evaluation["mask_histogram"]["counts"]] == [64] * 4
+def test_histogram_counts_every_picture_once(evaluation: Evaluation):
+    assert [sum(channel) for channel in evaluation.mask_histogram.counts] == [64] * 4
 
 
-def test_psnr_belongs_to_the_squared_error(evaluation: dict):
-    per_value = evaluation["reconstruction_mse_sum"] / (3 * 16 * 16)
-    assert evaluation["reconstruction_psnr_db"] == pytest.approx(10 * np.log10(4 / per_value))
+def test_psnr_belongs_to_the_squared_error(evaluation: Evaluation):
+    per_value = evaluation.reconstruction_mse_sum / (3 * 16 * 16)
+    assert evaluation.reconstruction_psnr_db == pytest.approx(10 * np.log10(4 / per_value))
 
 
 def test_moments_against_numpy():
@@ -90,6 +97,10 @@ def test_moments_against_numpy():
         moments.add(part)
     expected = torch.cat(parts).numpy().std(axis=(0, 2, 3))
     np.testing.assert_allclose(moments.std().numpy(), expected, rtol=1e-5)
+    video = Moments.zeros(2)
+    video.add(parts[0].unflatten(3, (2, 2)))
+    expected = parts[0].numpy().std(axis=(0, 2, 3))
+    np.testing.assert_allclose(video.std().numpy(), expected, rtol=1e-5)
 
 
 def test_describe_counts_the_papers_parameters():
@@ -150,3 +161,12 @@ def test_a_run_without_a_model_says_how_to_go_on(tmp_path: Path, tiny_run: RunFo
     (tmp_path / "config.json").write_text(tiny_run.config_path.read_text())
     with pytest.raises(RunError, match="pelap resume"):
         evaluate_run(RunFolder(tmp_path))
+
+
+def test_a_damaged_evaluation_is_named(tiny_run: RunFolder, evaluation: Evaluation, tmp_path: Path):
+    (tmp_path / "config.json").write_text(tiny_run.config_path.read_text())
+    values = to_json_dict(evaluation)
+    del values["mask_mean"]
+    (tmp_path / "evaluation.json").write_text(json.dumps(values))
+    with pytest.raises(RunError, match=r"evaluation\.json lacks the field 'mask_mean'"):
+        read_evaluation(RunFolder(tmp_path))

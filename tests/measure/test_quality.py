@@ -12,7 +12,8 @@ from pelap.config.run_config import DataConfig
 from pelap.core.errors import ConfigError, DataError
 from pelap.data.load import load_pictures
 from pelap.measure.features import ResNet20, extract, load_extractor
-from pelap.measure.quality import QualityPictures, check_names, measure_quality
+from pelap.measure.quality import check_names, measure_quality
+from pelap.measure.quality_metrics import QualityPictures
 
 CPU = torch.device("cpu")
 
@@ -153,8 +154,7 @@ def test_resnet20_recognises_real_pictures_and_measures_the_known_distances(cifa
     network = load_extractor("resnet20", CPU)
     assert isinstance(network, ResNet20)
     test = splits.test.fetch(torch.arange(3000))
-    with torch.no_grad():
-        right = network.logits(test[:1000]).argmax(dim=1) == splits.test.labels[:1000]
+    right = network.classify(test[:1000]) == splits.test.labels[:1000]
     assert float(right.float().mean()) > 0.9
     assert extract(network, test[:4], CPU).shape == (4, 64)
     source = torch.Generator().manual_seed(0)

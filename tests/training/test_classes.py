@@ -257,8 +257,8 @@ def test_guidance_goes_beyond_what_is_said_untold():
 
 def test_evaluation_samples_classes_in_turn(run: RunFolder):
     result = evaluate_run(run)
-    assert result["sampler"]["guidance"] == 2.0
-    assert result["collapse"]["verdict"] != "collapsed"
+    assert result.sampler.guidance == 2.0
+    assert result.collapse.verdict != "collapsed"
 
 
 def test_a_finished_model_is_opened_as_any_pipeline(run: RunFolder):

@@ -233,7 +233,7 @@ def test_training_by_the_papers_objective_closes_open_masks(tiny_config: RunConf
     assert config.gate.initial_score == 3.0  # masks begin at 0.95
     assert max(folder.metrics("validation")[-1]["mask_mean"]) < 0.1
     assert folder.metrics("event")
-    assert evaluate_run(folder)["collapse"]["verdict"] == "collapsed"
+    assert evaluate_run(folder).collapse.verdict == "collapsed"
 
 
 def test_a_run_stopped_at_its_last_step_is_not_finished(tiny_config: RunConfig, tmp_path: Path):

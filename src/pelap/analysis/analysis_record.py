@@ -1,7 +1,9 @@
 """What an analysis holds. No torch here: the report reads it back from JSON."""
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from pelap.core.records import OPTIONAL
 
 Fill = Literal["zero", "mean", "linear"]
 
@@ -31,13 +33,11 @@ class AnalysisSettings:
     """Equal parts of the timesteps, for the denoiser's Taylor scores."""
 
     def __post_init__(self) -> None:
-        least = {"num_pictures": 1, "batch_size": 1, "num_probes": 1, "num_search": 1,
-                 "num_curve": 1, "num_random": 1, "learned_steps": 0, "num_bands": 1}  # fmt: skip
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                raise ValueError(f"{name} is {value}: it must be at least {bound}.")
-        if self.fill not in ("zero", "mean", "linear"):
+        for name, value in vars(self).items():
+            least = 0 if name == "learned_steps" else 1
+            if name not in ("fill", "seed") and value is not None and value < least:
+                raise ValueError(f"{name} is {value}: it must be at least {least}.")
+        if self.fill not in get_args(Fill):
             raise ValueError(f"fill is {self.fill!r}: it must be zero, mean or linear.")
 
 
@@ -73,7 +73,7 @@ class ChannelAnalysis:
     """Mean absolute derivative of the denoiser's loss by the channel's mask, for each band of
     timesteps from little noise to much; None without a denoiser."""
     score: float | None
-    """Of the learned predictor; None where it was left out."""
+    """What the learned predictor says; None where it was left out."""
     leave_one_out_db_by_class: list[float | None] | None
     """In the order of `Analysis.class_names`, None for a class without pictures; None if classes
     were not told apart."""
@@ -87,7 +87,7 @@ class CurvePoint:
     channels: list[int]
     """The kept channels, best first."""
     psnr_db: float
-    """Of all curve pictures together."""
+    """PSNR of all curve pictures together."""
 
 
 @dataclass(frozen=True)
@@ -162,15 +162,17 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Analysis:
-    """Everything `analyze` found out."""
+    """What `analyze` measured of a model; lists are by channel unless they say otherwise."""
 
     name: str
-    """Of the model."""
+    """Name of the model."""
     num_channels: int
     num_pictures: int
-    """Of the pass."""
+    """Pictures of the pass."""
     num_search: int
+    """Pictures of it on which channels were eliminated."""
     num_curve: int
+    """Pictures of the curves."""
     psnr_db: float
     """Of the curve pictures with all channels: what the curves end at."""
     pass_psnr_db: float
@@ -182,7 +184,7 @@ class Analysis:
     channels: list[ChannelAnalysis]
     moments: MomentsResult
     eigenvalues: list[float]
-    """Of the covariance, falling."""
+    """Eigenvalues of the covariance, falling."""
     decoder_metric: list[list[float]]
     """M, C × C: small errors with covariance D in the latents, independent between positions,
     raise the squared error a value by tr(M · D)."""
@@ -194,6 +196,8 @@ class Analysis:
     seed: int
     notes: list[str]
     """What could not be measured and what to beware of, plain sentences."""
+    data: str | None = field(default=None, metadata=OPTIONAL)
+    """Which pictures, in words, where they have a source."""
 
     def criterion(self, name: str) -> CriterionResult:
         """The criterion of that name.
@@ -206,29 +210,3 @@ class Analysis:
                 return criterion
         known = ", ".join(criterion.name for criterion in self.criteria)
         raise ValueError(f"Unknown criterion {name!r}: known are {known}.")
-
-    def as_dict(self) -> dict[str, Any]:
-        """Nested plain values, as JSON has them."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """What `as_dict` gave; keys that it does not know are left aside.
-
-        Raises:
-            KeyError: If something is missing.
-        """
-        return cls(**{
-            **{field.name: values[field.name] for field in fields(cls)},
-            "channels": [ChannelAnalysis(**one) for one in values["channels"]],
-            "moments": MomentsResult(**values["moments"]),
-            "criteria": [_to_criterion(one) for one in values["criteria"]],
-            "random": RandomCurve(**values["random"]),
-            "rotations": [RotationCurve(**one) for one in values["rotations"]],
-            "agreement": Agreement(**values["agreement"]),
-        })  # fmt: skip
-
-
-def _to_criterion(values: dict[str, Any]) -> CriterionResult:
-    curve = [CurvePoint(**point) for point in values["curve"]]
-    return CriterionResult(**{**values, "curve": curve})

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional import kendall_rank_corrcoef
 
+from pelap.analysis.decoding import LeaveOneOut
 from pelap.analysis.elimination import TIE, eliminate_by_moments, unexplained_variance
 from pelap.analysis.statistics import Statistics
 
@@ -18,17 +19,22 @@ class Evidence:
 
     statistics: Statistics
     metric: Tensor
-    """M, (C, C)."""
-    increase: Tensor
-    """Of the squared error a value when a channel is replaced by its mean, (C,)."""
-    linear_increase: Tensor
-    """When it is replaced by its linear prediction from the others, (C,)."""
+    """M of `DecoderMetric`, (C, C)."""
+    left_out: LeaveOneOut
+    """Errors with and without each channel."""
     elimination: list[int]
     """Channels, the one removed last first."""
+    bands: list[tuple[int, int]]
+    """First and last timestep of each row of `taylor`."""
     taylor: Tensor | None
     """(num_bands, C); None without a denoiser."""
     scores: Tensor | None
-    """Of the learned predictor, (C,); None where it was left out."""
+    """Scores of the learned predictor, (C,); None where it was left out."""
+
+    @property
+    def covariance(self) -> Tensor:
+        """Covariance of the latents as drawn, (C, C)."""
+        return self.statistics.moments.covariance
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Criterion(Generic[Given, Found]):
     description: str
     """One sentence."""
     find: Callable[[Given], Found | None]
-    """None if the evidence lacks what it needs."""
+    """Gives None if the evidence lacks what it needs."""
     missing: str = ""
     """Why it may have been left out, a sentence."""
 
@@ -77,119 +83,88 @@ def _settle(values: Tensor) -> Tensor:
     return (values / step).round() if step > 0 else values
 
 
-def variance(evidence: Evidence) -> Order:
-    return by_value(evidence.statistics.moments.covariance.diagonal())
-
-
-def kl(evidence: Evidence) -> Order:
-    return by_value(evidence.statistics.kl)
-
-
-def leave_one_out(evidence: Evidence) -> Order:
-    return by_value(evidence.increase)
-
-
-def leave_one_out_linear(evidence: Evidence) -> Order:
-    return by_value(evidence.linear_increase)
-
-
-def decoder_sensitivity(evidence: Evidence) -> Order:
-    covariance = evidence.statistics.moments.covariance
-    return by_value(evidence.metric.diagonal() * covariance.diagonal())
-
-
-def conditional(evidence: Evidence) -> Order:
-    covariance = evidence.statistics.moments.covariance
-    return Order(eliminate_by_moments(evidence.metric, covariance))
-
-
-def elimination(evidence: Evidence) -> Order:
-    return Order(evidence.elimination)
-
-
-def redundancy(evidence: Evidence) -> Order:
-    return by_value(unexplained_variance(evidence.statistics.moments.covariance))
-
-
-def taylor(evidence: Evidence) -> Order | None:
-    return None if evidence.taylor is None else by_value(evidence.taylor.mean(dim=0))
-
-
-def learned(evidence: Evidence) -> Order | None:
-    return None if evidence.scores is None else by_value(evidence.scores)
-
-
-CRITERIA: dict[str, Criterion[Evidence, Order]] = {
-    criterion.name: criterion
-    for criterion in (
-        Criterion("variance", "Variance of the latents as drawn.", variance),
-        Criterion("kl", "Divergence of the encoder's distribution from the standard normal.", kl),
-        Criterion(
-            "leave_one_out",
-            "Measured rise of the squared error when the channel is replaced by its mean.",
-            leave_one_out,
-        ),
-        Criterion(
-            "leave_one_out_linear",
-            "Measured rise of the squared error when the channel is predicted linearly from "
-            "all others.",
-            leave_one_out_linear,
-        ),
-        Criterion(
-            "decoder_sensitivity",
-            "Variance times the mean squared derivative of the decoder by the channel.",
-            decoder_sensitivity,
-        ),
-        Criterion(
-            "conditional",
-            "Greedy elimination by what decoding costs to second order when removed channels are "
-            "predicted linearly from the kept.",
-            conditional,
-        ),
-        Criterion(
-            "elimination",
-            "Greedy elimination by the measured squared error.",
-            elimination,
-        ),
-        Criterion(
-            "redundancy",
-            "Variance that a linear prediction from the other channels leaves.",
-            redundancy,
-        ),
-        Criterion(
-            "taylor",
-            "First-order change of the denoiser's loss without the channel, mean over the bands "
-            "of timesteps.",
-            taylor,
-            "There is no denoiser, so there is no criterion taylor.",
-        ),
-        Criterion(
-            "learned",
-            "Score of an importance predictor trained with a top-k gate on the frozen autoencoder.",
-            learned,
-            "The importance predictor was not trained (learned_steps is 0), so there is no "
-            "criterion learned.",
-        ),
-    )
-}
+_CRITERIA: tuple[Criterion[Evidence, Order], ...] = (
+    Criterion(
+        "variance",
+        "Variance of the latents as drawn.",
+        lambda e: by_value(e.covariance.diagonal()),
+    ),
+    Criterion(
+        "kl",
+        "Divergence of the encoder's distribution from the standard normal.",
+        lambda e: by_value(e.statistics.kl),
+    ),
+    Criterion(
+        "leave_one_out",
+        "Measured rise of the squared error when the channel is replaced by its mean.",
+        lambda e: by_value(e.left_out.rise()[0]),
+    ),
+    Criterion(
+        "leave_one_out_linear",
+        "Measured rise of the squared error when the channel is predicted linearly from "
+        "all others.",
+        lambda e: by_value(e.left_out.rise()[1]),
+    ),
+    Criterion(
+        "decoder_sensitivity",
+        "Variance times the mean squared derivative of the decoder by the channel.",
+        lambda e: by_value(e.metric.diagonal() * e.covariance.diagonal()),
+    ),
+    Criterion(
+        "conditional",
+        "Greedy elimination by what decoding costs to second order when removed channels are "
+        "predicted linearly from the kept.",
+        lambda e: Order(eliminate_by_moments(e.metric, e.covariance)),
+    ),
+    Criterion(
+        "elimination",
+        "Greedy elimination by the measured squared error.",
+        lambda e: Order(e.elimination),
+    ),
+    Criterion(
+        "redundancy",
+        "Variance that a linear prediction from the other channels leaves.",
+        lambda e: by_value(unexplained_variance(e.covariance)),
+    ),
+    Criterion(
+        "taylor",
+        "First-order change of the denoiser's loss without the channel, mean over the bands "
+        "of timesteps.",
+        lambda e: None if e.taylor is None else by_value(e.taylor.mean(dim=0)),
+        "There is no denoiser, so there is no criterion taylor.",
+    ),
+    Criterion(
+        "learned",
+        "Score of an importance predictor trained with a top-k gate on the frozen autoencoder.",
+        lambda e: None if e.scores is None else by_value(e.scores),
+        "The importance predictor was not trained (learned_steps is 0), so there is no "
+        "criterion learned.",
+    ),
+)
+CRITERIA = {criterion.name: criterion for criterion in _CRITERIA}
 
 
 def rank_all(evidence: Evidence) -> tuple[dict[str, Order], list[str]]:
     """The order by every criterion that can be computed, and a sentence for each that cannot."""
-    found = {name: criterion.find(evidence) for name, criterion in CRITERIA.items()}
-    orders = {name: order for name, order in found.items() if order is not None}
-    return orders, [CRITERIA[name].missing for name in found if name not in orders]
+    orders, missing = {}, []
+    for name, criterion in CRITERIA.items():
+        order = criterion.find(evidence)
+        if order is None:
+            missing.append(criterion.missing)
+        else:
+            orders[name] = order
+    return orders, missing
 
 
 def agree(orders: Sequence[Order]) -> list[list[float | None]]:
-    """Kendall's τ-b of each two; None where one of them holds all channels to be equal."""
+    """Kendall's τ-b of each two; None where either holds all channels to be equal."""
     strengths = [order.strengths for order in orders]
-    return [[_tau(one, other) for other in strengths] for one in strengths]
+    return [[_tau(a, b) for b in strengths] for a in strengths]
 
 
-def _tau(one: Tensor, other: Tensor) -> float | None:
-    if (one == one[0]).all() or (other == other[0]).all():
+def _tau(a: Tensor, b: Tensor) -> float | None:
+    if (a == a[0]).all() or (b == b[0]).all():
         return None
-    tau = kendall_rank_corrcoef(one, other, variant="b")
+    tau = kendall_rank_corrcoef(a, b, variant="b")
     assert isinstance(tau, Tensor)  # a pair only where a test is asked for
     return float(tau)

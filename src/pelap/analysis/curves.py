@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from pelap.analysis.analysis_record import CurvePoint, RandomCurve, RotationCurve
-from pelap.analysis.decoding import measure_maps, to_db
+from pelap.analysis.decoding import measure_maps
 from pelap.core.seeding import generator
 from pelap.measure.encoded_batches import Batches
+from pelap.measure.noise_levels import to_db
 from pelap.method.latent_map import (
     Fill,
     LatentMap,
@@ -91,14 +92,19 @@ class CurveMaker:
             return psnr_db[tuple(sorted(ranking[:count]))]
 
         draws = [[of(ranking, count) for ranking in shuffled] for count in counts]
+        curves = {
+            name: [CurvePoint(count, ranking[:count], of(ranking, count)) for count in counts]
+            for name, ranking in rankings.items()
+        }
         return Curves(
             of(range(num_channels), num_channels),
-            {name: [CurvePoint(count, ranking[:count], of(ranking, count)) for count in counts]
-             for name, ranking in rankings.items()},
+            curves,
             RandomCurve(counts, draws, [sum(drawn) / len(drawn) for drawn in draws]),
-            [RotationCurve(kind, counts, [psnr_db[kind, count] for count in counts])
-             for kind in MEASURED_ROTATIONS],
-        )  # fmt: skip
+            [
+                RotationCurve(kind, counts, [psnr_db[kind, count] for count in counts])
+                for kind in MEASURED_ROTATIONS
+            ],
+        )
 
     def _rotated(self, kind: Rotation, count: int) -> LatentMap:
         rotation = find_rotation(kind, self.moments, self.metric, count)

@@ -8,9 +8,7 @@ from torch import Tensor
 from pelap.core.processes import sum_over_processes
 from pelap.core.seeding import generator
 from pelap.measure.encoded_batches import Batches, EncodedBatch
-from pelap.measure.noise_levels import LEAST_SQUARED_ERROR
 from pelap.method.latent_map import Fill, LatentMap, LatentMoments, keep_channels
-from pelap.method.losses import psnr_db
 from pelap.method.system import LatentDiffusion
 
 
@@ -25,8 +23,8 @@ class LeaveOneOut:
     def __init__(self, moments: LatentMoments, num_classes: int = 1):
         channels = range(len(moments.mean))
         others = [[other for other in channels if other != channel] for channel in channels]
-        self.maps = [keep_or_fill(kept, moments, fill) for fill in ("mean", "linear")
-                     for kept in others]  # fmt: skip
+        fills: tuple[Fill, ...] = ("mean", "linear")
+        self.maps = [keep_or_fill(kept, moments, fill) for fill in fills for kept in others]
         self.num_channels = len(channels)
         self.totals = torch.zeros(num_classes, 1 + len(self.maps), dtype=torch.float64)
         self.counts = torch.zeros(num_classes, dtype=torch.float64)
@@ -57,6 +55,12 @@ class LeaveOneOut:
         totals = self.totals.sum(dim=0) if row is None else self.totals[row]
         means = totals / (self.counts.sum() if row is None else self.counts[row])
         return float(means[0]), means[1 : 1 + self.num_channels], means[1 + self.num_channels :]
+
+    def rise(self) -> tuple[Tensor, Tensor]:
+        """Rise of the squared error a value without each channel, (C,) each: its mean in its place,
+        and its linear prediction."""
+        whole, by_mean, by_others = self.errors()
+        return by_mean - whole, by_others - whole
 
 
 class DecoderMetric:
@@ -124,17 +128,13 @@ def keep_or_fill(kept: Sequence[int], moments: LatentMoments, fill: Fill) -> Lat
     return LatentMap(nothing, nothing.T, offset)
 
 
-def to_db(squared_error: float | Tensor) -> float:
-    """PSNR in dB of a mean squared error a value, images in [-1, 1]; at most 126 dB."""
-    return psnr_db(max(float(squared_error), LEAST_SQUARED_ERROR))
-
-
 def _errors(
     system: LatentDiffusion, batch: EncodedBatch, maps: Iterable[LatentMap | None]
 ) -> Tensor:
     """Squared error a value of each picture through each map, (B, M), float64 on the CPU."""
     columns = []
-    for one in maps:
-        decoded = system.decode(batch.mean if one is None else one.substitute(batch.mean))
-        columns.append((decoded - batch.images).square().double().mean(dim=(1, 2, 3)))
+    for latent_map in maps:
+        mean = batch.mean if latent_map is None else latent_map.substitute(batch.mean)
+        decoded = system.decode(mean)
+        columns.append((decoded - batch.images).square().double().flatten(1).mean(dim=1))
     return torch.stack(columns, dim=1).cpu()

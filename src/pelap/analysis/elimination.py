@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from pelap.analysis.decoding import measure_maps
-from pelap.measure.encoded_batches import Batches, track
+from pelap.core.progress import track
+from pelap.measure.encoded_batches import Batches
 from pelap.method.latent_map import Fill, LatentMoments, keep_channels
 from pelap.method.system import LatentDiffusion
 
@@ -30,10 +31,9 @@ def eliminate(
         Channels, the one removed last first. Of equally cheap ones the last is removed.
     """
     kept, removed = list(range(num_channels)), []
-    steps = range(num_channels - 1)
-    for _ in steps if label is None else track(steps, len(steps), label):
-        found = costs([[other for other in kept if other != one] for one in kept])
-        cheapest = found <= found.min() + TIE * found.abs().max()
+    for _ in track(range(num_channels - 1), label):
+        without = costs([[c for c in kept if c != gone] for gone in kept])
+        cheapest = without <= without.min() + TIE * without.abs().max()
         removed.append(kept.pop(int(cheapest.nonzero()[-1])))
     return kept + removed[::-1]
 
@@ -81,7 +81,7 @@ def residual_covariance(covariance: Tensor, candidates: Sequence[Sequence[int]])
         covariance: Σ, (C, C).
         candidates: S lists of kept channels, all of one length.
     """
-    kept = torch.tensor([list(one) for one in candidates], dtype=torch.long)  # (S, K)
+    kept = torch.tensor(list(map(list, candidates)), dtype=torch.long)  # (S, K)
     if kept.shape[1] == 0:
         return covariance.expand(len(kept), -1, -1)
     across = covariance[kept]  # (S, K, C)
@@ -93,6 +93,6 @@ def residual_covariance(covariance: Tensor, candidates: Sequence[Sequence[int]])
 def unexplained_variance(covariance: Tensor) -> Tensor:
     """Variance of each channel that the others do not explain linearly, (C,)."""
     channels = range(len(covariance))
-    others = [[other for other in channels if other != one] for one in channels]
+    others = [[c for c in channels if c != predicted] for predicted in channels]
     left = residual_covariance(covariance, others).diagonal(dim1=1, dim2=2)  # (C, C)
     return left.diagonal().clamp(min=0)

@@ -7,9 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pelap.analysis.decoding import keep_or_fill
+from pelap.core.axes import append_axes
 from pelap.core.processes import mean_over_processes
+from pelap.core.progress import track
 from pelap.core.seeding import generator
-from pelap.measure.encoded_batches import Batches, track
+from pelap.measure.encoded_batches import Batches
 from pelap.method.gates import TopKGate
 from pelap.method.importance import ImportancePredictor
 from pelap.method.latent_map import Fill, LatentMap, LatentMoments
@@ -54,12 +56,12 @@ def learn_scores(
     budgets = torch.randint(
         1, num_channels + 1, (num_steps,), generator=generator(batches.seed, "flips")
     )
-    for step in track(range(num_steps), num_steps, "Learning scores"):
+    for step in track(range(num_steps), "Learning scores"):
         gate.target.fill_(int(budgets[step]))
         batch = _shuffled(batches, step // len(batches)).encode(system, step % len(batches))
         with torch.enable_grad():
             scores = F.layer_norm(predictor(batch.mean), (num_channels,))  # (B, C)
-            mask = gate(scores).mask[:, :, None, None]  # (B, C, 1, 1)
+            mask = append_axes(gate(scores).mask, batch.mean)  # (B, C, 1, …)
             kept = mask[0].flatten().detach().nonzero().flatten().tolist()
             filled = stand_ins(kept, moments, fill).substitute(batch.mean)  # (B, C, h, w)
             decoded = system.decode(filled + mask * (batch.mean - filled))  # (B, 3, H, W)
@@ -79,10 +81,9 @@ def stand_ins(kept: Sequence[int], moments: LatentMoments, fill: Fill) -> Latent
         fill: The rule.
     """
     channels = range(len(moments.mean))
-    maps = [keep_or_fill([other for other in kept if other != one], moments, fill)
-            for one in channels]  # fmt: skip
-    weights = torch.stack([found.decode[one] @ found.encode for one, found in enumerate(maps)])
-    offset = torch.stack([found.offset[one] for one, found in enumerate(maps)])
+    maps = [keep_or_fill([k for k in kept if k != c], moments, fill) for c in channels]
+    weights = torch.stack([maps[c].decode[c] @ maps[c].encode for c in channels])
+    offset = torch.stack([maps[c].offset[c] for c in channels])
     return LatentMap(torch.eye(len(weights), dtype=torch.float64), weights, offset)
 
 

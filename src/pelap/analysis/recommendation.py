@@ -1,9 +1,8 @@
 """Which channels to keep, from what an analysis measured."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pelap.analysis.analysis_record import Analysis, CriterionResult, CurvePoint
+from pelap.analysis.analysis_record import Analysis
 
 
 @dataclass(frozen=True)
@@ -46,53 +45,42 @@ def recommend(
     """
     if (keep is None) == (max_psnr_drop is None):
         raise ValueError("Give either keep or max_psnr_drop, and not both.")
-    criteria = analysis.criteria if criterion is None else [analysis.criterion(criterion)]
+    counts = sorted(analysis.random.num_kept)
     if keep is not None:
-        _check_count(analysis, keep)
-        best, point = _best(criteria, keep)
-        return _recommend(analysis, best, point, criterion is None, "")
+        if not 1 <= keep <= analysis.num_channels:
+            raise ValueError(f"keep is {keep}: it must be from 1 to {analysis.num_channels}.")
+        if keep not in counts:
+            known = ", ".join(map(str, counts))
+            raise ValueError(f"keep is {keep}: the curves were measured at {known} channels only.")
+        return _recommend(analysis, keep, criterion, "")
     assert max_psnr_drop is not None
     if max_psnr_drop < 0:
         raise ValueError(f"max_psnr_drop is {max_psnr_drop:g} dB: it must be at least 0.")
-    for best, point in (_best(criteria, count) for count in _counts(analysis)):
-        if analysis.psnr_db - point.psnr_db <= max_psnr_drop:
-            limit = f" and {max_psnr_drop:g} dB are allowed"
-            return _recommend(analysis, best, point, criterion is None, limit)
+    limit = f" and {max_psnr_drop:g} dB are allowed"
+    for count in counts:
+        recommendation = _recommend(analysis, count, criterion, limit)
+        if recommendation.drop_db <= max_psnr_drop:
+            return recommendation
     raise ValueError(f"No number of channels stays within {max_psnr_drop:g} dB.")
 
 
-def _counts(analysis: Analysis) -> Iterator[int]:
-    return iter(sorted(analysis.random.num_kept))
-
-
-def _check_count(analysis: Analysis, keep: int) -> None:
-    if not 1 <= keep <= analysis.num_channels:
-        raise ValueError(f"keep is {keep}: it must be from 1 to {analysis.num_channels}.")
-    if keep not in analysis.random.num_kept:
-        known = ", ".join(map(str, _counts(analysis)))
-        raise ValueError(f"keep is {keep}: the curves were measured at {known} channels only.")
-
-
-def _best(criteria: list[CriterionResult], count: int) -> tuple[CriterionResult, CurvePoint]:
-    best = max(criteria, key=lambda one: one.at(count).psnr_db)
-    return best, best.at(count)
-
-
-def _recommend(
-    analysis: Analysis, best: CriterionResult, point: CurvePoint, was_chosen: bool, limit: str
-) -> Recommendation:
+def _recommend(analysis: Analysis, num_kept: int, asked: str | None, limit: str) -> Recommendation:
+    """The best criterion's channels, or those of the criterion that was asked for."""
+    criteria = analysis.criteria if asked is None else [analysis.criterion(asked)]
+    best = max(criteria, key=lambda criterion: criterion.at(num_kept).psnr_db)
+    point = best.at(num_kept)
     drop = analysis.psnr_db - point.psnr_db
-    place = analysis.random.num_kept.index(point.num_kept)
+    place = analysis.random.num_kept.index(num_kept)
     random_drop = analysis.psnr_db - analysis.random.mean_db[place]
-    why = "reconstructs best" if was_chosen else "was asked for"
+    why = "reconstructs best" if asked is None else "was asked for"
     return Recommendation(
         best.name,
         sorted(point.channels),
-        point.num_kept,
+        num_kept,
         point.psnr_db,
         drop,
         random_drop,
-        f"Of {analysis.num_channels} channels, criterion {best.name} keeps {point.num_kept}, "
+        f"Of {analysis.num_channels} channels, criterion {best.name} keeps {num_kept}, "
         f"which {why}: the PSNR falls by {drop:.2f} dB{limit}, with random channels by "
         f"{random_drop:.2f} dB.",
     )

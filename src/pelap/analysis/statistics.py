@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pelap.core.axes import append_axes
 from pelap.core.processes import sum_over_processes
 from pelap.measure.encoded_batches import Batches, EncodedBatch
 from pelap.method.latent_map import LatentMoments
@@ -16,7 +17,7 @@ ACTIVE_VARIANCE = 0.01
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of the latents over pictures and positions, in float64 on the CPU."""
+    """What the encoder makes of the pictures, in float64 on the CPU."""
 
     moments: LatentMoments
     kl: Tensor
@@ -42,7 +43,7 @@ class _Sums:
 
     def __init__(self, unit_shift: Tensor):
         self.unit_shift = unit_shift
-        self.shift = unit_shift.mean(dim=(1, 2))  # (C,)
+        self.shift = unit_shift.flatten(1).mean(dim=1)  # (C,)
         num_channels = len(self.shift)
         self.num_pictures = torch.zeros((), dtype=torch.float64)
         self.total = torch.zeros(num_channels, dtype=torch.float64)
@@ -53,14 +54,15 @@ class _Sums:
         self.unit_squares = torch.zeros_like(unit_shift)
 
     def add(self, batch: EncodedBatch) -> None:
-        latents = _wide(batch.latents) - self.shift[:, None, None]  # (B, C, h, w)
+        shift = append_axes(self.shift, self.unit_shift)  # (C, 1, …)
+        latents = _wide(batch.latents) - shift  # (B, C, …)
         mean, logvar = _wide(batch.mean), _wide(batch.logvar)
-        flat = latents.transpose(0, 1).flatten(1)  # (C, B·h·w)
+        flat = _by_channel(latents)  # (C, B·positions)
         self.num_pictures += len(mean)
         self.total += flat.sum(dim=1)
         self.products += flat @ flat.T
-        self.posterior_variance += logvar.exp().sum(dim=(0, 2, 3))
-        self.kl += -0.5 * (1 + logvar - mean.square() - logvar.exp()).sum(dim=(0, 2, 3))
+        self.posterior_variance += _by_channel(logvar.exp()).sum(dim=1)
+        self.kl += -0.5 * _by_channel(1 + logvar - mean.square() - logvar.exp()).sum(dim=1)
         away = mean - self.unit_shift
         self.unit_total += away.sum(dim=0)
         self.unit_squares += away.square().sum(dim=0)
@@ -76,8 +78,13 @@ class _Sums:
         return Statistics(
             LatentMoments(self.shift + away, (covariance + covariance.T) / 2, posterior_variance),
             sum_over_processes(self.kl) / num_pictures,
-            unit_variance.clamp(min=0).mean(dim=(1, 2)),
+            unit_variance.clamp(min=0).flatten(1).mean(dim=1),
         )
+
+
+def _by_channel(values: Tensor) -> Tensor:
+    """(B, C, …) as (C, B·positions)."""
+    return values.transpose(0, 1).flatten(1)
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -5,10 +5,18 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from pelap.core.axes import append_axes
 from pelap.core.processes import sum_over_processes
 from pelap.core.seeding import generator
 from pelap.measure.encoded_batches import EncodedBatch
 from pelap.method.system import LatentDiffusion
+
+
+def equal_bands(num_timesteps: int, num_bands: int) -> list[tuple[int, int]]:
+    """First and last timestep of equal parts of all, at most one a timestep."""
+    num_bands = min(num_bands, num_timesteps)
+    edges = [num_timesteps * band // num_bands for band in range(num_bands + 1)]
+    return [(low, high - 1) for low, high in pairwise(edges)]
 
 
 class TaylorScores:
@@ -26,12 +34,9 @@ class TaylorScores:
     """
 
     def __init__(self, system: LatentDiffusion, num_channels: int, num_bands: int, seed: int):
-        timesteps = len(system.scheduler.alphas_cumprod)
-        num_bands = min(num_bands, timesteps)
-        edges = [timesteps * band // num_bands for band in range(num_bands + 1)]
-        self.bands = [(low, high - 1) for low, high in pairwise(edges)]
+        self.bands = equal_bands(len(system.scheduler.alphas_cumprod), num_bands)
         self.seed = seed
-        self.total = torch.zeros(num_bands, num_channels, dtype=torch.float64)
+        self.total = torch.zeros(len(self.bands), num_channels, dtype=torch.float64)
         self.count = torch.zeros((), dtype=torch.float64)
 
     def add(self, system: LatentDiffusion, batch: EncodedBatch) -> None:
@@ -61,6 +66,6 @@ def _mask_gradient(
     if system.predicts_velocity:
         target = scheduler.get_velocity(latents, noise, timesteps)  # type: ignore[arg-type]
     mask = latents.new_ones(latents.shape[:2]).requires_grad_()  # (B, C)
-    prediction = system.denoiser(noisy * mask[:, :, None, None], timesteps).sample.float()
-    loss = (prediction - target).square().mean(dim=(1, 2, 3)).sum()  # each picture its own
+    prediction = system.denoiser(noisy * append_axes(mask, noisy), timesteps).sample.float()
+    loss = (prediction - target).square().flatten(1).mean(dim=1).sum()  # each picture its own
     return torch.autograd.grad(loss, mask)[0]

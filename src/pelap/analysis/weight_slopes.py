@@ -1,11 +1,11 @@
 """How much the denoiser's loss would notice each of its weights."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from pelap.analysis.timestep_scores import equal_bands
 from pelap.core.processes import sum_over_processes
 from pelap.core.seeding import generator
 from pelap.families.conditioned import bare
@@ -41,17 +41,14 @@ class TimestepLosses:
 @torch.no_grad()
 def measure_timestep_losses(system: LatentDiffusion, batches: Batches) -> TimestepLosses:
     """Mean squared error of what the denoiser predicts, in NUM_BANDS bands of timesteps."""
-    num_timesteps = len(system.scheduler.alphas_cumprod)
-    num_bands = min(NUM_BANDS, num_timesteps)
-    edges = [num_timesteps * band // num_bands for band in range(num_bands + 1)]
-    bands = [(first, last - 1) for first, last in pairwise(edges)]
-    total = torch.zeros(num_bands, dtype=torch.float64)
+    bands = equal_bands(len(system.scheduler.alphas_cumprod), NUM_BANDS)
+    total = torch.zeros(len(bands), dtype=torch.float64)
     for batch in batches.of_this_process(system):
         if batch.number >= NUM_PROBED:
             break
         for row, (first, last) in enumerate(bands):
-            total[row] += float(_loss(system, batch.latents, torch.arange(first, last + 1),
-                                      batches.seed, batch.number))  # fmt: skip
+            choices = torch.arange(first, last + 1)
+            total[row] += float(_loss(system, batch.latents, choices, batches.seed, batch.number))
     return TimestepLosses(bands, sum_over_processes(total))
 
 
@@ -86,7 +83,7 @@ def measure_slopes(
     finally:
         for weight in needed:
             weight.requires_grad_(False)
-    return {name: sum_over_processes(one) / len(batches) for name, one in total.items()}
+    return {name: sum_over_processes(slopes) / len(batches) for name, slopes in total.items()}
 
 
 def _loss(

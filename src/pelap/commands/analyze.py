@@ -1,6 +1,7 @@
 """`pelap analyze`: any model in; analysis.json, figures and one page out."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pelap.analysis.recommendation import Recommendation, recommend
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import write_whole
 from pelap.core.errors import ConfigError
+from pelap.core.records import from_json_dict, read_record, to_json_dict
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import describe_pictures, load_splits
 
@@ -38,7 +40,7 @@ def analyze_model(
         found = analyze(system, pictures, settings, model.name)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return {**found.as_dict(), "data": describe_pictures(config)}
+    return to_json_dict(replace(found, data=describe_pictures(config)))
 
 
 def check_wanted(model: LoadedModel, keep: int | None, max_psnr_drop: float | None) -> None:
@@ -73,7 +75,7 @@ def write_results(
     Raises:
         ConfigError: If the recommendation that is asked for is impossible.
     """
-    analysis = Analysis.from_dict(result)
+    analysis = from_json_dict(Analysis, result, "the analysis")
     recommendation = None
     if keep is not None or max_psnr_drop is not None:
         try:
@@ -102,11 +104,9 @@ def read_analysis(path: Path) -> Analysis:
     """
     file = path / ANALYSIS_FILE if path.is_dir() else path
     try:
-        return Analysis.from_dict(json.loads(file.read_text()))
+        return read_record(Analysis, file, ConfigError)
     except OSError as error:
         raise ConfigError(f"No analysis at {path}: `pelap analyze MODEL --output DIR`.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{file} is no analysis: {error}.") from error
 
 
 def describe_analysis(analysis: Analysis, recommendation: Recommendation | None) -> str:

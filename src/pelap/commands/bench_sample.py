@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 
@@ -107,7 +106,7 @@ def bench_sample(
     model: LoadedModel | OnnxNetworks,
     against: LoadedModel | OnnxNetworks | None = None,
     settings: BenchSettings | None = None,
-) -> dict[str, Any]:
+) -> SamplingBench:
     """Time whole samplings (noise, steps, decoding) of one model, or of two in turn.
 
     Text, classes and sizes are random embeddings; no text encoder runs.
@@ -119,8 +118,7 @@ def bench_sample(
         settings: How to sample.
 
     Returns:
-        As docs/bench.md says: `models`, `ratios` (seconds of `against` over those of `model`, only
-        with `against`), and what made the result.
+        Costs and times of each model; with `against` its seconds over those of `model` too.
 
     Raises:
         ConfigError: If a setting is wrong, or a model cannot run at that size.
@@ -136,7 +134,7 @@ def bench_sample(
             make_subject(one, settings.backend, settings.size, Path(folder) / str(place))
             for place, one in enumerate(given)
         ]
-        return _measure(subjects, settings).as_dict()
+        return _measure(subjects, settings)
 
 
 def _measure(subjects: list[Subject], settings: BenchSettings) -> SamplingBench:
@@ -153,8 +151,8 @@ def _measure(subjects: list[Subject], settings: BenchSettings) -> SamplingBench:
                 if len(turns) == 2:
                     ratios.append(_ratio(setting, *turns))
     return SamplingBench(
-        models, ratios, settings.sampler, settings.steps, settings.rounds, settings.backend,
-        settings.device, machine(), versions(),
+        models, settings.sampler, settings.steps, settings.rounds, settings.backend,
+        settings.device, machine(), versions(), ratios if len(models) > 1 else None,
     )  # fmt: skip
 
 

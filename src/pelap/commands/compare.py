@@ -11,10 +11,10 @@ from pelap.commands.compare_measure import TradeoffSettings, fingerprint, measur
 from pelap.commands.compare_subjects import Subject, open_subjects
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import write_whole
+from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError
 from pelap.measure.machine import machine, versions
 from pelap.measure.model_quality import References, make_references
-from pelap.measure.run_evaluation import torch_device
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import describe_pictures, pictures_config
 from pelap.report.tradeoff_page import PAGE, find, write_tradeoff

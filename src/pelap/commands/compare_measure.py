@@ -1,7 +1,5 @@
 """One model measured: quality on the same pictures as all others, cost beside the unpruned one."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +8,8 @@ import torch
 
 from pelap.commands.bench_sample import BenchSettings, bench_sample
 from pelap.config.run_config import RunConfig
+from pelap.core.devices import torch_device
+from pelap.core.digests import digest
 from pelap.core.errors import ConfigError
 from pelap.measure.counts import count_model
 from pelap.measure.encoded_batches import Batches
@@ -20,7 +20,6 @@ from pelap.measure.model_quality import (
     make_references,
     measure_model_quality,
 )
-from pelap.measure.run_evaluation import torch_device
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import load_splits
 from pelap.report.tradeoff_points import NOISE_LOSS
@@ -82,7 +81,8 @@ def measure_model(
     """
     device = torch_device()
     references = references or make_references(unpruned, config, settings, device)
-    quality = measure_model_quality(model, references, config, settings, device)
+    values = measure_model_quality(model, references, config, settings, device)
+    quality = {name: asdict(value) for name, value in values.items()}
     quality |= _noise_loss(model, config, settings, device)
     return {"name": model.name, "quality": quality, "cost": _cost(model, unpruned, settings)}
 
@@ -120,9 +120,9 @@ def _times_as_fast(
     if model.autoencoder is unpruned.autoencoder and model.denoiser is unpruned.denoiser:
         same = {"ratio": 1.0, "ratio_min": 1.0, "ratio_max": 1.0}
         return [{"batch_size": size, **same} for size in settings.batch_sizes]
-    ratios = bench_sample(model, unpruned, settings.bench())["ratios"]
+    ratios = bench_sample(model, unpruned, settings.bench()).ratios or []
     names = ("batch_size", "ratio", "ratio_min", "ratio_max")
-    return [{name: one[name] for name in names} for one in ratios]
+    return [{name: getattr(row, name) for name in names} for row in ratios]
 
 
 def fingerprint(
@@ -135,19 +135,5 @@ def fingerprint(
     """A hash of all that a measurement depends on: weights, configs, settings, this machine."""
     said = [asdict(config.data), asdict(config.evaluation), config.run.seed, asdict(settings),
             extractor, machine(), versions()]  # fmt: skip
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-    for one in (model, unpruned):
-        digest.update(json.dumps(one.scheduler_config, sort_keys=True, default=str).encode())
-        for network in (one.autoencoder, one.denoiser):
-            if network is not None:
-                _add_network(digest, network)
-    return digest.hexdigest()
-
-
-def _add_network(digest: Any, network: torch.nn.Module) -> None:
-    config: Any = getattr(network, "config", {})
-    public = {name: value for name, value in config.items() if not name.startswith("_")}
-    digest.update(json.dumps(public, sort_keys=True, default=str).encode())
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    networks = (model.autoencoder, model.denoiser, unpruned.autoencoder, unpruned.denoiser)
+    return digest(said, model.scheduler_config, unpruned.scheduler_config, *networks)

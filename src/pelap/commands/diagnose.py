@@ -12,14 +12,16 @@ from torch import Tensor
 
 from pelap.config.run_config import DataConfig, NetworkConfig, RunConfig, load_config
 from pelap.config.run_folder import RunFolder, write_whole
+from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError, RunError
+from pelap.core.records import to_json_dict
 from pelap.core.seeding import generator
 from pelap.data.load import load_pictures
 from pelap.data.pictures import Pictures, to_batch
+from pelap.measure.diagnosis_record import DiagnosedPictures
 from pelap.measure.foreign_denoiser import open_foreign
 from pelap.measure.machine import versions
 from pelap.measure.noise_levels import diagnose
-from pelap.measure.run_evaluation import torch_device
 from pelap.method.sampling import LatentDiffusionPipeline, load_pipeline, meet_budget, to_system
 from pelap.method.system import LatentDiffusion
 from pelap.models.model_pictures import picture_size
@@ -137,14 +139,17 @@ def diagnose_model(
     batches = _draw_batches(config, num_pictures)
     _try_one(system, batches, config.data.size)
     diagnosis = diagnose(system, batches, seed=config.evaluation.seed)
-    result = {
-        "model": model.name,
-        "split": "test",
-        **diagnosis.as_dict(),
-        "data": {"source": config.data.source, "path": config.data.path, "size": config.data.size},
-        "seed": config.evaluation.seed,
-        "versions": versions(),
-    }
+    data = config.data
+    result = to_json_dict(
+        replace(
+            diagnosis,
+            model=model.name,
+            split="test",
+            data=DiagnosedPictures(data.source, data.path, data.size),
+            seed=config.evaluation.seed,
+            versions=versions(),
+        )
+    )
     folder = output or (model.run.path if model.run else None)
     if folder is not None:
         _write(result, folder)

@@ -22,6 +22,7 @@ def analyze(options: argparse.Namespace) -> None:
         is_first_process,
         write_results,
     )
+    from pelap.core.records import from_json_dict
     from pelap.models.model_pictures import open_any, pictures_config
 
     model = open_any(options.model, options.autoencoder)
@@ -34,7 +35,7 @@ def analyze(options: argparse.Namespace) -> None:
     )
     if not is_first_process():
         return
-    analysis = Analysis.from_dict(result)
+    analysis = from_json_dict(Analysis, result, "the analysis")
     print(json.dumps(result) if options.json else describe_analysis(analysis, found))
 
 
@@ -203,6 +204,7 @@ def export(options: argparse.Namespace) -> None:
 def bench_sample(options: argparse.Namespace) -> None:
     """What sampling costs, beside another model."""
     from pelap.commands.bench_sample import BenchSettings, bench_sample, open_subject
+    from pelap.core.records import to_json_dict
     from pelap.measure.bench_words import describe_sampling
 
     settings = BenchSettings(
@@ -220,7 +222,7 @@ def bench_sample(options: argparse.Namespace) -> None:
     model = open_subject(options.model)
     against = None if options.against is None else open_subject(options.against)
     result = bench_sample(model, against, settings)
-    print(json.dumps(result) if options.json else describe_sampling(result))
+    print(json.dumps(to_json_dict(result)) if options.json else describe_sampling(result))
 
 
 REPORT_OPTIONS = (

@@ -8,13 +8,16 @@ from typing import Any
 import torch
 
 from pelap.analysis.analysis_record import Analysis, AnalysisSettings
-from pelap.analysis.decoding import measure_maps, to_db
+from pelap.analysis.decoding import measure_maps
 from pelap.commands.analyze import analyze_model, read_analysis
 from pelap.config.run_config import RunConfig
 from pelap.core.errors import ConfigError
+from pelap.core.records import from_json_dict
 from pelap.data.pictures import Pictures
 from pelap.families.ports import autoencoder_ports
 from pelap.measure.encoded_batches import Batches
+from pelap.measure.noise_levels import to_db
+from pelap.measure.run_cost import num_parameters
 from pelap.method.latent_map import LatentMap
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import describe_pictures, load_splits
@@ -60,7 +63,7 @@ def find_analysis(
         return read_analysis(analysis_path)
     if config is None or not (request.needs_analysis() or request.fill is None):
         return None
-    return Analysis.from_dict(analyze_model(model, config, settings))
+    return from_json_dict(Analysis, analyze_model(model, config, settings), "the analysis")
 
 
 def prune_model(
@@ -144,10 +147,7 @@ def padding_note(plan: PrunePlan | None, costs: dict[str, Any]) -> str | None:
 
 def count_parameters(model: LoadedModel) -> int:
     """Of autoencoder and denoiser."""
-    networks = (model.autoencoder, model.denoiser)
-    return sum(
-        p.numel() for network in networks if network is not None for p in network.parameters()
-    )
+    return num_parameters(model.autoencoder, model.denoiser)
 
 
 def describe_pruned(

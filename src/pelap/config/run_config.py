@@ -7,14 +7,13 @@ is saved with the run as config.json and reloads from it.
 import dataclasses
 import json
 import operator
-import types
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from pelap.core.errors import ConfigError
+from pelap.core.records import read_record
 
 DataSource = Literal["photos", "cifar10", "folder", "dataset"]
 AutoencoderKind = Literal["paper", "kl"]
@@ -476,55 +475,8 @@ def load_config(path: Path) -> RunConfig:
         ConfigError: If the file is missing, is not JSON, or holds unknown or mistyped fields.
     """
     try:
-        values = json.loads(path.read_text())
+        config = read_record(RunConfig, path, ConfigError)
     except OSError as error:
         raise ConfigError(f"No config at {path}: give the config.json of a run.") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}.") from error
-    config = _from_dict(RunConfig, values, str(path))
     validate(config)
     return config
-
-
-def _from_dict(cls: type, values: Any, where: str) -> Any:
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where} should hold a JSON object, found {type(values).__name__}.")
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ConfigError(
-            f"{where} has the unknown field {unknown[0]!r}: known are {', '.join(hints)}."
-        )
-    arguments = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(hints[name]):
-            arguments[name] = _from_dict(hints[name], value, f"{where}: {name}")  # type: ignore[arg-type]
-        elif _fits(value, hints[name]):
-            arguments[name] = tuple(value) if isinstance(value, list) else value
-        else:
-            raise ConfigError(
-                f"{where}: {name} is {value!r}, which is not {_describe(hints[name])}."
-            )
-    return cls(**arguments)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if isinstance(hint, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
-    if typing.get_origin(hint) is Literal:
-        return value in typing.get_args(hint)
-    if typing.get_origin(hint) is tuple:
-        parts = typing.get_args(hint)
-        is_list = isinstance(value, list | tuple) and len(value) == len(parts)
-        return is_list and all(map(_fits, value, parts))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _describe(hint: Any) -> str:
-    if typing.get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(hint)))
-    return getattr(hint, "__name__", str(hint))

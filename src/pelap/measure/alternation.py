@@ -10,17 +10,17 @@ T = TypeVar("T")
 
 def alternate(calls: Sequence[Callable[[], T]], rounds: int) -> list[list[T]]:
     """What each call returns in every round; the order is reversed every other round."""
-    found: list[list[T]] = [[] for _ in calls]
+    results: list[list[T]] = [[] for _ in calls]
     for number in range(rounds):
         places = range(len(calls))
         for place in reversed(places) if number % 2 else places:
-            found[place].append(calls[place]())
-    return found
+            results[place].append(calls[place]())
+    return results
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A ratio over the rounds of one run."""
+class RoundRatio:
+    """A ratio of times over the rounds of one run."""
 
     middle: float
     """Median."""
@@ -28,7 +28,7 @@ class Spread:
     high: float
 
 
-def ratio(slow: Sequence[float], fast: Sequence[float]) -> Spread:
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> RoundRatio:
     """slow / fast, round by round."""
-    found = [a / b for a, b in zip(slow, fast, strict=True)]
-    return Spread(median(found), min(found), max(found))
+    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
+    return RoundRatio(median(ratios), min(ratios), max(ratios))

@@ -1,7 +1,8 @@
-"""What `pelap bench sample` found, as it goes into JSON."""
+"""What `pelap bench sample` measured. No torch here."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+
+from pelap.core.records import OPTIONAL
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Measurement:
     """Weights of denoiser and decoder, and the most that a sampling holds beside them; None for
     onnxruntime, whose allocations torch does not see."""
     denoising_share: float
-    """Of the time; the rest is decoding."""
+    """Part of the time; the rest is decoding."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,13 @@ class ModelCost:
     scheduler: str
     """Class of diffusers that made the steps."""
     parameters: dict[str, int | None]
-    """Of encoder, decoder, denoiser, and the total; None where only an export is known."""
+    """By encoder, decoder, denoiser and total; None where only an export is known."""
     macs: dict[str, int | None]
     """Multiply-accumulates for one picture: denoiser_step, decode."""
     latent_shape: tuple[int, int, int]
     """(C, h, w)."""
     latent_bytes: int
-    """Of one latent in the first precision."""
+    """Size of a latent in the first precision."""
     measurements: list[Measurement] = field(default_factory=list)
 
 
@@ -55,11 +56,9 @@ class Ratio:
 
 @dataclass(frozen=True)
 class SamplingBench:
-    """All of one call."""
+    """One model, or two in turn, in every setting that was asked for."""
 
     models: list[ModelCost]
-    ratios: list[Ratio]
-    """Empty for one model."""
     sampler: str
     steps: int
     rounds: int
@@ -67,10 +66,5 @@ class SamplingBench:
     device: str
     machine: str
     versions: dict[str, str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON; without `ratios` where there is one model."""
-        found = asdict(self)
-        if len(self.models) == 1:
-            del found["ratios"]
-        return found
+    ratios: list[Ratio] | None = field(default=None, metadata=OPTIONAL)
+    """For each setting of two models; None for a single model."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pelap.core.errors import ConfigError, ModelError
+from pelap.core.errors import ConfigError, ModelError, in_one_line
 from pelap.export.onnx_export import export_model
 from pelap.export.runtime import OnnxNetworks
 from pelap.measure.counts import UNKNOWN, Counts, count_model
@@ -47,7 +47,7 @@ class Subject:
         return TorchNetworks(self.model, self.shape[1], precision, compiled=compiled, device=device)
 
     def weight_bytes(self, precision: Precision) -> int | None:
-        """Of what sampling needs: denoiser and decoder."""
+        """Bytes of what sampling needs: denoiser and decoder."""
         parts = (self.counts.parameters["denoiser"], self.counts.parameters["decoder"])
         if self.model is None or None in parts:
             return None
@@ -64,8 +64,9 @@ def at_side(name: str, side: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{name} cannot sample latents of --size {side}: {reason}") from error
+        raise ConfigError(
+            f"{name} cannot sample latents of --size {side}: {in_one_line(error)}"
+        ) from error
 
 
 def make_subject(

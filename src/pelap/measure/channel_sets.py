@@ -1,16 +1,19 @@
 """What an input-adaptive gate does: which channel sets occur, for whom, and what one would cost."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pelap.config.run_config import RunConfig
+from pelap.core.axes import append_axes
 from pelap.core.seeding import generator
-from pelap.data.pictures import Pictures, to_batch
+from pelap.data.pictures import Pictures
+from pelap.measure.encoded_batches import Batches
+from pelap.measure.evaluation_record import ChannelSets, StaticSet
 from pelap.method.losses import psnr_db
-from pelap.method.system import LatentDiffusion, latent_shape
+from pelap.method.system import LatentDiffusion
 
 NUM_CANDIDATES = 5
 """Most frequent sets that are tried as the one static set."""
@@ -19,7 +22,7 @@ NUM_PICTURES = 1000
 
 
 @dataclass(frozen=True)
-class ChannelSets:
+class CountedSets:
     """The distinct masks of zeros and ones that occurred, most frequent first."""
 
     sets: Tensor
@@ -29,20 +32,10 @@ class ChannelSets:
     set_of_picture: Tensor
     """Index into `sets` of each picture, (N,)."""
 
-    def as_dict(self, labels: Tensor, class_names: tuple[str, ...]) -> dict[str, Any]:
-        """Number, sets as channel lists, and their frequencies over all and in each class."""
-        return {
-            "num_sets": len(self.sets),
-            "sets": [to_list(one) for one in self.sets],
-            "frequencies": (self.counts / self.counts.sum()).tolist(),
-            "frequencies_by_class": {
-                name: self._frequencies(labels == index)
-                for index, name in enumerate(class_names)
-                if bool((labels == index).any())
-            },
-        }
-
-    def _frequencies(self, chosen: Tensor) -> list[float]:
+    def frequencies(self, chosen: Tensor | None = None) -> list[float]:
+        """Share of each set among all pictures, or among those chosen by a mask (N,)."""
+        if chosen is None:
+            return (self.counts / self.counts.sum()).tolist()
         counts = torch.bincount(self.set_of_picture[chosen], minlength=len(self.sets))
         return (counts / counts.sum()).tolist()
 
@@ -59,66 +52,80 @@ def to_mask(channels: list[int], num_channels: int) -> Tensor:
     return mask
 
 
-def count_sets(masks: Tensor) -> ChannelSets:
+def by_class(pictures: Pictures) -> dict[str, Tensor]:
+    """Which pictures belong to each class that has any, bool (N,) by its name."""
+    chosen = {name: pictures.labels == i for i, name in enumerate(pictures.class_names)}
+    return {name: of_class for name, of_class in chosen.items() if bool(of_class.any())}
+
+
+def count_sets(masks: Tensor) -> CountedSets:
     """The channel sets among masks (N, C) of zeros and ones."""
     sets, inverse, counts = masks.unique(dim=0, return_inverse=True, return_counts=True)
     order = counts.argsort(descending=True, stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order))
-    return ChannelSets(sets[order], counts[order], rank[inverse])
+    return CountedSets(sets[order], counts[order], rank[inverse])
+
+
+def describe_sets(
+    system: LatentDiffusion, pictures: Pictures, masks: Sequence[Tensor], config: RunConfig
+) -> ChannelSets:
+    """The sets that occurred among the masks, and the one that reconstructs best.
+
+    Args:
+        system: With an adaptive gate.
+        pictures: Those that the masks belong to.
+        masks: (B, C) of zeros and ones, a batch each.
+        config: Its evaluation gives batch size and seed.
+    """
+    counted = count_sets(torch.cat(list(masks)))
+    return ChannelSets(
+        len(counted.sets),
+        [to_list(mask) for mask in counted.sets],
+        counted.frequencies(),
+        {name: counted.frequencies(chosen) for name, chosen in by_class(pictures).items()},
+        best_static_set(system, pictures, counted, config),
+    )
 
 
 @torch.no_grad()
 def best_static_set(
-    system: LatentDiffusion,
-    pictures: Pictures,
-    found: ChannelSets,
-    config: RunConfig,
-    device: torch.device,
-) -> dict[str, Any]:
-    """The one set that reconstructs best in place of the gate's own choice, and what it costs.
+    system: LatentDiffusion, pictures: Pictures, counted: CountedSets, config: RunConfig
+) -> StaticSet:
+    """The one set that reconstructs best in place of the gate's own choice.
 
     Tried are the most frequent sets and the channels that are open most often, as many as are open
     on average, on the first `NUM_PICTURES` pictures.
-
-    Returns:
-        `channels`, PSNR in dB with that set and with the gate's own, `cost_db`, `num_pictures`.
     """
-    candidates = _candidates(found).to(device)
     indices = torch.arange(min(NUM_PICTURES, len(pictures)))
+    batches = Batches(pictures, indices, config.evaluation.batch_size, config.evaluation.seed)
+    candidates = _candidates(counted).to(next(system.parameters()).device)
     errors = torch.zeros(1 + len(candidates), dtype=torch.float64)
-    for batch, part in enumerate(indices.split(config.evaluation.batch_size)):
-        images = to_batch(pictures.fetch(part), device)  # (B, 3, H, W)
-        source = generator(config.evaluation.seed, "validation", batch, device)
-        shape = (len(part), *latent_shape(config))
-        latents = system.encode(images, torch.randn(shape, generator=source, device=device)).latents
-        masks = [system.mask(latents).mask, *(one.expand(len(part), -1) for one in candidates)]
+    for number in range(len(batches)):
+        batch = batches.encode(system, number)
+        masks = [system.mask(batch.latents).mask, *candidates]
         for index, mask in enumerate(masks):
-            decoded = system.decode(latents * mask[:, :, None, None])
-            errors[index] += (decoded - images).square().sum().double().cpu()
+            weights = mask.expand(len(batch.images), -1)  # (B, C)
+            decoded = system.decode(batch.latents * append_axes(weights, batch.latents))
+            errors[index] += (decoded - batch.images).square().sum().double().cpu()
     errors /= len(indices) * 3 * config.data.size**2
     best = int(errors[1:].argmin())
     adaptive, static = psnr_db(float(errors[0])), psnr_db(float(errors[1 + best]))
-    return {
-        "channels": to_list(candidates[best]),
-        "psnr_db": static,
-        "adaptive_psnr_db": adaptive,
-        "cost_db": adaptive - static,
-        "num_pictures": len(indices),
-    }
+    channels = to_list(candidates[best])
+    return StaticSet(channels, static, adaptive, adaptive - static, len(indices))
 
 
-def _candidates(found: ChannelSets) -> Tensor:
-    weights = found.counts / found.counts.sum()
-    open_share = (found.sets * weights[:, None]).sum(dim=0)  # (C,)
+def _candidates(counted: CountedSets) -> Tensor:
+    weights = counted.counts / counted.counts.sum()
+    open_share = (counted.sets * weights[:, None]).sum(dim=0)  # (C,)
     num_open = max(1, round(float(open_share.sum())))
     most_open = torch.zeros_like(open_share).scatter_(0, open_share.topk(num_open).indices, 1.0)
-    return torch.cat([found.sets[:NUM_CANDIDATES], most_open[None]]).unique(dim=0)
+    return torch.cat([counted.sets[:NUM_CANDIDATES], most_open[None]]).unique(dim=0)
 
 
-def draw_sets(described: dict[str, Any], num_samples: int, num_channels: int, seed: int) -> Tensor:
-    """Masks (N, C) drawn with the frequencies that `ChannelSets.as_dict` tells of."""
-    sets = torch.stack([to_mask(channels, num_channels) for channels in described["sets"]])
-    frequencies = torch.tensor(described["frequencies"])
+def draw_sets(measured: ChannelSets, num_samples: int, num_channels: int, seed: int) -> Tensor:
+    """Masks (N, C) drawn with the measured frequencies."""
+    sets = torch.stack([to_mask(channels, num_channels) for channels in measured.sets])
+    frequencies = torch.tensor(measured.frequencies)
     source = generator(seed, "sampling", 2)
     return sets[torch.multinomial(frequencies, num_samples, replacement=True, generator=source)]

@@ -107,13 +107,13 @@ def judge(evidence: CollapseEvidence) -> CollapseVerdict:
 
 
 def _refuse_broken(evidence: CollapseEvidence) -> None:
-    found = {
+    figures = {
         "masks": evidence.mask_mean,
         "standard deviation of the latents": evidence.masked_latent_std,
         "denoiser's loss": [evidence.diffusion_loss, evidence.zero_latent_diffusion_loss],
         "error of the recovered latent": [evidence.relative_error],
     }
-    for name, values in found.items():
+    for name, values in figures.items():
         if not all(value is None or math.isfinite(value) for value in values):
             raise RunError(
                 f"The model is broken, there is nothing to judge: its {name} is {values}."

@@ -8,6 +8,7 @@ from torch import nn
 
 from pelap.families.ports import autoencoder_ports
 from pelap.measure.macs import count_call_macs, count_denoiser_macs
+from pelap.measure.run_cost import num_parameters
 from pelap.models.foreign_autoencoder import ForeignAutoencoder
 from pelap.models.loaded import LoadedModel
 
@@ -39,13 +40,13 @@ def count_model(model: LoadedModel, side: int) -> Counts:
         ModelError: If a class is unknown.
     """
     assert model.denoiser is not None
-    autoencoder = _count_parameters(model.autoencoder)
+    autoencoder = num_parameters(model.autoencoder)
     decoder = sum(
-        _count_parameters(part)
+        num_parameters(part)
         for name, part in model.autoencoder.named_children()
         if name in _decoder_names(model.autoencoder)
     )
-    denoiser = _count_parameters(model.denoiser)
+    denoiser = num_parameters(model.denoiser)
     parameters: dict[str, int | None] = {
         "encoder": autoencoder - decoder, "decoder": decoder, "denoiser": denoiser,
         "total": autoencoder + denoiser,
@@ -63,10 +64,6 @@ def count_decoder_macs(autoencoder: nn.Module, num_channels: int, side: int) -> 
     dtype = next(weightless.parameters()).dtype
     latents = torch.zeros(1, num_channels, side, side, device="meta", dtype=dtype)
     return count_call_macs(lambda: weightless.decode(latents))
-
-
-def _count_parameters(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
 
 
 def _decoder_names(autoencoder: nn.Module) -> set[str]:

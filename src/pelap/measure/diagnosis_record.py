@@ -1,8 +1,8 @@
 """What a diagnosis holds. No torch here: the report reads it back from diagnosis.json."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
+from pelap.core.records import OPTIONAL
 from pelap.measure.collapse import CollapseVerdict
 
 
@@ -33,14 +33,24 @@ class SnrError:
     timestep: int | None
     """The nearest one; None where there is none within SNR_TOLERANCE_DB."""
     relative_error: float | None
-    """Of the denoiser; None where there is no such timestep."""
+    """What the denoiser reaches; None where there is no such timestep."""
     linear_relative_error: float
-    """Of the best linear predictor for equally wide channels: 1 / (1 + SNR)."""
+    """What the best linear predictor reaches for equally wide channels: 1 / (1 + SNR)."""
+
+
+@dataclass(frozen=True)
+class DiagnosedPictures:
+    """Where the pictures of a diagnosis came from."""
+
+    source: str
+    path: str | None
+    size: int
+    """Height and width in pixels."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything `diagnose` found out. Lists are per channel, by level, or by ratio."""
+    """What `diagnose` measured, and its verdict. Lists are per channel, by level, or by ratio."""
 
     num_pictures: int
     levels: list[LevelLosses]
@@ -56,12 +66,16 @@ class Diagnosis:
     """Decoding the latents, images in [-1, 1]."""
     masked_reconstruction_psnr_db: float
     """Decoding the latents after the mask."""
-    least_snr_db: float | None
-    """At the last timestep; None where there is no signal at all."""
     collapse: CollapseVerdict
     notes: list[str]
     """What could not be measured, and why."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Nested plain values, as diagnosis.json has them."""
-        return asdict(self)
+    least_snr_db: float | None = None
+    """At the last timestep; None where there is no signal at all."""
+    model: str | None = field(default=None, metadata=OPTIONAL)
+    """Name of what was diagnosed, where it has one."""
+    split: str | None = field(default=None, metadata=OPTIONAL)
+    data: DiagnosedPictures | None = field(default=None, metadata=OPTIONAL)
+    seed: int | None = field(default=None, metadata=OPTIONAL)
+    """Says which noise and which pictures."""
+    versions: dict[str, str] | None = field(default=None, metadata=OPTIONAL)
+    """Versions of pelap and of what it computes with."""

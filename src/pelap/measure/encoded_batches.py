@@ -1,15 +1,14 @@
 """Pictures in batches that are numbered over all processes, with the latents of each."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor
 
 from pelap.core.processes import num_processes, process_index
+from pelap.core.progress import track
 from pelap.core.seeding import generator
 from pelap.data.pictures import Pictures, to_batch
 from pelap.method.system import LatentDiffusion, sample_moments
@@ -26,9 +25,9 @@ class EncodedBatch:
     labels: Tensor
     """int64, (B,), on the CPU."""
     mean: Tensor
-    """Of the encoder's distribution, (B, C, h, w)."""
+    """Mean of the encoder's distribution, (B, C, h, w)."""
     logvar: Tensor
-    """(B, C, h, w)."""
+    """Logarithm of its variance, (B, C, h, w)."""
     latents: Tensor
     """A draw of that distribution, (B, C, h, w)."""
 
@@ -49,40 +48,31 @@ class Batches:
 
     @property
     def num_pictures(self) -> int:
+        """Pictures of all batches."""
         return len(self.indices)
+
+    def fetch(self, number: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W) in [-1, 1] on the device, and labels (B,) on the CPU, of a batch."""
+        part = self.indices[number * self.batch_size :][: self.batch_size]
+        return to_batch(self.pictures.fetch(part), device), self.pictures.labels[part]
 
     @torch.no_grad()
     def encode(self, system: LatentDiffusion, number: int) -> EncodedBatch:
         """The batch of that number, the same at every call and in every process."""
-        part = self.indices[number * self.batch_size :][: self.batch_size]
         device = next(system.parameters()).device
-        images = to_batch(self.pictures.fetch(part), device)  # (B, 3, H, W)
+        images, labels = self.fetch(number, device)  # (B, 3, H, W), (B,)
         moments = system.encode_moments(images)  # (B, 2C, h, w)
         source = generator(self.seed, "validation", number, device)
-        shape = (len(part), moments.shape[1] // 2, *moments.shape[2:])
+        shape = (len(images), moments.shape[1] // 2, *moments.shape[2:])
         drawn = sample_moments(moments, torch.randn(shape, generator=source, device=device))
-        labels = self.pictures.labels[part]
         return EncodedBatch(number, images, labels, drawn.mean, drawn.logvar, drawn.latents)
 
     def of_this_process(
         self, system: LatentDiffusion, label: str | None = None
     ) -> Iterator[EncodedBatch]:
         """Process r of R takes batches r, r + R, …; a progress bar shows if it has a label."""
-        numbers = range(process_index(), len(self), num_processes())
-        for number in numbers if label is None else track(numbers, len(numbers), label):
+        for number in track(range(process_index(), len(self), num_processes()), label):
             yield self.encode(system, number)
-
-
-def track(items: Iterable[int], total: int, label: str) -> Iterator[int]:
-    """The same items, with a progress bar on stderr in the first process at a terminal."""
-    console = Console(stderr=True)
-    shown = console.is_terminal and process_index() == 0
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
-        task = progress.add_task(label, total=total)
-        for item in items:
-            yield item
-            progress.advance(task)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Feature extractors for distances between sets of pictures."""
 
-import hashlib
 import importlib
 from typing import Protocol, runtime_checkable
 
@@ -36,10 +35,6 @@ class ResNet20(CifarResNet):
     def forward(self, images: Tensor) -> Tensor:
         """Features (N, 64) of uint8 images (N, 3, H, W)."""
         return self.pooled(images.to(self.mean).div(255))
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Scores (N, 10) of CIFAR-10's classes."""
-        return self.linear(self(images))
 
 
 class Inception(nn.Module):
@@ -123,12 +118,3 @@ def extract(
     return torch.cat(
         [extractor(part.to(device)).float().cpu() for part in images.split(batch_size)]
     )
-
-
-def fingerprint(extractor: FeatureExtractor) -> str:
-    """A hash of the extractor's name and weights."""
-    digest = hashlib.sha256(extractor.name.encode())
-    if isinstance(extractor, nn.Module):
-        for name, tensor in extractor.state_dict().items():
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -1,19 +1,20 @@
 """Quality of any model beside the unpruned one: the same pictures, the same number of samples."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pelap.config.run_config import RunConfig
 from pelap.core.errors import ConfigError, DataError
+from pelap.core.progress import track
 from pelap.core.seeding import generator
 from pelap.data.pictures import to_batch
-from pelap.measure.encoded_batches import track
+from pelap.measure.evaluation_record import MetricValue
+from pelap.measure.feature_cache import cache_folder
 from pelap.measure.features import load_extractor
-from pelap.measure.quality import QualityPictures, measure_quality
-from pelap.measure.run_evaluation import cache_folder
+from pelap.measure.quality import measure_quality
+from pelap.measure.quality_metrics import QualityPictures
 from pelap.method.sampling import build_sampler, denoise, to_uint8
 from pelap.method.system import LatentDiffusion
 from pelap.models.loaded import LoadedModel
@@ -35,7 +36,7 @@ class QualitySettings:
     num_references: int = 10_000
     """Test pictures that samples are compared with."""
     seed: int = 0
-    """Of the samples' noise."""
+    """Says what noise the samples begin with."""
 
     def check(self) -> None:
         """Refuse counts that no distance can be made of.
@@ -43,8 +44,8 @@ class QualitySettings:
         Raises:
             ConfigError: One line that names the option.
         """
-        for name, value in (("--num-pictures", self.num_pictures),
-                            ("--num-samples", self.num_samples)):  # fmt: skip
+        counts = {"--num-pictures": self.num_pictures, "--num-samples": self.num_samples}
+        for name, value in counts.items():
             if value < 2:
                 raise ConfigError(f"{name} is {value}: it must be at least 2.")
 
@@ -56,7 +57,7 @@ class References:
     originals: Tensor
     """Test pictures, at least as many as are reconstructed."""
     reconstructions: Tensor
-    """Of the first of them, by the unpruned model."""
+    """The first of the originals, decoded by the unpruned model."""
     extractor: str | None
     """Name for `load_extractor`; None where there is none, and no Fréchet distances."""
     reason: str | None = None
@@ -101,7 +102,7 @@ def measure_model_quality(
     config: RunConfig,
     settings: QualitySettings,
     device: torch.device,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, MetricValue]:
     """PSNR and rFD of reconstructions; Fréchet distances of samples to both references.
 
     Args:
@@ -112,7 +113,7 @@ def measure_model_quality(
         device: Where the model runs.
 
     Returns:
-        Fields of `MetricValue` by metric, e.g. FD-ResNet20 and FD-ResNet20-to-unpruned.
+        By metric, e.g. FD-ResNet20 and FD-ResNet20-to-unpruned.
 
     Raises:
         ConfigError: If pictures do not come back at their size, or a metric cannot be measured.
@@ -121,22 +122,22 @@ def measure_model_quality(
     originals = references.originals[: settings.num_pictures]
     decoded = reconstruct(system, originals, size)
     names = ["psnr"] if references.extractor is None else ["psnr", "rfd"]
-    found = _measure(names, QualityPictures(originals, decoded), references, config)
+    values = _measure(names, QualityPictures(originals, decoded), references, config)
     if references.extractor is None or system.denoiser is None:
-        return found
+        return values
     samples = draw_samples(system, originals[:1], settings, size, f"{model.name}: samples")
     to_test = QualityPictures(references.originals, samples=samples)
-    found |= _measure(["fd"], to_test, references, config)
+    values |= _measure(["fd"], to_test, references, config)
     to_unpruned = QualityPictures(references.reconstructions, samples=samples)
     for name, value in _measure(["fd"], to_unpruned, references, config).items():
-        found[name + TO_UNPRUNED] = value
-    return found
+        values[name + TO_UNPRUNED] = value
+    return values
 
 
 def _measure(
     names: list[str], pictures: QualityPictures, references: References, config: RunConfig
-) -> dict[str, dict[str, Any]]:
-    values = measure_quality(
+) -> dict[str, MetricValue]:
+    return measure_quality(
         names,
         pictures,
         references.extractor or config.evaluation.extractor,
@@ -145,7 +146,6 @@ def _measure(
         num_bootstraps=config.evaluation.num_bootstraps,
         seed=config.evaluation.seed,
     )
-    return {name: value.as_dict() for name, value in values.items()}
 
 
 @torch.no_grad()
@@ -170,7 +170,7 @@ def draw_samples(
 
     Args:
         system: With a denoiser.
-        picture: Any one, bytes (1, 3, H, W): its latents have the shape of all.
+        picture: Bytes (1, 3, H, W): its latents have the shape of all.
         settings: Number, sampler, steps and seed.
         batch_size: Pictures at a time.
         label: Of a progress bar.
@@ -182,10 +182,7 @@ def draw_samples(
     shape = (settings.num_samples, channels // 2, *sides)
     noise = torch.randn(shape, generator=source, device=device)
     sampler, parts = build_sampler(settings.sampler, system.scheduler), []
-    batches = noise.split(batch_size)
-    for number in track(range(len(batches)), len(batches), label):
-        latents = denoise(
-            system.denoiser, sampler, batches[number], settings.steps, step_noise=step_noise
-        )
+    for part in track(noise.split(batch_size), label):
+        latents = denoise(system.denoiser, sampler, part, settings.steps, step_noise=step_noise)
         parts.append(to_uint8(system.decode(latents)).cpu())
     return torch.cat(parts)

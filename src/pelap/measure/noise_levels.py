@@ -4,19 +4,17 @@ The mean noise loss hides at which noise levels a denoiser works, and falls when
 At fixed signal-to-noise ratios and in the latent's own variance, neither can hide.
 """
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from pelap.core.axes import append_axes
 from pelap.measure.collapse import CollapseEvidence, judge
 from pelap.measure.diagnosis_record import Diagnosis, LevelLosses, SnrError
+from pelap.measure.picture_sums import PictureSums
 from pelap.measure.spread import (
     LatentImages,
-    Signal,
-    Spread,
     encode_all,
     find_signal,
     measure_spread,
@@ -60,20 +58,40 @@ def diagnose(
     spread = measure_spread(system, encode_all(system, batches, seed))
     signal = find_signal(spread, system.options.open_channels_only)
     snr_db = signal.snr_db(system.scheduler.alphas_cumprod)  # (T,)
-    levels = torch.linspace(0, len(snr_db) - 1, num_levels).round().int().unique().tolist()
+    evenly = torch.linspace(0, len(snr_db) - 1, num_levels).round().int().unique().tolist()
     at_ratio = {ratio: _nearest_timestep(snr_db, ratio) for ratio in SNR_LEVELS_DB}
-    curves = _Curves({t: _Sums() for t in (*levels, *at_ratio.values()) if t is not None})
+    timesteps = [t for t in (*evenly, *at_ratio.values()) if t is not None]
+    sums = {t: torch.zeros(3, dtype=torch.float64) for t in timesteps}
+    num_pictures = 0
     for batch in encode_all(system, batches, seed):
-        _add(curves, system, batch, signal)
-    if curves.num_pictures != spread.num_pictures:
+        num_pictures += len(batch.images)
+        for timestep, total in sums.items():
+            total += len(batch.images) * _errors(system, batch, timestep, signal.carried)
+    if num_pictures != spread.num_pictures:
         raise ValueError("The images are gone through twice: give a list, not an iterator.")
-    return _summarise(
-        spread,
-        [_level(system, curves, signal, t, float(snr_db[t])) for t in levels],
-        [_recovery(curves, signal, ratio, t) for ratio, t in at_ratio.items()],
-        float(snr_db[-1]),
-        _notes(snr_db, at_ratio),
-    )
+    means = {t: (total / num_pictures).tolist() for t, total in sums.items()}
+    alphas = system.scheduler.alphas_cumprod
+    levels = [
+        LevelLosses(
+            t,
+            _finite(snr_db[t]),
+            means[t][0],
+            means[t][1],
+            signal.gaussian_loss(float(alphas[t])),
+        )
+        for t in evenly
+    ]
+    variance = float(signal.variance[signal.carried].mean())
+    recovery = []
+    for ratio, t in at_ratio.items():
+        error = None if t is None else means[t][2] / variance
+        recovery.append(SnrError(ratio, t, error, 1 / (1 + 10 ** (ratio / 10))))
+    return _summarise(spread, levels, recovery, snr_db)
+
+
+def to_db(squared_error: float | Tensor) -> float:
+    """PSNR in dB of a mean squared error a value, images in [-1, 1]; at most 126 dB."""
+    return psnr_db(max(float(squared_error), LEAST_SQUARED_ERROR))
 
 
 def _nearest_timestep(snr_db: Tensor, ratio: float) -> int | None:
@@ -82,41 +100,35 @@ def _nearest_timestep(snr_db: Tensor, ratio: float) -> int | None:
     return timestep if float(distance[timestep]) <= SNR_TOLERANCE_DB else None
 
 
-@dataclass
-class _Sums:
-    """Sums over the pictures at one timestep."""
-
-    diffusion: float = 0.0
-    zero_latent_diffusion: float = 0.0
-    squared_error: float = 0.0
-    """Of the recovered clean latents, mean over the values of the carried channels."""
+def _finite(value: Tensor) -> float | None:
+    return float(value) if value.isfinite() else None
 
 
-@dataclass
-class _Curves:
-    by_timestep: dict[int, _Sums]
-    num_pictures: int = field(default=0)
+def _errors(system: LatentDiffusion, batch: LatentImages, timestep: int, carried: Tensor) -> Tensor:
+    """Squared errors a value at one timestep, (3,) float64 on the CPU.
+
+    Of the predicted noise with the latents; of the same with zeros in their place; of the recovered
+    clean latents in the carried channels.
+    """
+    timesteps = torch.full((len(batch.images),), timestep, device=batch.latents.device)
+    noisy = system.add_noise(batch.latents, batch.mask, batch.noise, timesteps)
+    noise = system.predict_noise(noisy, timesteps)  # (B, C, h, w)
+    zeros = torch.zeros_like(batch.latents)
+    from_zeros = system.predict_noise(
+        system.add_noise(zeros, batch.mask, batch.noise, timesteps), timesteps
+    )
+    error = (_recover(system, batch, noisy, noise, timestep) - batch.masked).square()
+    losses = (
+        _noise_loss(system, batch, noise),
+        _noise_loss(system, batch, from_zeros),
+        error[:, carried.to(error.device)].mean(),
+    )
+    return torch.stack(losses).double().cpu()
 
 
-def _add(curves: _Curves, system: LatentDiffusion, batch: LatentImages, signal: Signal) -> None:
-    size, zeros = len(batch.images), torch.zeros_like(batch.latents)
-    carried = signal.carried.to(batch.latents.device)
-    curves.num_pictures += size
-    for timestep, sums in curves.by_timestep.items():
-        timesteps = torch.full((size,), timestep, device=zeros.device)
-        noisy = system.add_noise(batch.latents, batch.mask, batch.noise, timesteps)
-        noise = system.predict_noise(noisy, timesteps)  # (B, C, h, w)
-        error = (_recover(system, batch, noisy, noise, timestep) - batch.masked).square()
-        sums.squared_error += size * float(error[:, carried].mean())
-        sums.diffusion += size * _noise_loss(system, batch, noise)
-        noisy = system.add_noise(zeros, batch.mask, batch.noise, timesteps)
-        noise = system.predict_noise(noisy, timesteps)
-        sums.zero_latent_diffusion += size * _noise_loss(system, batch, noise)
-
-
-def _noise_loss(system: LatentDiffusion, batch: LatentImages, noise: Tensor) -> float:
+def _noise_loss(system: LatentDiffusion, batch: LatentImages, noise: Tensor) -> Tensor:
     open_only = system.options.open_channels_only and bool(batch.mask.sum() > 0)
-    return float(channel_mean((noise - batch.noise).square(), batch.mask if open_only else None))
+    return channel_mean((noise - batch.noise).square(), batch.mask if open_only else None)
 
 
 def _recover(
@@ -125,34 +137,12 @@ def _recover(
     """The clean masked latents (B, C, h, w) that the predicted noise amounts to."""
     alpha = system.scheduler.alphas_cumprod[timestep].to(noisy.device)
     if system.options.open_channels_only:  # the mask has scaled the noise as well
-        noise = noise * batch.mask[:, :, None, None]
+        noise = noise * append_axes(batch.mask, noise)
     return (noisy - (1 - alpha).sqrt() * noise) / alpha.sqrt()
 
 
-def _level(
-    system: LatentDiffusion, curves: _Curves, signal: Signal, timestep: int, snr_db: float
-) -> LevelLosses:
-    sums, n = curves.by_timestep[timestep], curves.num_pictures
-    return LevelLosses(
-        timestep,
-        snr_db if math.isfinite(snr_db) else None,
-        sums.diffusion / n,
-        sums.zero_latent_diffusion / n,
-        signal.gaussian_loss(float(system.scheduler.alphas_cumprod[timestep])),
-    )
-
-
-def _recovery(curves: _Curves, signal: Signal, ratio: float, timestep: int | None) -> SnrError:
-    linear = 1 / (1 + 10 ** (ratio / 10))
-    if timestep is None:
-        return SnrError(ratio, None, None, linear)
-    squared_error = curves.by_timestep[timestep].squared_error / curves.num_pictures
-    variance = float(signal.variance[signal.carried].mean())
-    return SnrError(ratio, timestep, squared_error / variance, linear)
-
-
-def _notes(snr_db: Tensor, at_ratio: dict[float, int | None]) -> list[str]:
-    missing = [f"{ratio:g}" for ratio, timestep in at_ratio.items() if timestep is None]
+def _notes(recovery: list[SnrError], snr_db: Tensor) -> list[str]:
+    missing = [f"{point.snr_db:g}" for point in recovery if point.timestep is None]
     if not missing:
         return []
     return [
@@ -162,23 +152,18 @@ def _notes(snr_db: Tensor, at_ratio: dict[float, int | None]) -> list[str]:
 
 
 def _summarise(
-    spread: Spread,
-    levels: list[LevelLosses],
-    recovery: list[SnrError],
-    least_snr_db: float,
-    notes: list[str],
+    spread: PictureSums, levels: list[LevelLosses], recovery: list[SnrError], snr_db: Tensor
 ) -> Diagnosis:
-    n = spread.num_pictures
+    least = _finite(snr_db[-1])
     diffusion, zero_latent, gaussian = (
         sum(getattr(level, name) for level in levels) / len(levels)
         for name in ("diffusion_loss", "zero_latent_diffusion_loss", "gaussian_diffusion_loss")
     )
-    mask_mean, masked_std = spread.mask_mean.tolist(), spread.masked.std().tolist()
+    mask_mean, masked_std = spread.mask_mean.tolist(), spread.masked_latents.std().tolist()
     at_zero_db = recovery[0].relative_error
-    least = least_snr_db if math.isfinite(least_snr_db) else None
     evidence = CollapseEvidence(mask_mean, masked_std, diffusion, zero_latent, at_zero_db, least)
     return Diagnosis(
-        num_pictures=n,
+        num_pictures=spread.num_pictures,
         levels=levels,
         recovery=recovery,
         diffusion_loss=diffusion,
@@ -187,13 +172,9 @@ def _summarise(
         latent_std=spread.latents.std().tolist(),
         masked_latent_std=masked_std,
         mask_mean=mask_mean,
-        reconstruction_psnr_db=_psnr_db(spread.squared_error / n),
-        masked_reconstruction_psnr_db=_psnr_db(spread.masked_squared_error / n),
-        least_snr_db=least,
+        reconstruction_psnr_db=to_db(spread.squared_error / spread.num_values),
+        masked_reconstruction_psnr_db=to_db(spread.masked_squared_error / spread.num_values),
         collapse=judge(evidence),
-        notes=notes,
+        notes=_notes(recovery, snr_db),
+        least_snr_db=least,
     )
-
-
-def _psnr_db(squared_error: float) -> float:
-    return psnr_db(max(squared_error, LEAST_SQUARED_ERROR))

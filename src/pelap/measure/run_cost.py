@@ -10,11 +10,15 @@ from pelap.measure.macs import count_call_macs
 from pelap.method.system import LatentDiffusion, latent_shape
 
 
+def num_parameters(*networks: nn.Module | None) -> int:
+    """Parameters of all networks together; None has none."""
+    return sum(p.numel() for part in networks if part is not None for p in part.parameters())
+
+
 def count_parameters(system: LatentDiffusion) -> dict[str, int]:
     """Parameters of each part and of all together."""
-    parts = {"autoencoder": system.autoencoder, "importance": system.importance,
-             "denoiser": system.denoiser}  # fmt: skip
-    counts = {name: _num_parameters(part) for name, part in parts.items()}
+    names = ("autoencoder", "importance", "denoiser")
+    counts = {name: num_parameters(getattr(system, name)) for name in names}
     return counts | {"total": sum(counts.values())}
 
 
@@ -38,18 +42,15 @@ def count_macs(system: LatentDiffusion, config: RunConfig) -> dict[str, int]:
 
 
 def describe(system: LatentDiffusion, config: RunConfig) -> dict[str, Any]:
-    """Parameters, shapes and multiply-accumulates of a config's system."""
+    """Parameters, shapes and multiply-accumulates of a config's system, for `pelap describe`."""
+    size = config.data.size
     return {
         "preset": config.preset,
         "num_parameters": count_parameters(system),
         "shapes": {
-            "image": [3, config.data.size, config.data.size],
+            "image": [3, size, size],
             "latent": list(latent_shape(config)),
             "mask": [config.network.latent_channels],
         },
         "macs": count_macs(system, config),
     }
-
-
-def _num_parameters(part: nn.Module | None) -> int:
-    return sum(p.numel() for p in part.parameters()) if part is not None else 0

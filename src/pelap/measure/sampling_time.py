@@ -25,14 +25,14 @@ MEMORY_STEPS = 4
 
 @dataclass(frozen=True)
 class Seconds:
-    """Of one batch."""
+    """How long a batch took."""
 
     denoising: float
     decoding: float
 
     @property
     def total(self) -> float:
-        """Of both."""
+        """Denoising and decoding."""
         return self.denoising + self.decoding
 
 
@@ -98,8 +98,8 @@ class Sampling:
     def working_memory(self, batch_size: int) -> int:
         """Bytes of tensors that a sampling holds at most, beyond those that there were before.
 
-        On a GPU as torch's allocator counts them; on the CPU likewise, from the profiler's record
-        of every allocation. What other libraries allocate on their own is not in it.
+        On a GPU torch's allocator counts them, on the CPU the profiler, which records every
+        allocation. What other libraries allocate on their own is not in it.
         """
         steps = min(self.steps, MEMORY_STEPS)
         if self.device.type == "cuda":

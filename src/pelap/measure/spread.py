@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pelap.core.axes import append_axes
 from pelap.core.seeding import generator
-from pelap.measure.moments import Moments
+from pelap.measure.picture_sums import PictureSums
 from pelap.method.system import LatentDiffusion, sample_moments
 
 MIN_VARIANCE_SHARE = 0.01
@@ -29,27 +30,8 @@ class LatentImages:
 
     @property
     def masked(self) -> Tensor:
-        """(B, C, h, w)."""
-        return self.latents * self.mask[:, :, None, None]
-
-
-@dataclass
-class Spread:
-    """Sums over the pictures."""
-
-    latents: Moments
-    masked: Moments
-    masks: Tensor
-    """(C,), float64."""
-    num_pictures: int = 0
-    squared_error: float = 0.0
-    """Of decoding the latents, mean over a picture's values."""
-    masked_squared_error: float = 0.0
-
-    @property
-    def mask_mean(self) -> Tensor:
-        """(C,)."""
-        return self.masks / self.num_pictures
+        """Latents as they reach the denoiser, (B, C, h, w)."""
+        return self.latents * append_axes(self.mask, self.latents)
 
 
 @dataclass(frozen=True)
@@ -59,9 +41,9 @@ class Signal:
     std: Tensor
     """Standard deviation beside unit noise, (C,)."""
     variance: Tensor
-    """Of the masked latents, (C,)."""
+    """Variance of the masked latents, (C,)."""
     weights: Tensor
-    """Of the channels in the noise loss, (C,)."""
+    """Weights of the channels in the noise loss, (C,)."""
     carried: Tensor
     """Channels whose variance is not negligible, bool (C,)."""
 
@@ -92,47 +74,36 @@ def encode_all(
         yield LatentImages(images, latents, system.mask(latents).mask, noise)
 
 
-def measure_spread(system: LatentDiffusion, batches: Iterable[LatentImages]) -> Spread:
-    """Gather the sums.
+def measure_spread(system: LatentDiffusion, batches: Iterable[LatentImages]) -> PictureSums:
+    """Go through the batches once: size of the latents, masks, and errors of decoding.
 
     Raises:
         ValueError: If there are no images.
     """
-    spread = None
+    sums = None
     for batch in batches:
-        spread = spread or _no_spread(batch.mask.shape[1])
-        size, images = len(batch.images), batch.images
-        spread.num_pictures += size
-        spread.latents.add(batch.latents)
-        spread.masked.add(batch.masked)
-        spread.masks += batch.mask.sum(dim=0).double().cpu()
-        spread.squared_error += size * _squared_error(system, batch.latents, images)
-        spread.masked_squared_error += size * _squared_error(system, batch.masked, images)
-    if spread is None:
+        sums = sums or PictureSums.zeros(batch.mask.shape[1])
+        decoded, masked_decoded = system.decode(batch.latents), system.decode(batch.masked)
+        sums.add(batch.images, batch.latents, batch.mask, decoded, masked_decoded)
+    if sums is None:
         raise ValueError("There are no images to diagnose the model with.")
-    return spread
+    return sums
 
 
-def _no_spread(num_channels: int) -> Spread:
-    masks = torch.zeros(num_channels, dtype=torch.float64)
-    return Spread(Moments.zeros(num_channels), Moments.zeros(num_channels), masks)
-
-
-def _squared_error(system: LatentDiffusion, latents: Tensor, images: Tensor) -> float:
-    return float((system.decode(latents) - images).square().mean())
-
-
-def find_signal(spread: Spread, open_channels_only: bool) -> Signal:
-    """What there is to recover.
+def find_signal(spread: PictureSums, open_channels_only: bool) -> Signal:
+    """What of the latents can be recovered, and what it is measured against.
 
     Args:
-        spread: Of the latents.
+        spread: From `measure_spread`.
         open_channels_only: Whether the mask scales the noise along with the latents: it then leaves
             their ratio alone, and weighs the channels in the loss.
     """
-    variance = spread.masked.std().square()  # (C,)
+    std, mask_mean = spread.masked_latents.std(), spread.mask_mean  # (C,) each
+    variance = std.square()
     carried = variance >= MIN_VARIANCE_SHARE * variance.max()
+    ones = torch.ones_like(variance)
     if not open_channels_only:
-        return Signal(spread.masked.std(), variance, torch.ones_like(variance), carried)
-    weights = spread.mask_mean if spread.masks.sum() > 0 else torch.ones_like(variance)
-    return Signal(spread.latents.std(), variance, weights, carried)
+        return Signal(std, variance, ones, carried)
+    return Signal(
+        spread.latents.std(), variance, mask_mean if mask_mean.sum() > 0 else ones, carried
+    )

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from pelap.config.run_config import RunConfig
-from pelap.data.pictures import Pictures, to_batch
+from pelap.core.axes import append_axes
+from pelap.data.pictures import Pictures
 from pelap.families.conditioned import Told, tell_classes
-from pelap.measure.moments import Moments
+from pelap.measure.encoded_batches import Batches
+from pelap.measure.picture_sums import PictureSums
 from pelap.method.losses import channel_mean
 from pelap.method.sampling import to_uint8
 from pelap.method.step import make_draws
@@ -19,18 +21,13 @@ NUM_SHOWN = 8
 
 
 @dataclass
-class Measurements:
+class Measurements(PictureSums):
     """Sums over the test pictures."""
 
-    latents: Moments
-    masked_latents: Moments
-    num_pictures: int = 0
     diffusion: float = 0.0
+    """Noise loss with the latents, summed over pictures."""
     zero_latent_diffusion: float = 0.0
-    squared_error: float = 0.0
-    masked_squared_error: float = 0.0
-    masks: list[Tensor] = field(default_factory=list)
-    """(B, C) a batch."""
+    """Noise loss with zeros in their place."""
     reconstructions: list[Tensor] = field(default_factory=list)
     """uint8 (B, 3, H, W) a batch, if they were asked for."""
     shown: dict[str, Tensor] = field(default_factory=dict)
@@ -51,32 +48,23 @@ def measure(
     Latents are sampled as in training. The zero-latent loss uses the same noise and timesteps with
     zeros in the latent's place.
     """
-    channels = config.network.latent_channels
-    sums = Measurements(Moments.zeros(channels), Moments.zeros(channels))
-    batches = torch.arange(len(pictures)).split(config.evaluation.batch_size)
-    for index, indices in enumerate(batches):
-        draws = make_draws(
-            config, len(indices), "validation", index, device, seed=config.evaluation.seed
-        )
-        images = to_batch(pictures.fetch(indices), device, None)  # (B, 3, H, W)
+    sums = Measurements.zeros(config.network.latent_channels)
+    used, everything = config.evaluation, torch.arange(len(pictures))
+    batches = Batches(pictures, everything, used.batch_size, used.seed)
+    for number in range(len(batches)):
+        images, labels = batches.fetch(number, device)  # (B, 3, H, W), (B,)
+        draws = make_draws(config, len(images), "validation", number, device, seed=used.seed)
         latents = system.encode(images, draws.latent_noise).latents  # (B, C, h, w)
         mask = system.mask(latents).mask  # (B, C)
-        masked = latents * mask[:, :, None, None]  # (B, C, h, w)
-        masked_reconstruction = system.decode(masked)  # (B, 3, H, W)
+        masked_reconstruction = system.decode(latents * append_axes(mask, latents))  # (B, 3, H, W)
         reconstruction = masked_reconstruction
         if not system.options.decoder_sees_mask:
             reconstruction = system.decode(latents)  # (B, 3, H, W)
 
-        told = tell_classes(system.denoiser, pictures.labels[indices].to(device))
-        size = len(indices)
-        sums.num_pictures += size
+        sums.add(images, latents, mask, reconstruction, masked_reconstruction)
+        told, size = tell_classes(system.denoiser, labels.to(device)), len(images)
         sums.diffusion += size * _noise_loss(system, latents, mask, draws, told)
         sums.zero_latent_diffusion += size * _noise_loss(system, 0 * latents, mask, draws, told)
-        sums.squared_error += float((reconstruction - images).square().sum())
-        sums.masked_squared_error += float((masked_reconstruction - images).square().sum())
-        sums.latents.add(latents)
-        sums.masked_latents.add(masked)
-        sums.masks.append(mask.cpu())
         if keep_reconstructions:
             sums.reconstructions.append(to_uint8(reconstruction).cpu())
         if not sums.shown:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from pelap.config.run_folder import write_whole
+from pelap.core.records import to_json_dict
 from pelap.measure.diagnosis_record import Diagnosis
 from pelap.report import numbers
 from pelap.report.canvas import (
@@ -180,6 +181,6 @@ def _label(name: str) -> str:
 
 def _as_dicts(diagnoses: Diagnoses) -> dict[str, dict[str, Any]]:
     return {
-        name: found.as_dict() if isinstance(found, Diagnosis) else found
+        name: to_json_dict(found) if isinstance(found, Diagnosis) else found
         for name, found in diagnoses.items()
     }

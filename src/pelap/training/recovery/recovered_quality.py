@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
-from pelap.analysis.decoding import to_db
 from pelap.core.processes import sum_over_processes
 from pelap.core.seeding import generator
 from pelap.measure.encoded_batches import Batches
+from pelap.measure.noise_levels import to_db
 from pelap.method.system import LatentDiffusion
 
 

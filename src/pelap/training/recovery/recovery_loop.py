@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from pelap.config.run_folder import RunFolder, write_whole
 from pelap.core.errors import ConfigError, RunError
+from pelap.core.progress import track
 from pelap.core.seeding import generator
 from pelap.data.pictures import Pictures, epoch_order, to_batch
-from pelap.measure.encoded_batches import track
 from pelap.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from pelap.training.recovery.recovery_losses import (
     Answers,
@@ -116,7 +116,7 @@ def recover(pupil: Pupil, folder: RunFolder) -> None:
         keep_metrics_until(folder, first)
     pupil.accelerator.wait_for_everyone()
     steps = range(first, pupil.settings.steps)
-    for step in track(steps, len(steps), "Recovering"):
+    for step in track(steps, "Recovering"):
         losses = _train_step(training, step)
         _record(training, step + 1, losses)
     training.ema.copy_to(pupil.student.weights)
