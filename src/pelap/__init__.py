@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ImportancePredictor": "pelap.method.importance",
     "LatentDiffusion": "pelap.method.system",
-    "LatentDiffusionPipeline": "pelap.method.sampling",
+    "LatentDiffusionPipeline": "pelap.method.pipeline",
     "PaperAutoencoder": "pelap.method.paper_autoencoder",
     "PaperUNet": "pelap.method.paper_denoiser",
     "RunConfig": "pelap.config.run_config",
@@ -19,7 +19,7 @@ _HOMES = {
     "evaluate_run": "pelap.measure.run_evaluation",
     "get_preset": "pelap.config.presets",
     "load_diagnosable": "pelap.commands.diagnose",
-    "load_pipeline": "pelap.method.sampling",
+    "load_pipeline": "pelap.method.pipeline",
     "resume": "pelap.training.trainer",
     "train": "pelap.training.trainer",
     "write_report": "pelap.report.run_page",

@@ -59,7 +59,7 @@ def test_decoder_sees_latents_before_the_mask():
     assert with_closed_mask.gate.mask.max() < 1e-6
     torch.testing.assert_close(with_open_mask.reconstruction, with_closed_mask.reconstruction)
     zeros = torch.zeros_like(draws.noise)
-    noisy = system.add_noise(zeros, with_open_mask.gate.mask, draws.noise, draws.timesteps)
+    noisy, _ = system.noised(zeros, draws.noise, draws.timesteps, with_open_mask.gate.mask)
     blind = system.predict_noise(noisy, draws.timesteps)
     torch.testing.assert_close(with_closed_mask.prediction, blind, atol=1e-4, rtol=1e-4)
 
@@ -158,7 +158,7 @@ def test_closed_channels_reach_the_denoiser_as_zeros_where_only_open_ones_are_no
     system.gate.harden(2)
     _, draws = images_and_draws(tiny())
     latents = torch.randn_like(draws.noise)
-    noisy = system.add_noise(latents, system.mask(latents).mask, draws.noise, draws.timesteps)
+    noisy, _ = system.noised(latents, draws.noise, draws.timesteps, system.mask(latents).mask)
     assert noisy.abs().sum(dim=(0, 2, 3)).count_nonzero() == 2
 
 
@@ -175,7 +175,7 @@ def test_noise_prediction_is_the_same_from_noise_and_from_velocity():
 
     system.denoiser = Perfect()
     mask = output.gate.mask
-    noisy = system.add_noise(output.latent.latents, mask, draws.noise, draws.timesteps)
+    noisy, _ = system.noised(output.latent.latents, draws.noise, draws.timesteps, mask)
     torch.testing.assert_close(
         system.predict_noise(noisy, draws.timesteps), draws.noise, atol=1e-4, rtol=1e-4
     )

@@ -18,8 +18,9 @@ from pelap.method.losses import absolute_loss, feature_loss
 from pelap.method.step import load_feature_network
 from pelap.method.system import build_system
 from pelap.training.grids import judge_classes
+from pelap.training.preparation import worth_compiling
 from pelap.training.stages import plan_stages
-from pelap.training.trainer import train, worth_compiling
+from pelap.training.trainer import train
 
 
 def test_absolute_loss_is_the_mean_distance():

@@ -15,9 +15,10 @@ from pelap.config.presets import as_baseline
 from pelap.config.run_config import ObjectiveConfig, RunConfig
 from pelap.config.run_folder import RunFolder, write_folder
 from pelap.core.errors import ConfigError, RunError
-from pelap.method.sampling import load_pipeline
-from pelap.method.step import cosine_learning_rate, uses_bf16
+from pelap.method.pipeline import load_pipeline
+from pelap.method.step import uses_bf16
 from pelap.training.checkpoint import is_finished, list_checkpoints
+from pelap.training.schedules import cosine_learning_rate
 from pelap.training.trainer import resume, train
 from two_processes import run_in_two_processes
 
@@ -154,7 +155,7 @@ def test_tensorboard_tracker_writes_events(tiny_config: RunConfig, tmp_path: Pat
 
 
 def test_learning_rate_follows_half_a_cosine(tiny_config: RunConfig):
-    config = tiny_config
+    config = tiny_config.optimizer
     assert cosine_learning_rate(0, 10, config) == pytest.approx(2e-4)
     assert cosine_learning_rate(5, 10, config) == pytest.approx((2e-4 + 1e-5) / 2)
     assert cosine_learning_rate(10, 10, config) == pytest.approx(1e-5)

@@ -104,12 +104,12 @@ def _add(curves: _Curves, system: LatentDiffusion, batch: LatentImages, signal: 
     curves.num_pictures += size
     for timestep, sums in curves.by_timestep.items():
         timesteps = torch.full((size,), timestep, device=zeros.device)
-        noisy = system.add_noise(batch.latents, batch.mask, batch.noise, timesteps)
+        noisy, _ = system.noised(batch.latents, batch.noise, timesteps, batch.mask)
         noise = system.predict_noise(noisy, timesteps)  # (B, C, h, w)
         error = (_recover(system, batch, noisy, noise, timestep) - batch.masked).square()
         sums.squared_error += size * float(error[:, carried].mean())
         sums.diffusion += size * _noise_loss(system, batch, noise)
-        noisy = system.add_noise(zeros, batch.mask, batch.noise, timesteps)
+        noisy, _ = system.noised(zeros, batch.noise, timesteps, batch.mask)
         noise = system.predict_noise(noisy, timesteps)
         sums.zero_latent_diffusion += size * _noise_loss(system, batch, noise)
 

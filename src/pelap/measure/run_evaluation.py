@@ -29,16 +29,10 @@ from pelap.measure.noise_levels import diagnose
 from pelap.measure.quality import QualityPictures, check_metrics, measure_quality
 from pelap.measure.run_cost import count_parameters
 from pelap.measure.test_pass import Measurements, measure
+from pelap.method.borrowing import meet_budget
 from pelap.method.losses import gaussian_diffusion_loss, psnr_db
-from pelap.method.sampling import (
-    SAMPLERS,
-    load_pipeline,
-    meet_budget,
-    read_class_names,
-    sample,
-    to_system,
-    to_uint8,
-)
+from pelap.method.pipeline import load_pipeline, read_class_names, to_system
+from pelap.method.sampling import SAMPLERS, sample, to_uint8
 from pelap.method.system import LatentDiffusion
 from pelap.models.precision import InPrecision, Precision, check_precision
 

@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pelap.core.axes import append_axes
+
 Fill = Literal["zero", "mean", "linear"]
 FILLS: tuple[Fill, ...] = ("zero", "mean", "linear")
 Rotation = Literal["none", "pca", "decoder"]
@@ -56,10 +58,10 @@ class LatentMap:
         return not torch.equal(self.decode, self.encode.T)
 
     def substitute(self, latents: Tensor) -> Tensor:
-        """What the decoder gets in place of latents (B, C, h, w)."""
+        """What the decoder gets in place of latents (B, C, …)."""
         projector = (self.decode @ self.encode).to(latents)  # (C, C)
-        offset = self.offset.to(latents)[:, None, None]
-        return torch.einsum("dc,bchw->bdhw", projector, latents) + offset
+        offset = append_axes(self.offset.to(latents)[None], latents)
+        return torch.einsum("dc,bc...->bd...", projector, latents) + offset
 
 
 def keep_channels(

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pelap.config.run_config import AutoencoderConfig, ObjectiveConfig
+from pelap.core.axes import position_axes
 from pelap.method.system import SystemOutput
 
 LEAST_WEIGHT = 1e-8
@@ -53,7 +54,7 @@ def feature_loss(features: Sequence[Tensor], references: Sequence[Tensor]) -> Te
 
     Args:
         features: Of the reconstruction, (B, C_i, H_i, W_i) a layer.
-        references: Of the original, likewise; no gradient goes to them.
+        references: Of the original, in the same shapes; no gradient goes to them.
 
     Returns:
         Scalar, dimensionless: 0 for equal features, 1 for features of 0.
@@ -71,8 +72,8 @@ def kl_loss(mean: Tensor, logvar: Tensor, weights: Tensor | None = None) -> Tens
     −½·mean(1 + logvar − mean² − exp(logvar)) (Kingma and Welling, arXiv 1312.6114, appendix B).
 
     Args:
-        mean: (B, C, h, w).
-        logvar: (B, C, h, w).
+        mean: (B, C, …).
+        logvar: (B, C, …).
         weights: Weight of each channel in the mean, (B, C); equal without.
 
     Returns:
@@ -85,19 +86,21 @@ def diffusion_loss(prediction: Tensor, target: Tensor, weights: Tensor | None = 
     """Mean squared error of what the denoiser predicts (Ho et al., arXiv 2006.11239, eq. 14).
 
     Args:
-        prediction: (B, C, h, w).
-        target: Noise or velocity, (B, C, h, w).
+        prediction: (B, C, …).
+        target: Noise or velocity, (B, C, …).
         weights: Weight of each channel in the mean, (B, C); equal without.
     """
     return channel_mean((prediction - target).square(), weights)
 
 
 def channel_mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean of (B, C, h, w) with weights (B, C), as constants: no mask can lower it by closing."""
+    """Mean of (B, C, …) with weights (B, C), as constants: no mask can lower it by closing."""
     if weights is None:
         return values.mean()
     weights = weights.detach()
-    return (values.mean(dim=(2, 3)) * weights).sum() / weights.sum().clamp(min=LEAST_WEIGHT)
+    return (values.mean(dim=position_axes(values)) * weights).sum() / weights.sum().clamp(
+        min=LEAST_WEIGHT
+    )
 
 
 def sparsity_loss(mask: Tensor) -> Tensor:

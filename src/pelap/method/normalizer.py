@@ -4,12 +4,13 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
+from pelap.core.axes import append_axes, position_axes
 from pelap.core.processes import mean_over_processes
 from pelap.method.paper_autoencoder import PaperAutoencoder
 
 
 class LatentNormalizer(nn.Module):
-    """Latents (B, C, h, w) ↔ latents of mean 0 and variance 1 in each channel.
+    """Latents (B, C, …) ↔ latents of mean 0 and variance 1 in each channel.
 
     Batch normalisation without affine whose running statistics are used in training too, as
     constants: what is trained is what is deployed, and several processes train like one. The cure
@@ -42,11 +43,12 @@ class LatentNormalizer(nn.Module):
 
     @torch.no_grad()
     def update(self, latents: Tensor) -> None:
-        """Take a batch (B, C, h, w) into the running statistics."""
+        """Take a batch (B, C, …) into the running statistics."""
         values = latents.detach().float()
-        mean = mean_over_processes(values.mean(dim=(0, 2, 3)))  # (C,)
-        deviations = values - mean[:, None, None]
-        var = mean_over_processes(deviations.square().mean(dim=(0, 2, 3)))  # (C,)
+        axes = (0, *position_axes(values))
+        mean = mean_over_processes(values.mean(dim=axes))  # (C,)
+        deviations = values - append_axes(mean[None], values)
+        var = mean_over_processes(deviations.square().mean(dim=axes))  # (C,)
         # The first batches count in full, so that the initial values leave no trace.
         share = max(self.momentum, 1 / (1 + int(self.num_batches)))
         between = share * (1 - share) * (mean - self.mean).square()
@@ -55,14 +57,22 @@ class LatentNormalizer(nn.Module):
         self.num_batches += 1
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Normalised latents (B, C, h, w); in training mode the statistics move first."""
+        """Normalised latents (B, C, …); in training mode the statistics move first."""
         if self.training:
             self.update(latents)
-        return (latents - self.mean[:, None, None]) / self.std[:, None, None]
+        return (latents - self._of(self.mean, latents)) / self._of(self.std, latents)
 
     def inverse(self, latents: Tensor) -> Tensor:
-        """The latents (B, C, h, w) that were normalised."""
-        return latents * self.std[:, None, None] + self.mean[:, None, None]
+        """The latents (B, C, …) that were normalised."""
+        return latents * self._of(self.std, latents) + self._of(self.mean, latents)
+
+    def normalize_logvar(self, logvar: Tensor) -> Tensor:
+        """Log-variances (B, C, …) of the normalised latents."""
+        return logvar - 2 * self._of(self.std.log(), logvar)
+
+    def _of(self, statistic: Tensor, latents: Tensor) -> Tensor:
+        """A statistic (C,) in front of latents (B, C, …)."""
+        return append_axes(statistic[None], latents)
 
 
 def write_statistics(

@@ -22,6 +22,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from pelap.config.run_config import NoiseConfig, ObjectiveConfig, RunConfig
+from pelap.core.axes import append_axes
 from pelap.families.conditioned import (
     ConditionedDenoiser,
     Told,
@@ -145,8 +146,7 @@ class LatentDiffusion(nn.Module):
         distribution = self.autoencoder.encode(images).latent_dist
         mean, logvar = distribution.mean.float(), distribution.logvar.float()
         if self.normalizer is not None:
-            mean = self.normalizer(mean)
-            logvar = logvar - 2 * self.normalizer.std.log()[:, None, None]
+            mean, logvar = self.normalizer(mean), self.normalizer.normalize_logvar(logvar)
         return torch.cat([mean, logvar], dim=1)
 
     def mask(self, latents: Tensor, gate_noise: Tensor | None = None) -> GateOutput:
@@ -168,12 +168,34 @@ class LatentDiffusion(nn.Module):
             latents = self.normalizer.inverse(latents)
         return self.autoencoder.decode(latents).sample.float()
 
-    def add_noise(self, latents: Tensor, mask: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Noisy latents (B, C, h, w) of latents before their mask (B, C)."""
-        weights = mask[:, :, None, None]
-        if self.options.open_channels_only:
-            return weights * self.scheduler.add_noise(latents, noise, timesteps)  # type: ignore[arg-type]
-        return self.scheduler.add_noise(weights * latents, noise, timesteps)  # type: ignore[arg-type]
+    def noised(
+        self, latents: Tensor, noise: Tensor, timesteps: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Latents with noise, and what the denoiser should say of them.
+
+        x_t = √ᾱ·latents + √(1 − ᾱ)·noise (Ho et al., arXiv 2006.11239, eq. 4); the target is the
+        noise, or v = √ᾱ·noise − √(1 − ᾱ)·latents (Salimans and Ho, arXiv 2202.00512). With
+        `open_channels_only` the mask takes noise and latents away, else the latents alone.
+
+        Args:
+            latents: Before their mask, (B, C, …).
+            noise: Standard normal, (B, C, …).
+            timesteps: Integers, (B,).
+            mask: (B, C); None leaves every channel open.
+
+        Returns:
+            x_t and target, (B, C, …) each.
+        """
+        scheduler: Any = self.scheduler
+        weights = None if mask is None else append_axes(mask, latents)
+        if weights is not None and not self.options.open_channels_only:
+            latents = weights * latents
+        noisy = scheduler.add_noise(latents, noise, timesteps)
+        if weights is not None and self.options.open_channels_only:
+            noisy = weights * noisy
+        if not self.predicts_velocity:
+            return noisy, noise
+        return noisy, scheduler.get_velocity(latents, noise, timesteps)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, told: Told | None = None) -> Tensor:
         """What the denoiser says (B, C, h, w) of noisy latents, told so much of each picture."""
@@ -185,7 +207,7 @@ class LatentDiffusion(nn.Module):
         prediction = self.predict(noisy, timesteps, told)
         if not self.predicts_velocity:
             return prediction
-        alphas = self.scheduler.alphas_cumprod.to(noisy.device)[timesteps][:, None, None, None]
+        alphas = append_axes(self.scheduler.alphas_cumprod.to(noisy.device)[timesteps], noisy)
         return alphas.sqrt() * prediction + (1 - alphas).sqrt() * noisy
 
     @property
@@ -221,7 +243,7 @@ class LatentDiffusion(nn.Module):
         if stage != "denoiser":
             seen = latent.latents
             if self.options.decoder_sees_mask:
-                seen = seen * gate.mask[:, :, None, None]
+                seen = seen * append_axes(gate.mask, seen)
             reconstruction = self.decode(seen)  # (B, 3, H, W)
         if stage != "autoencoder":
             prediction, target = self._denoise(latent.latents, gate.mask, draws, told)
@@ -232,16 +254,12 @@ class LatentDiffusion(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         share = self.options.encoder_diffusion_weight
         latents, mask = scale_gradient(latents, share), scale_gradient(mask, share)
-        noisy = self.add_noise(latents, mask, draws.noise, draws.timesteps)
-        prediction = self.predict(noisy, draws.timesteps, told)  # (B, C, h, w)
-        if not self.predicts_velocity:
-            return prediction, draws.noise
-        seen = latents if self.options.open_channels_only else latents * mask[:, :, None, None]
-        target = self.scheduler.get_velocity(seen, draws.noise, draws.timesteps)  # type: ignore[arg-type]
+        noisy, target = self.noised(latents, draws.noise, draws.timesteps, mask)
+        prediction = self.predict(noisy, draws.timesteps, told)  # (B, C, …)
         if not self.is_flow:
             return prediction, target
         # (prediction − target) / s is the error of the flow itself
-        size = flow_size(draws.timesteps).to(noisy)[:, None, None, None]
+        size = append_axes(flow_size(draws.timesteps).to(noisy), noisy)
         return prediction / size, target / size
 
 

@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import write_whole
+from pelap.core.progress import track
 from pelap.data.pictures import Pictures, to_batch
 from pelap.method.step import uses_bf16
 from pelap.method.system import LatentDiffusion, latent_shape
@@ -107,15 +106,7 @@ def _encoded(
     device = next(system.parameters()).device
     use_bf16 = uses_bf16(config.run.precision, device)
     size = config.evaluation.batch_size
-    console = Console(stderr=True)
-    starts = track(
-        range(0, len(pictures), size),
-        "Caching latents",
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    for start in starts:
+    for start in track(range(0, len(pictures), size), "Caching latents", size):
         indices = torch.arange(start, min(start + size, len(pictures)))
         fetched = pictures.fetch(indices)
         for flip in range(1 + with_flips):

@@ -64,8 +64,8 @@ class Teacher:
     """To those of the teacher's denoiser."""
 
     def to_student(self, latents: Tensor) -> Tensor:
-        """The student's latents (B, K, h, w), or noise, or velocities, of the teacher's."""
-        return torch.einsum("kc,bchw->bkhw", self.encode.to(latents), latents)
+        """The student's latents (B, K, …), or noise, or velocities, of the teacher's."""
+        return torch.einsum("kc,bc...->bk...", self.encode.to(latents), latents)
 
 
 def make_student(model: LoadedModel, parts: Parts, image: Tensor) -> Student:

@@ -79,18 +79,18 @@ def _blocks(unet: Any) -> list[str]:
     return [*found, *(["mid_block"] if unet.mid_block is not None else [])]
 
 
-def feature_loss(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+def relative_feature_loss(given: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
     """Mean over blocks of the squared error relative to the variance of what is wanted.
 
     As feature distillation of narrower denoisers does (Kim et al., arXiv 2305.15798), made
     scale-free.
 
     Args:
-        found: The student's features, (B, D, h, w) each.
+        given: The student's features, (B, D, …) each.
         wanted: The teacher's at the same places.
     """
     losses = [
-        (one - other).square().mean() / other.var(correction=0).clamp(min=1e-12)
-        for one, other in zip(found, wanted, strict=True)
+        (ours - theirs).square().mean() / theirs.var(correction=0).clamp(min=1e-12)
+        for ours, theirs in zip(given, wanted, strict=True)
     ]
     return torch.stack(losses).mean()
