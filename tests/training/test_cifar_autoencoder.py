@@ -112,14 +112,14 @@ def test_the_rate_is_constant_and_then_falls(tiny_config: RunConfig):
         tiny_config, optimizer=optimizer, run=replace(tiny_config.run, epochs=5, denoiser_epochs=3)
     )
     first, second = plan_stages(config, 10)
-    rates = [first.learning_rate(step, config, 10) for step in range(50)]
+    rates = [first.learning_rate(step, optimizer, 10) for step in range(50)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4:31] == [1.0] * 27
     assert rates[31:] == pytest.approx([0.2 + 0.8 * left / 20 for left in range(19, 0, -1)])
-    assert second.learning_rate(50, config, 10) == 0.25
+    assert second.learning_rate(50, optimizer, 10) == 0.25
     longer = replace(config, run=replace(config.run, epochs=9))
     (unchanged, _) = plan_stages(longer, 10)
-    assert [unchanged.learning_rate(step, longer, 10) for step in range(31)] == rates[:31]
+    assert [unchanged.learning_rate(step, longer.optimizer, 10) for step in range(31)] == rates[:31]
 
 
 def test_levels_survive_the_config_file(tmp_path: Path):
