@@ -31,7 +31,7 @@ from pelap.training.recovery.student import (
     round_weights,
     why_left,
 )
-from pelap.training.recovery.student_training import StudentTraining, begin, recover
+from pelap.training.recovery.student_training import StudentTraining, begin, train_student
 from pelap.training.recovery.taps import find_taps
 
 BATCH_SIZE = 32
@@ -97,7 +97,7 @@ def recover_model(
     folder = working_folder(output)
     begin(training, folder, described | {"flip": training.flip, "num_train": len(splits.train)})
     before = measure_quality(training.student.system, batches, "Measuring")
-    recover(training, folder)
+    train_student(training, folder)
     round_weights(training.student, model)
     after = measure_quality(training.student.system, batches, "Measuring")
     record = _record(settings, before, after, len(indices), described)

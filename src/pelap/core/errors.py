@@ -1,6 +1,11 @@
 """Mistakes a user can make and mend. The command line prints them in one line and exits 2."""
 
 
+def in_one_line(error: BaseException, most: int = 200) -> str:
+    """What an error of a library says, without line breaks and at most so many characters."""
+    return " ".join(str(error).split())[:most]
+
+
 class PelapError(Exception):
     """Base of every error that names a value, what was expected, and what to do."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 
 from pelap.config.run_config import RunConfig
-from pelap.core.errors import ConfigError
+from pelap.core.errors import ConfigError, in_one_line
 from pelap.families.conditioned import bare
 from pelap.method.gates import NestedGate
 from pelap.method.normalizer import fold_normalizer, read_statistics
@@ -93,7 +93,7 @@ def begin_with(system: LatentDiffusion, path: Path, *, autoencoder: bool, denois
         try:
             ours.load_state_dict(theirs.state_dict())
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = in_one_line(error)
             raise ConfigError(f"--run.begin-with {path} has other weights ({reason}).") from error
     if autoencoder and system.normalizer is not None and source.normalizer is not None:
         system.normalizer.num_batches.fill_(SETTLED)

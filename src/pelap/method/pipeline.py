@@ -18,13 +18,14 @@ from torch import Tensor
 
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder
-from pelap.core.errors import RunError
+from pelap.core.errors import RunError, in_one_line
 from pelap.families.conditioned import ConditionedDenoiser, bare, class_condition, tell_classes
+from pelap.method.forward_process import build_scheduler
 from pelap.method.gates import Gate
 from pelap.method.importance import ImportancePredictor
 from pelap.method.normalizer import fold_normalizer, read_statistics, write_statistics
 from pelap.method.sampling import build_sampler, denoise, flow_sampler, kept_channels, to_uint8
-from pelap.method.system import Autoencoder, Denoiser, LatentDiffusion, build_scheduler
+from pelap.method.system import Autoencoder, Denoiser, LatentDiffusion
 
 
 class LatentDiffusionPipeline(DiffusionPipeline):
@@ -143,28 +144,24 @@ def to_system(
     pipeline: LatentDiffusionPipeline | DiTPipeline, config: RunConfig
 ) -> LatentDiffusion:
     """The pipeline's parts as the system of a run with that config; shares the weights."""
-    is_flow = config.noise.process == "flow"
+    importance = gate = None
+    denoiser: Any
     if isinstance(pipeline, DiTPipeline):
-        condition = class_condition(pipeline.transformer, is_flow=is_flow)
-        return LatentDiffusion(
-            pipeline.vae,
-            ConditionedDenoiser(pipeline.transformer, condition),
-            None,
-            None,
-            build_scheduler(config.noise),
-            read_statistics(pipeline.vae),
-            config.objective,
-        )
-    denoiser: Any = pipeline.denoiser
-    if config.network.num_classes:
-        denoiser = ConditionedDenoiser(denoiser, class_condition(denoiser, is_flow=is_flow))
+        autoencoder, denoiser = pipeline.vae, pipeline.transformer
+        scheduler = build_scheduler(config.noise)
+    else:
+        autoencoder, denoiser = pipeline.autoencoder, pipeline.denoiser
+        importance, gate, scheduler = pipeline.importance, pipeline.gate, pipeline.scheduler
+    if config.network.num_classes or isinstance(pipeline, DiTPipeline):
+        condition = class_condition(denoiser, is_flow=config.noise.process == "flow")
+        denoiser = ConditionedDenoiser(denoiser, condition)
     return LatentDiffusion(
-        pipeline.autoencoder,
+        autoencoder,
         denoiser,
-        pipeline.importance,
-        pipeline.gate,
-        pipeline.scheduler,
-        read_statistics(pipeline.autoencoder),
+        importance,
+        gate,
+        scheduler,
+        read_statistics(autoencoder),
         config.objective,
     )
 
@@ -218,9 +215,7 @@ def _load_silently(kind: Any, folder: Path) -> Any:
     try:
         return kind.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise RunError(
-            f"{folder} cannot be loaded: {' '.join(str(error).split())[:200]}"
-        ) from error
+        raise RunError(f"{folder} cannot be loaded: {in_one_line(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
         logging.enable_progress_bar()

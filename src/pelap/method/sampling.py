@@ -44,8 +44,7 @@ def flow_sampler() -> DPMSolverMultistepScheduler:
 
 
 def kept_channels(gate: Gate | None) -> Tensor | None:
-    """Zeros and ones (C,), the channels that a static gate leaves open; None where there is no one
-    set."""
+    """Zeros and ones (C,), the channels that a gate leaves open; None where pictures differ."""
     if gate is None or gate.adaptive:
         return None
     if gate.is_hard:
@@ -98,7 +97,10 @@ def denoise(
 def _predictor(
     denoiser: Any, sampler: Any, told: Told | None, guidance: float
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """What the sampler asks at each step; one that knows flows asks the flow itself."""
+    """What the sampler asks at each step, of noisy latents (B, C, …) and a timestep.
+
+    A sampler that knows flows asks a flow model for its own prediction, not for v.
+    """
     knows_flows = getattr(sampler, "config", {}).get("use_flow_sigmas")
     is_native = knows_flows and hasattr(denoiser, "native")
 

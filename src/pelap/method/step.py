@@ -40,8 +40,7 @@ class StepOutput:
 
     def figures(self) -> dict[str, float | list[float]]:
         """What a line of metrics says of it: the losses and the mean mask."""
-        losses = {name: float(value) for name, value in self.losses.named().items()}
-        return {**losses, "mask_mean": self.mask_mean.tolist()}
+        return {**self.losses.figures(), "mask_mean": self.mask_mean.tolist()}
 
     def masked_latent_std(self) -> Tensor:
         """Standard deviation of each channel of the masked latents, (C,)."""
@@ -49,14 +48,13 @@ class StepOutput:
 
     def to_vector(self) -> Tensor:
         """All numbers in one tensor, detached, to be averaged."""
-        losses = torch.stack([value.detach() for value in self.losses.named().values()])
-        return torch.cat([losses, self.mask_mean, self.masked_mean, self.masked_square])
+        means = (self.mask_mean, self.masked_mean, self.masked_square)
+        return torch.cat([self.losses.to_vector(), *means])
 
     def from_vector(self, values: Tensor) -> "StepOutput":
         """The numbers of `to_vector`, in the shape of this output."""
-        names = list(self.losses.named())
-        losses = Losses(**dict(zip(names, values, strict=False)))
-        return StepOutput(losses, *values[len(names) :].chunk(3))
+        num = len(self.losses.named())
+        return StepOutput(self.losses.from_vector(values[:num]), *values[num:].chunk(3))
 
 
 def make_draws(

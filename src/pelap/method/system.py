@@ -13,7 +13,7 @@ before the mask, the noise enters closed channels too, and the diffusion loss tr
 through the mask. Each is an option of `ObjectiveConfig`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -21,16 +21,11 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
-from pelap.config.run_config import NoiseConfig, ObjectiveConfig, RunConfig
+from pelap.config.run_config import ObjectiveConfig, RunConfig
 from pelap.core.axes import append_axes
-from pelap.families.conditioned import (
-    ConditionedDenoiser,
-    Told,
-    class_condition,
-    flow_alphas_cumprod,
-    flow_size,
-)
+from pelap.families.conditioned import ConditionedDenoiser, Told, class_condition, flow_size
 from pelap.method.build_networks import build_networks
+from pelap.method.forward_process import build_scheduler
 from pelap.method.gates import Gate, GateOutput, build_gate
 from pelap.method.importance import ImportancePredictor
 from pelap.method.normalizer import LatentNormalizer
@@ -51,9 +46,9 @@ class Draws:
     """The random numbers of one batch."""
 
     latent_noise: Tensor
-    """Standard normal (B, C, h, w), for the reparametrised latents."""
+    """Standard normal (B, C, …), for the reparametrised latents."""
     noise: Tensor
-    """Standard normal (B, C, h, w), what is mixed into the latents."""
+    """Standard normal (B, C, …), what is mixed into the latents."""
     timesteps: Tensor
     """Integers (B,) in [0, num_timesteps)."""
     gate_noise: Tensor
@@ -63,13 +58,7 @@ class Draws:
 
     def part(self, index: slice) -> "Draws":
         """The draws of some of the batch's samples."""
-        return Draws(
-            self.latent_noise[index],
-            self.noise[index],
-            self.timesteps[index],
-            self.gate_noise[index],
-            self.condition_drops[index],
-        )
+        return Draws(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -77,11 +66,11 @@ class LatentBatch:
     """What the encoder made of a batch of images."""
 
     mean: Tensor
-    """(B, C, h, w), of the encoder's distribution."""
+    """(B, C, …), of the encoder's distribution."""
     logvar: Tensor
-    """(B, C, h, w), likewise."""
+    """(B, C, …), of the same distribution."""
     latents: Tensor
-    """A draw of that distribution, normalised where there is a normaliser, (B, C, h, w)."""
+    """A draw of that distribution, normalised where there is a normaliser, (B, C, …)."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +82,9 @@ class SystemOutput:
     reconstruction: Tensor | None
     """(B, 3, H, W) in [-1, 1]."""
     prediction: Tensor | None
-    """What the denoiser said, (B, C, h, w)."""
+    """What the denoiser said, (B, C, …)."""
     target: Tensor | None
-    """What it should have said, (B, C, h, w)."""
+    """What it should have said, (B, C, …)."""
     features: tuple[list[Tensor], list[Tensor]] | None = None
     """Of the reconstruction and of the original, by layer of a network that compares them."""
 
@@ -133,37 +122,32 @@ class LatentDiffusion(nn.Module):
         self.options = options or ObjectiveConfig()
 
     def encode(self, images: Tensor, latent_noise: Tensor) -> LatentBatch:
-        """Latents (B, C, H/4, W/4) of images (B, 3, H, W) in [-1, 1]."""
-        distribution = self.autoencoder.encode(images).latent_dist
-        mean, logvar = distribution.mean.float(), distribution.logvar.float()
+        """Latents (B, C, …) of images (B, 3, H, W) in [-1, 1]."""
+        mean, logvar = self._moments(images)
         latents = mean + torch.exp(0.5 * logvar) * latent_noise
         if self.normalizer is not None:
             latents = self.normalizer(latents)
         return LatentBatch(mean, logvar, latents)
 
     def encode_moments(self, images: Tensor) -> Tensor:
-        """Normalised means and log-variances (B, 2C, H/4, W/4) of images (B, 3, H, W)."""
-        distribution = self.autoencoder.encode(images).latent_dist
-        mean, logvar = distribution.mean.float(), distribution.logvar.float()
+        """Normalised means and log-variances (B, 2C, …) of images (B, 3, H, W)."""
+        mean, logvar = self._moments(images)
         if self.normalizer is not None:
             mean, logvar = self.normalizer(mean), self.normalizer.normalize_logvar(logvar)
         return torch.cat([mean, logvar], dim=1)
 
+    def _moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        distribution = self.autoencoder.encode(images).latent_dist
+        return distribution.mean.float(), distribution.logvar.float()
+
     def mask(self, latents: Tensor, gate_noise: Tensor | None = None) -> GateOutput:
-        """Mask (B, C) of latents (B, C, h, w)."""
+        """Mask (B, C) of latents (B, C, …)."""
         if self.importance is None or self.gate is None:
             return GateOutput(mask=latents.new_ones(latents.shape[:2]))
         return self.gate(self.importance(latents), gate_noise)
 
-    @torch.no_grad()
-    def final_mask(self, latents: Tensor) -> GateOutput:
-        """Mask (B, C) of a gate that has finished learning, also in training mode."""
-        if self.gate is not None:
-            self.gate.eval()
-        return self.mask(latents)
-
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] of latents (B, C, h, w)."""
+        """Images (B, 3, H, W) in [-1, 1] of latents (B, C, …)."""
         if self.normalizer is not None:
             latents = self.normalizer.inverse(latents)
         return self.autoencoder.decode(latents).sample.float()
@@ -198,12 +182,12 @@ class LatentDiffusion(nn.Module):
         return noisy, scheduler.get_velocity(latents, noise, timesteps)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, told: Told | None = None) -> Tensor:
-        """What the denoiser says (B, C, h, w) of noisy latents, told so much of each picture."""
+        """What the denoiser says (B, C, …) of noisy latents, told so much of each picture."""
         told_too = (told,) if told is not None else ()
         return self.denoiser(noisy, timesteps, *told_too).sample.float()
 
     def predict_noise(self, noisy: Tensor, timesteps: Tensor, told: Told | None = None) -> Tensor:
-        """The denoiser's guess (B, C, h, w) of the noise in noisy latents, whatever it predicts."""
+        """The denoiser's guess (B, C, …) of the noise in noisy latents, whatever it predicts."""
         prediction = self.predict(noisy, timesteps, told)
         if not self.predicts_velocity:
             return prediction
@@ -228,16 +212,19 @@ class LatentDiffusion(nn.Module):
 
         Args:
             inputs: Images (B, 3, H, W) in [-1, 1]; in stage "denoiser" the normalised moments of
-                cached latents, (B, 2C, h, w).
+                cached latents, (B, 2C, …).
             draws: Random numbers.
             stage: What is trained.
             told: What the denoiser is told of each picture, see `tell_classes`.
         """
         if stage == "denoiser":
-            latent = sample_moments(inputs, draws.latent_noise)
-            gate = self.final_mask(latent.latents)
+            latent = sample_moments(inputs, draws.latent_noise)  # latents (B, C, …)
+            if self.gate is not None:
+                self.gate.eval()  # it has finished learning
+            with torch.no_grad():
+                gate = self.mask(latent.latents)  # mask (B, C)
         else:
-            latent = self.encode(inputs, draws.latent_noise)  # latents (B, C, h, w)
+            latent = self.encode(inputs, draws.latent_noise)  # latents (B, C, …)
             gate = self.mask(latent.latents, draws.gate_noise)  # mask (B, C)
         reconstruction = prediction = target = None
         if stage != "denoiser":
@@ -271,35 +258,9 @@ def scale_gradient(tensor: Tensor, share: float) -> Tensor:
 
 
 def sample_moments(moments: Tensor, latent_noise: Tensor) -> LatentBatch:
-    """Latents drawn from cached moments (B, 2C, h, w): means, then log-variances."""
-    mean, logvar = moments.chunk(2, dim=1)  # (B, C, h, w) each
+    """Latents drawn from cached moments (B, 2C, …): means, then log-variances."""
+    mean, logvar = moments.chunk(2, dim=1)  # (B, C, …) each
     return LatentBatch(mean, logvar, mean + torch.exp(0.5 * logvar) * latent_noise)
-
-
-def flow_process() -> DDPMScheduler:
-    """The forward process of a flow as `ConditionedDenoiser` shows it."""
-    alphas = flow_alphas_cumprod()
-    betas = 1 - alphas / torch.cat([torch.ones(1), alphas[:-1]])
-    return DDPMScheduler(
-        len(betas),
-        trained_betas=betas.tolist(),
-        prediction_type="v_prediction",
-        clip_sample=False,
-    )
-
-
-def build_scheduler(config: NoiseConfig) -> DDPMScheduler:
-    """The forward process as a diffusers scheduler. Latents are unbounded: no clipping."""
-    if config.process == "flow":
-        return flow_process()
-    return DDPMScheduler(
-        num_train_timesteps=config.num_timesteps,
-        beta_start=config.beta_start,
-        beta_end=config.beta_end,
-        beta_schedule=config.beta_schedule,
-        clip_sample=False,
-        prediction_type=config.prediction,
-    )
 
 
 def build_system(config: RunConfig) -> LatentDiffusion:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pelap.config.run_folder import RunFolder, write_folder
-from pelap.core.errors import RunError
+from pelap.core.errors import RunError, in_one_line
 from pelap.training.metric_lines import whole_lines
 from pelap.training.stages import plan_stages
 
@@ -111,9 +111,9 @@ def load_checkpoint(path: Path, state: TrainingState) -> int:
                 parameter.copy_(shadow[str(i)])
             state.ema.optimization_step = values["ema_steps"]
     except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
         raise RunError(
-            f"Checkpoint {path} cannot be resumed ({reason}): remove it to use an older one."
+            f"Checkpoint {path} cannot be resumed ({in_one_line(error)}): remove it to use an "
+            "older one."
         ) from error
     return values["step"]
 

@@ -19,7 +19,7 @@ from pelap.method.system import Draws, LatentDiffusion
 from pelap.training.grids import draw_classes, judge_classes
 from pelap.training.loop import Loop, Objective, reduced
 from pelap.training.stages import StagePlan
-from pelap.training.training_batches import StageBatches, StageInputs, draw_pictures, share_of
+from pelap.training.training_batches import StageInputs, draw_pictures, share_of
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,13 @@ class StageObjective(Objective):
     Args:
         parts: Of the run.
         plan: Of the stage.
-        batches: Of the stage.
+        train: What it trains on.
+        test: What it is validated on.
     """
 
-    def __init__(self, parts: RunParts, plan: StagePlan, batches: StageBatches):
-        self.parts, self.plan, self.batches = parts, plan, batches
+    def __init__(self, parts: RunParts, plan: StagePlan, train: StageInputs, test: StageInputs):
+        self.parts, self.plan = parts, plan
+        self.train, self.test = train, test
         self.config = parts.config
         self.stage = plan.stage
         rate = self.config.optimizer.learning_rate
@@ -67,19 +69,14 @@ class StageObjective(Objective):
     def forward(self, step: int) -> StepOutput:
         self._follow_budget(step)
         data, seed = self.config.data, self.config.run.seed
-        indices, flips = draw_pictures(
-            step, len(self.parts.splits.train), data.batch_size, seed, flip=data.flip
-        )
-        draws = self._draws(data.batch_size, "draws", step)
         share = share_of(self.parts.accelerator, data.batch_size)
-        self.parts.model.train()
-        return self._losses(
-            self.batches.train,
-            indices[share],
-            draws.part(share),
-            flips=None if flips is None else flips[share],
-            drops=draws.condition_drops[share],
+        num_pictures = len(self.parts.splits.train)
+        indices, flips = draw_pictures(
+            step, num_pictures, data.batch_size, seed, flip=data.flip, share=share
         )
+        draws = self._draws(data.batch_size, "draws", step).part(share)
+        self.parts.model.train()
+        return self._losses(self.train, indices, draws, flips=flips, drops=draws.condition_drops)
 
     def is_logged(self, done: int) -> bool:
         return done % self.config.run.log_every == 0 or self._ends_epoch(done)
@@ -172,7 +169,7 @@ class StageObjective(Objective):
             if len(part) == 0:
                 continue
             draws = self._draws(len(indices), "validation", index)
-            output = self._losses(self.batches.test, part, draws.part(share))
+            output = self._losses(self.test, part, draws.part(share))
             total = total + len(part) * output.to_vector()
         assert output is not None
         return output.from_vector(reduced(accelerator, total, "sum") / num_pictures)
@@ -185,7 +182,10 @@ class StageObjective(Objective):
         drawn.save_grid(path)
         names = self.parts.splits.train.class_names
         accuracy = judge_classes(drawn.pictures, drawn.labels, names)
-        loop.tracker.record_samples(done, self._epoch(done), path, len(drawn.labels), accuracy)
+        num, shown = len(drawn.labels), str(path.relative_to(loop.folder.path))
+        fields = {"grid": shown, "num_samples": num, "class_accuracy_resnet20": accuracy}
+        judged = "" if accuracy is None else f" · the asked class in {accuracy:.1%} of {num}"
+        loop.tracker.record_event("samples", done, self._epoch(done), fields, shown + judged)
 
     def _watch_for_collapse(self, loop: Loop, done: int, output: StepOutput) -> None:
         masks, deviations = output.mask_mean.tolist(), output.masked_latent_std().tolist()
@@ -193,7 +193,9 @@ class StageObjective(Objective):
         if verdict.verdict not in ("shrunken", "collapsed"):
             return
         if not loop.folder.metrics("event"):
-            loop.tracker.record_event(done, self._epoch(done), verdict)
+            words, epoch = f"{verdict.verdict}: {verdict.reasons[0]}", self._epoch(done)
+            fields = {"verdict": verdict.verdict, "reasons": verdict.reasons}
+            loop.tracker.record_event("event", done, epoch, fields, words, "bold red")
         if self.config.run.on_collapse == "stop":
             loop.save(done, is_last=False)
             refuse_collapsed(loop.folder)

@@ -3,14 +3,12 @@
 import json
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from pelap.config.run_folder import RunFolder
 from pelap.core.progress import ProgressBar
-from pelap.measure.collapse import CollapseVerdict
 
 SHOWN = {
     "total_loss": "loss",
@@ -95,38 +93,34 @@ class Tracker:
         if split == "validation":
             self.bar.print(f"{self.label} · epoch {epoch:g} · step {step} · {words}")
 
-    def record_samples(
-        self, step: int, epoch: float, grid: Path, num_samples: int, accuracy: float | None
+    def record_event(
+        self,
+        split: str,
+        step: int,
+        epoch: float,
+        fields: dict[str, Any],
+        words: str,
+        style: str | None = None,
     ) -> None:
-        """Write down, and say, what samples were drawn and in how many a judge sees their class.
+        """Write down, and say, what happened beside the training.
 
         Args:
+            split: "samples" or "event".
             step: Optimiser steps done.
             epoch: Passes over the training pictures done.
-            grid: The PNG.
-            num_samples: Of all classes together.
-            accuracy: In [0, 1]; None where there is no judge.
+            fields: What metrics.jsonl says of it; an accelerate tracker gets its floats.
+            words: The same in words.
+            style: Of the words at a terminal.
         """
-        shown = str(grid.relative_to(self.folder.path))
-        figures = {"num_samples": num_samples, "class_accuracy_resnet20": accuracy}
-        self._write({"split": "samples", "step": step, "epoch": epoch, "grid": shown, **figures})
-        words = f"{self.label} · epoch {epoch:g} · {shown}"
-        if accuracy is not None:
-            words += f" · the asked class in {accuracy:.1%} of {num_samples}"
-            self._log("samples", {"class_accuracy_resnet20": accuracy}, step)
-        self.bar.print(words)
-
-    def record_event(self, step: int, epoch: float, verdict: CollapseVerdict) -> None:
-        """Write down, and say, that the model was seen to be shrunken or collapsed."""
         if not self.accelerator.is_main_process:
             return
-        where = {"split": "event", "step": step, "epoch": epoch}
-        self._write({**where, "verdict": verdict.verdict, "reasons": verdict.reasons})
-        line = f"{self.label} · epoch {epoch:g} · {verdict.verdict}: {verdict.reasons[0]}"
-        self.bar.print(line, style="bold red")
+        self._write({"split": split, "step": step, "epoch": epoch, **fields})
+        scalars = {name: value for name, value in fields.items() if isinstance(value, float)}
+        self._log(split, scalars, step)
+        self.bar.print(f"{self.label} · epoch {epoch:g} · {words}", style)
 
     def _log(self, split: str, scalars: dict[str, float], step: int) -> None:
-        if self.accelerator.trackers:
+        if scalars and self.accelerator.trackers:
             self.accelerator.log({f"{split}/{k}": v for k, v in scalars.items()}, step=step)
 
     def _write(self, line: dict[str, Any]) -> None:

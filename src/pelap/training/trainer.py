@@ -23,7 +23,7 @@ from pelap.training.preparation import prepare
 from pelap.training.stage_objective import RunParts, StageObjective, refuse_collapsed
 from pelap.training.stages import StagePlan, plan_stages
 from pelap.training.tracking import Tracker
-from pelap.training.training_batches import batches_of
+from pelap.training.training_batches import stage_inputs
 
 
 def train(config: RunConfig, output: Path) -> RunFolder:
@@ -117,11 +117,11 @@ def _run_stages(parts: RunParts, loop: Loop, plans: Sequence[StagePlan]) -> None
     config, first = parts.config, loop.tracker.steps.start
     for plan in plans:
         if first < plan.last_step:
-            batches = batches_of(
+            train_inputs, test_inputs = stage_inputs(
                 plan.stage, config, parts.splits, parts.system, loop.folder, loop.accelerator
             )
             steps = range(max(first, plan.first_step), plan.last_step)
-            loop.run(StageObjective(parts, plan, batches), steps)
+            loop.run(StageObjective(parts, plan, train_inputs, test_inputs), steps)
 
 
 def _flat(config: RunConfig) -> dict[str, str]:

@@ -46,43 +46,24 @@ class StageInputs:
         return tell_classes(self.denoiser, self.pictures.labels[indices].to(self.device), drops)
 
 
-@dataclass(frozen=True)
-class StageBatches:
-    """What a stage trains on and what it is validated on."""
-
-    train: StageInputs
-    test: StageInputs
-
-
-def batches_of(
+def stage_inputs(
     stage: Stage,
     config: RunConfig,
     splits: Splits,
     system: LatentDiffusion,
     folder: RunFolder,
     accelerator: Accelerator,
-) -> StageBatches:
-    """The batches of a stage; for the denoiser's, its latents are cached first."""
-    cached: list[CachedLatents | None] = [None, None]
+) -> tuple[StageInputs, StageInputs]:
+    """What a stage trains on and is validated on; for the denoiser's, latents are cached first."""
+    train = test = None
     if stage == "denoiser":
-        shared = config.run.latent_cache
+        shared, flip = config.run.latent_cache, config.data.flip
         cache = Path(shared) if shared is not None else folder.latents
         with accelerator.local_main_process_first():
-            cached = [
-                cache_latents(system, pictures, cache, name, config, with_flips=flips)
-                for pictures, name, flips in (
-                    (splits.train, "train", config.data.flip),
-                    (splits.test, "test", False),
-                )
-            ]
-    return StageBatches(
-        *(
-            StageInputs(
-                pictures, system.denoiser, accelerator.device, config.run.channels_last, latents
-            )
-            for pictures, latents in zip((splits.train, splits.test), cached, strict=True)
-        )
-    )
+            train = cache_latents(system, splits.train, cache, "train", config, with_flips=flip)
+            test = cache_latents(system, splits.test, cache, "test", config, with_flips=False)
+    rest = (system.denoiser, accelerator.device, config.run.channels_last)
+    return StageInputs(splits.train, *rest, train), StageInputs(splits.test, *rest, test)
 
 
 def share_of(accelerator: Accelerator, size: int) -> slice:
@@ -93,22 +74,23 @@ def share_of(accelerator: Accelerator, size: int) -> slice:
 
 
 def draw_pictures(
-    step: int, num_pictures: int, batch_size: int, seed: int, *, flip: bool
+    step: int, num_pictures: int, batch_size: int, seed: int, *, flip: bool, share: slice
 ) -> tuple[Tensor, Tensor | None]:
-    """Which pictures a step shows, and which of them mirrored, the same in every process.
+    """Which pictures a step shows this process, and which of them mirrored.
 
     Args:
         step: From 0.
         num_pictures: To train on, each once an epoch but for the last that fill no batch.
-        batch_size: B, over all processes.
+        batch_size: Pictures a step, over all processes.
         seed: Of order and mirroring.
         flip: Whether to mirror half of them at random.
+        share: This process's part of the batch.
 
     Returns:
         Indices, int64 (B,), and mirrored or not, bool (B,) or None for none.
     """
     epoch, index = divmod(step, num_pictures // batch_size)
-    indices = epoch_order(num_pictures, seed, epoch)[index * batch_size :][:batch_size]
+    indices = epoch_order(num_pictures, seed, epoch)[index * batch_size :][:batch_size][share]
     if not flip:
         return indices, None
-    return indices, torch.rand(batch_size, generator=generator(seed, "flips", step)) < 0.5
+    return indices, torch.rand(batch_size, generator=generator(seed, "flips", step))[share] < 0.5

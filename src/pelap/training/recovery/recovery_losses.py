@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from pelap.core.seeding import generator
 from pelap.families.conditioned import bare
+from pelap.method.losses import LossTerms
 from pelap.method.system import LatentDiffusion, sample_moments
 from pelap.training.recovery.student import Student, Teacher
 from pelap.training.recovery.taps import Listener, relative_feature_loss
@@ -39,31 +40,14 @@ class RecoveryBatch:
 
 
 @dataclass(frozen=True)
-class RecoveryLosses:
-    """The terms before their weights, and the weighted total. Scalars; None where there is none."""
+class RecoveryLosses(LossTerms):
+    """The terms of a recovery, see `recovery_losses`."""
 
-    total_loss: Tensor
     reconstruction_loss: Tensor | None = None
     teacher_reconstruction_loss: Tensor | None = None
     noise_loss: Tensor | None = None
     teacher_noise_loss: Tensor | None = None
     feature_loss: Tensor | None = None
-
-    def named(self) -> dict[str, Tensor]:
-        """The terms there are, by name, detached."""
-        return {name: value.detach() for name, value in vars(self).items() if value is not None}
-
-    def to_vector(self) -> Tensor:
-        """All of them in one tensor, detached, to be averaged."""
-        return torch.stack(list(self.named().values()))
-
-    def from_vector(self, values: Tensor) -> "RecoveryLosses":
-        """The numbers of `to_vector`, by the names of these losses."""
-        return RecoveryLosses(**dict(zip(self.named(), values, strict=True)))
-
-    def figures(self) -> dict[str, float | list[float]]:
-        """What a line of metrics says of them."""
-        return {name: float(value) for name, value in self.named().items()}
 
 
 class StudentOutput(NamedTuple):
@@ -188,16 +172,13 @@ def recovery_losses(
     features = None
     if output.features is not None and batch.teacher_features is not None:
         features = relative_feature_loss(output.features, batch.teacher_features)
-    terms = {
-        "reconstruction_loss": (1.0, _mse(decoded, batch.images)),
-        "teacher_reconstruction_loss": (teacher_weight, _mse(decoded, batch.teacher_images)),
-        "noise_loss": (1.0, _mse(prediction, batch.target)),
-        "teacher_noise_loss": (teacher_weight, _mse(prediction, batch.teacher_prediction)),
-        "feature_loss": (feature_weight, features),
-    }
-    total = sum(weight * value for weight, value in terms.values() if value is not None)
-    assert isinstance(total, Tensor)
-    return RecoveryLosses(total, **{name: value for name, (_, value) in terms.items()})
+    return RecoveryLosses.weighted(
+        reconstruction_loss=(1.0, _mse(decoded, batch.images)),
+        teacher_reconstruction_loss=(teacher_weight, _mse(decoded, batch.teacher_images)),
+        noise_loss=(1.0, _mse(prediction, batch.target)),
+        teacher_noise_loss=(teacher_weight, _mse(prediction, batch.teacher_prediction)),
+        feature_loss=(feature_weight, features),
+    )
 
 
 def _mse(given: Tensor | None, wanted: Tensor | None) -> Tensor | None:

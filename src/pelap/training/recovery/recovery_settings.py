@@ -15,7 +15,7 @@ WARM_UP = 0.05
 
 @dataclass(frozen=True)
 class RecoverySettings:
-    """The settings of one recovery."""
+    """What a student is trained with, and how long."""
 
     steps: int
     parts: Parts = "all"

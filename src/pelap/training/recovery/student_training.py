@@ -84,7 +84,7 @@ def begin(training: StudentTraining, folder: RunFolder, described: dict[str, Any
     accelerator.wait_for_everyone()
 
 
-def recover(training: StudentTraining, folder: RunFolder) -> None:
+def train_student(training: StudentTraining, folder: RunFolder) -> None:
     """Train the student in place; at the end its weights are their moving average.
 
     On a CPU an interrupted recovery ends bit for bit as an uninterrupted one.
@@ -141,16 +141,16 @@ class RecoveryObjective(Objective):
         return self.settings.rate(step)
 
     def forward(self, step: int) -> RecoveryLosses:
-        settings, pictures = self.settings, self.training.pictures
-        accelerator = self.training.accelerator
-        size, seed = settings.batch_size, settings.seed
-        indices, flips = draw_pictures(step, len(pictures), size, seed, flip=self.training.flip)
-        share = share_of(accelerator, size)
-        flips = None if flips is None else flips[share]
-        images = to_batch(pictures.fetch(indices[share]), accelerator.device, flips)
+        settings, training = self.settings, self.training
+        size, seed, pictures = settings.batch_size, settings.seed, training.pictures
+        share = share_of(training.accelerator, size)
+        indices, flips = draw_pictures(
+            step, len(pictures), size, seed, flip=training.flip, share=share
+        )
+        images = to_batch(pictures.fetch(indices), training.accelerator.device, flips)
         batch = make_batch(
-            self.training.student,
-            self.training.teacher,
+            training.student,
+            training.teacher,
             images,
             seed=seed,
             step=step,
