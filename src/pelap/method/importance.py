@@ -5,11 +5,11 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from pelap.core.axes import position_axes
+from pelap.families.latent_axes import axes_of
 
 
 class ImportancePredictor(ModelMixin, ConfigMixin):
-    """Latents (B, C, …) → scores (B, C): global average pool and a two-layer MLP.
+    """Latents (B, C, h, w) → scores (B, C): global average pool and a two-layer MLP.
 
     PeLAP-A (arXiv 2606.23086). The last layer starts with weights 0 and bias `initial_score`, so
     that every score starts there. Computes in float32 under autocast: a mask near 0 or 1 would be
@@ -33,5 +33,5 @@ class ImportancePredictor(ModelMixin, ConfigMixin):
 
     def forward(self, latents: Tensor) -> Tensor:
         with torch.autocast(latents.device.type, enabled=False):
-            pooled = latents.float().mean(dim=position_axes(latents))  # (B, C)
+            pooled = latents.float().mean(dim=axes_of(latents))  # (B, C)
             return self.out(torch.relu(self.hidden(pooled)))  # (B, C)

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pelap.core.axes import append_axes
+from pelap.families.latent_axes import by_channel
 
 Fill = Literal["zero", "mean", "linear"]
 FILLS: tuple[Fill, ...] = ("zero", "mean", "linear")
@@ -58,9 +58,9 @@ class LatentMap:
         return not torch.equal(self.decode, self.encode.T)
 
     def substitute(self, latents: Tensor) -> Tensor:
-        """What the decoder gets in place of latents (B, C, …)."""
+        """What the decoder gets in place of latents (B, C, *axes)."""
         projector = (self.decode @ self.encode).to(latents)  # (C, C)
-        offset = append_axes(self.offset.to(latents)[None], latents)
+        offset = by_channel(self.offset.to(latents), latents)
         return torch.einsum("dc,bc...->bd...", projector, latents) + offset
 
 
@@ -108,6 +108,10 @@ def predict_noisy(latent_map: LatentMap, covariance: Tensor) -> Tensor:
     Where the map predicts removed channels, they are predicted here too: linearly, at the noise
     level at which latents and noise weigh the same (ᾱ = ½), since weights do not know the timestep.
     Elsewhere they are zero. Ours.
+
+    At that level noisy latents have a covariance proportional to Σ + 1, and the best linear
+    prediction from the kept ones, E of them, is (Σ + 1) Eᵀ (E (Σ + 1) Eᵀ)⁻¹. E's rows are
+    orthonormal, so its kept part is Eᵀ, and its removed part (1 − Eᵀ E) Σ Eᵀ (E Σ Eᵀ + 1)⁻¹.
 
     Args:
         latent_map: Between latents as the denoiser sees them.

@@ -4,8 +4,8 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
-from pelap.core.axes import append_axes, position_axes
 from pelap.core.processes import mean_over_processes
+from pelap.families.latent_axes import axes_of, by_channel
 from pelap.method.paper_autoencoder import PaperAutoencoder
 
 
@@ -45,10 +45,10 @@ class LatentNormalizer(nn.Module):
     def update(self, latents: Tensor) -> None:
         """Take a batch (B, C, …) into the running statistics."""
         values = latents.detach().float()
-        axes = (0, *position_axes(values))
-        mean = mean_over_processes(values.mean(dim=axes))  # (C,)
-        deviations = values - append_axes(mean[None], values)
-        var = mean_over_processes(deviations.square().mean(dim=axes))  # (C,)
+        within = (0, *axes_of(values))
+        mean = mean_over_processes(values.mean(dim=within))  # (C,)
+        deviations = values - by_channel(mean, values)
+        var = mean_over_processes(deviations.square().mean(dim=within))  # (C,)
         # The first batches count in full, so that the initial values leave no trace.
         share = max(self.momentum, 1 / (1 + int(self.num_batches)))
         between = share * (1 - share) * (mean - self.mean).square()
@@ -60,19 +60,15 @@ class LatentNormalizer(nn.Module):
         """Normalised latents (B, C, …); in training mode the statistics move first."""
         if self.training:
             self.update(latents)
-        return (latents - self._of(self.mean, latents)) / self._of(self.std, latents)
+        return (latents - by_channel(self.mean, latents)) / by_channel(self.std, latents)
 
     def inverse(self, latents: Tensor) -> Tensor:
         """The latents (B, C, …) that were normalised."""
-        return latents * self._of(self.std, latents) + self._of(self.mean, latents)
+        return latents * by_channel(self.std, latents) + by_channel(self.mean, latents)
 
     def normalize_logvar(self, logvar: Tensor) -> Tensor:
         """Log-variances (B, C, …) of the normalised latents."""
-        return logvar - 2 * self._of(self.std.log(), logvar)
-
-    def _of(self, statistic: Tensor, latents: Tensor) -> Tensor:
-        """A statistic (C,) in front of latents (B, C, …)."""
-        return append_axes(statistic[None], latents)
+        return logvar - 2 * by_channel(self.std.log(), logvar)
 
 
 def write_statistics(

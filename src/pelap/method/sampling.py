@@ -11,9 +11,9 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from torch import Tensor
 
 from pelap.config.run_config import RunConfig
-from pelap.core.axes import append_axes
 from pelap.core.seeding import generator
 from pelap.families.conditioned import Told, tell_classes
+from pelap.families.latent_axes import by_channel
 from pelap.method.gates import Gate
 from pelap.method.system import Denoiser, LatentDiffusion, latent_shape
 
@@ -79,7 +79,7 @@ def denoise(
             Salimans, arXiv 2207.12598); 1 goes there and no further.
     """
     predict = _predictor(denoiser, sampler, told, guidance)
-    open_ = 1.0 if mask is None else append_axes(mask.expand(len(noise), -1), noise)
+    open_ = 1.0 if mask is None else by_channel(mask, noise)
     sampler.set_timesteps(num_steps, device=noise.device)
     latents = noise * getattr(sampler, "init_noise_sigma", 1.0)
     step_noise = step_noise or generator(0, "sampling", 1, noise.device)

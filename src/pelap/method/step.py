@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pelap.config.run_config import Precision, RunConfig
-from pelap.core.axes import append_axes, position_axes
 from pelap.core.seeding import generator
 from pelap.families.conditioned import Told
+from pelap.families.latent_axes import axes_of, by_channel
 from pelap.method.cifar_resnet import CifarResNet, fuse_batch_norms, load_cifar_resnet
 from pelap.method.losses import Losses, objective
 from pelap.method.system import Draws, Stage, SystemOutput, latent_shape
@@ -117,10 +117,10 @@ def forward_step(
     losses = objective(output, inputs, config.objective, gated, config.autoencoder)
     mask = output.gate.mask.detach()
     latents = output.latent.latents.detach()
-    masked = latents * append_axes(mask, latents)  # (B, C, …)
-    axes = (0, *position_axes(masked))
+    masked = latents * by_channel(mask, latents)  # (B, C, …)
+    within = (0, *axes_of(masked))
     return StepOutput(
-        losses, mask.mean(dim=0), masked.mean(dim=axes), masked.square().mean(dim=axes)
+        losses, mask.mean(dim=0), masked.mean(dim=within), masked.square().mean(dim=within)
     )
 
 

@@ -22,8 +22,8 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from pelap.config.run_config import ObjectiveConfig, RunConfig
-from pelap.core.axes import append_axes
 from pelap.families.conditioned import ConditionedDenoiser, Told, class_condition, flow_size
+from pelap.families.latent_axes import by_channel, by_picture
 from pelap.method.build_networks import build_networks
 from pelap.method.forward_process import build_scheduler
 from pelap.method.gates import Gate, GateOutput, build_gate
@@ -171,7 +171,7 @@ class LatentDiffusion(nn.Module):
             x_t and target, (B, C, …) each.
         """
         scheduler: Any = self.scheduler
-        weights = None if mask is None else append_axes(mask, latents)
+        weights = None if mask is None else by_channel(mask, latents)
         if weights is not None and not self.options.open_channels_only:
             latents = weights * latents
         noisy = scheduler.add_noise(latents, noise, timesteps)
@@ -191,7 +191,7 @@ class LatentDiffusion(nn.Module):
         prediction = self.predict(noisy, timesteps, told)
         if not self.predicts_velocity:
             return prediction
-        alphas = append_axes(self.scheduler.alphas_cumprod.to(noisy.device)[timesteps], noisy)
+        alphas = by_picture(self.scheduler.alphas_cumprod.to(noisy.device)[timesteps], noisy)
         return alphas.sqrt() * prediction + (1 - alphas).sqrt() * noisy
 
     @property
@@ -230,7 +230,7 @@ class LatentDiffusion(nn.Module):
         if stage != "denoiser":
             seen = latent.latents
             if self.options.decoder_sees_mask:
-                seen = seen * append_axes(gate.mask, seen)
+                seen = seen * by_channel(gate.mask, seen)
             reconstruction = self.decode(seen)  # (B, 3, H, W)
         if stage != "autoencoder":
             prediction, target = self._denoise(latent.latents, gate.mask, draws, told)
@@ -246,7 +246,7 @@ class LatentDiffusion(nn.Module):
         if not self.is_flow:
             return prediction, target
         # (prediction − target) / s is the error of the flow itself
-        size = append_axes(flow_size(draws.timesteps).to(noisy), noisy)
+        size = by_picture(flow_size(draws.timesteps).to(noisy), noisy)
         return prediction / size, target / size
 
 
