@@ -245,7 +245,7 @@ def save_random_model(trial: Trial, runs: Path) -> None:
 
     from pelap.method.gates import TopKGate
     from pelap.method.importance import ImportancePredictor
-    from pelap.method.sampling import load_pipeline
+    from pelap.method.pipeline import load_pipeline
 
     seed = trial.config.run.seed
     target = runs / f"random_{DENOISED}-seed={seed}" / "model"

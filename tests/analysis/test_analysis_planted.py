@@ -22,8 +22,9 @@ from pelap.analysis.statistics import measure_statistics
 from pelap.config.run_config import NoiseConfig
 from pelap.data.pictures import InMemoryPictures, Pictures
 from pelap.measure.encoded_batches import Batches
+from pelap.method.forward_process import build_scheduler
 from pelap.method.latent_map import keep_channels
-from pelap.method.system import LatentDiffusion, build_scheduler
+from pelap.method.system import LatentDiffusion
 
 PATCH = 12
 """Values of a 2 × 2 patch of an RGB picture: what becomes one position of the latents."""

@@ -30,11 +30,12 @@ from pelap.measure.diagnosis_record import Diagnosis
 from pelap.measure.noise_levels import SNR_LEVELS_DB, SNR_TOLERANCE_DB, diagnose
 from pelap.measure.run_evaluation import evaluate_run
 from pelap.measure.spread import MIN_VARIANCE_SHARE
+from pelap.method.forward_process import build_scheduler
 from pelap.method.gates import SigmoidGate, TopKGate
 from pelap.method.importance import ImportancePredictor
 from pelap.method.losses import gaussian_diffusion_loss
 from pelap.method.normalizer import LatentNormalizer
-from pelap.method.system import LatentDiffusion, build_scheduler, build_system
+from pelap.method.system import LatentDiffusion, build_system
 from pelap.report.diagnosis_figures import draw_denoiser_curves
 from pelap.report.run_page import write_report
 

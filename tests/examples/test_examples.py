@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -72,7 +73,7 @@ class TestTrainingLoop:
 
     @needs_functions
     def test_the_result_is_an_ordinary_pipeline(self, output: Path):
-        pipeline = DiffusionPipeline.from_pretrained(output / "pruned")
+        pipeline: Any = DiffusionPipeline.from_pretrained(output / "pruned")
         pipeline.set_progress_bar_config(disable=True)
         pictures = pipeline(batch_size=1, num_inference_steps=2, output_type="np").images
         assert pictures.shape == (1, 16, 16, 3)

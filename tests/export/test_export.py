@@ -30,7 +30,8 @@ from pelap.export.runtime import OnnxNetworks
 from pelap.method.build_networks import build_networks
 from pelap.method.paper_autoencoder import PaperAutoencoder
 from pelap.method.paper_denoiser import PaperUNet
-from pelap.method.sampling import denoise, load_pipeline
+from pelap.method.pipeline import load_pipeline
+from pelap.method.sampling import denoise
 from pelap.models.loaded import LoadedModel
 from pelap.models.opening import open_model
 from tiny_models import AUTOENCODERS, DENOISERS, SIDE, pack, randomize, unpack

@@ -13,6 +13,7 @@ from torch.distributions import Normal, kl_divergence
 
 from pelap.config.presets import paper
 from pelap.config.run_config import ObjectiveConfig
+from pelap.method.forward_process import build_scheduler
 from pelap.method.gates import GateOutput
 from pelap.method.losses import (
     budget_loss,
@@ -25,7 +26,7 @@ from pelap.method.losses import (
     reconstruction_loss,
     sparsity_loss,
 )
-from pelap.method.system import LatentBatch, SystemOutput, build_scheduler
+from pelap.method.system import LatentBatch, SystemOutput
 
 
 def test_squared_errors_against_numpy():

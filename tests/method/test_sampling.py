@@ -12,8 +12,10 @@ from PIL import Image
 from pelap.cli import main
 from pelap.config.presets import paper, tiny
 from pelap.config.run_folder import RunFolder
-from pelap.method.sampling import SAMPLERS, build_sampler, denoise, load_pipeline, sample, to_uint8
-from pelap.method.system import build_scheduler, build_system
+from pelap.method.forward_process import build_scheduler
+from pelap.method.pipeline import load_pipeline
+from pelap.method.sampling import SAMPLERS, build_sampler, denoise, sample, to_uint8
+from pelap.method.system import build_system
 
 
 class GaussianDenoiser(torch.nn.Module):

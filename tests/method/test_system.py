@@ -1,5 +1,6 @@
 """The whole method: schedule, where the mask acts, where gradients go."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,9 +11,11 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from pelap.config.presets import as_baseline, kl16, kl16_small, paper, pelap, pelap_small, tiny
-from pelap.config.run_config import ObjectiveConfig, RunConfig
+from pelap.config.run_config import ObjectiveConfig, Prediction, RunConfig
+from pelap.method.forward_process import build_scheduler
+from pelap.method.losses import channel_mean
 from pelap.method.step import forward_step, make_draws
-from pelap.method.system import build_scheduler, build_system, latent_shape
+from pelap.method.system import LatentDiffusion, build_system, latent_shape
 
 CPU = torch.device("cpu")
 
@@ -26,16 +29,6 @@ def test_schedule_is_the_papers_linear_one():
     scheduler = build_scheduler(paper().noise)
     expected = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     np.testing.assert_allclose(scheduler.alphas_cumprod.numpy(), expected, rtol=1e-4)
-
-
-def test_forward_noising_mixes_by_the_schedule():
-    system: Any = build_system(tiny())
-    latents, noise = torch.randn(2, 2, 4, 4, 4)
-    timesteps = torch.tensor([0, 999])
-    alpha = system.scheduler.alphas_cumprod[timesteps][:, None, None, None]
-    expected = alpha.sqrt() * latents[:2] + (1 - alpha).sqrt() * noise[:2]
-    actual = system.scheduler.add_noise(latents[:2], noise[:2], timesteps)
-    torch.testing.assert_close(actual, expected)
 
 
 def test_same_seed_same_networks_and_global_generator_untouched():
@@ -61,7 +54,7 @@ def test_decoder_sees_latents_before_the_mask():
     assert with_closed_mask.gate.mask.max() < 1e-6
     torch.testing.assert_close(with_open_mask.reconstruction, with_closed_mask.reconstruction)
     zeros = torch.zeros_like(draws.noise)
-    noisy = system.add_noise(zeros, with_open_mask.gate.mask, draws.noise, draws.timesteps)
+    noisy, _ = system.noised(zeros, draws.noise, draws.timesteps, with_open_mask.gate.mask)
     blind = system.predict_noise(noisy, draws.timesteps)
     torch.testing.assert_close(with_closed_mask.prediction, blind, atol=1e-4, rtol=1e-4)
 
@@ -160,7 +153,7 @@ def test_closed_channels_reach_the_denoiser_as_zeros_where_only_open_ones_are_no
     system.gate.harden(2)
     _, draws = images_and_draws(tiny())
     latents = torch.randn_like(draws.noise)
-    noisy = system.add_noise(latents, system.mask(latents).mask, draws.noise, draws.timesteps)
+    noisy, _ = system.noised(latents, draws.noise, draws.timesteps, system.mask(latents).mask)
     assert noisy.abs().sum(dim=(0, 2, 3)).count_nonzero() == 2
 
 
@@ -177,7 +170,7 @@ def test_noise_prediction_is_the_same_from_noise_and_from_velocity():
 
     system.denoiser = Perfect()
     mask = output.gate.mask
-    noisy = system.add_noise(output.latent.latents, mask, draws.noise, draws.timesteps)
+    noisy, _ = system.noised(output.latent.latents, draws.noise, draws.timesteps, mask)
     torch.testing.assert_close(
         system.predict_noise(noisy, draws.timesteps), draws.noise, atol=1e-4, rtol=1e-4
     )
@@ -194,3 +187,51 @@ def test_our_presets_build_and_take_a_step(preset: Callable[[], RunConfig]):
     losses = forward_step(system, images, draws, config).losses
     losses.total_loss.backward()
     assert torch.isfinite(losses.total_loss)
+
+
+def test_latents_may_have_three_axes_behind_their_channels():
+    system = build_system(cured(open_channels_only=True)).eval()
+    assert system.normalizer is not None
+    system.normalizer.train()
+    source = torch.Generator().manual_seed(0)
+    flat = torch.randn(2, 4, 4, 4, generator=source)
+    video = flat.unflatten(2, (2, 2))  # the same values, (2, 4, 2, 2, 4)
+    noise, mask = torch.randn(flat.shape, generator=source), torch.tensor([[1.0, 0, 1, 1]] * 2)
+    timesteps = torch.tensor([3, 500])
+    normalizers = [copy.deepcopy(system.normalizer) for _ in range(2)]
+    pairs = [
+        (flat, video),
+        [normalizer(x) for normalizer, x in zip(normalizers, (flat, video), strict=True)],
+        [system.normalizer.normalize_logvar(x) for x in (flat, video)],
+        [system.mask(x).mask for x in (flat, video)],
+        *zip(
+            system.noised(flat, noise, timesteps, mask),
+            system.noised(video, noise.unflatten(2, (2, 2)), timesteps, mask),
+            strict=True,
+        ),
+        [channel_mean(x, mask) for x in (flat, video)],
+    ]
+    for two_axes, three_axes in pairs:
+        torch.testing.assert_close(three_axes.reshape(two_axes.shape), two_axes)
+    assert noised_is_zero_where_closed(system, video, timesteps, mask)
+
+
+def noised_is_zero_where_closed(
+    system: LatentDiffusion, latents: torch.Tensor, timesteps: torch.Tensor, mask: torch.Tensor
+) -> bool:
+    noisy, _ = system.noised(latents, torch.ones_like(latents), timesteps, mask)
+    return bool((noisy[:, 1] == 0).all() and (noisy[:, 0] != 0).all())
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_noised_is_the_textbooks_mixture_with_its_target(prediction: Prediction):
+    config = replace(tiny(), noise=replace(tiny().noise, prediction=prediction))
+    system = build_system(config)
+    latents, noise = torch.randn(2, 2, 4, 4, 4)
+    timesteps = torch.tensor([0, 999])
+    signal = system.scheduler.alphas_cumprod[timesteps].sqrt()[:, None, None, None]
+    size = (1 - signal.square()).sqrt()
+    noisy, target = system.noised(latents, noise, timesteps)
+    torch.testing.assert_close(noisy, signal * latents + size * noise)
+    velocity = signal * noise - size * latents
+    torch.testing.assert_close(target, noise if prediction == "epsilon" else velocity)

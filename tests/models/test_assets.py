@@ -10,7 +10,7 @@ from pelap.config.run_config import DataConfig
 from pelap.data.load import load_pictures
 from pelap.data.pictures import to_batch
 from pelap.method.losses import psnr_db
-from pelap.method.sampling import is_autoencoder
+from pelap.method.pipeline import is_autoencoder
 
 AUTOENCODER = Path(__file__).parents[2] / "assets" / "cifar" / "vae"
 

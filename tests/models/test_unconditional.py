@@ -14,7 +14,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from pelap.cli import main
 from pelap.core.errors import ModelError
 from pelap.families.conditioned import Condition, ConditionedDenoiser, flow_sigmas, pack, unpack
-from pelap.method.system import LatentDiffusion, flow_process
+from pelap.method.forward_process import flow_process
+from pelap.method.system import LatentDiffusion
 from pelap.models.loaded import LoadedModel
 from pelap.models.opening import open_model
 from pelap.models.unconditional import without_condition

@@ -18,8 +18,9 @@ from pelap.method.losses import absolute_loss, feature_loss
 from pelap.method.step import load_feature_network
 from pelap.method.system import build_system
 from pelap.training.grids import judge_classes
+from pelap.training.preparation import worth_compiling
 from pelap.training.stages import plan_stages
-from pelap.training.trainer import train, worth_compiling
+from pelap.training.trainer import train
 
 
 def test_absolute_loss_is_the_mean_distance():
@@ -114,14 +115,14 @@ def test_the_rate_is_constant_and_then_falls(tiny_config: RunConfig):
         tiny_config, optimizer=optimizer, run=replace(tiny_config.run, epochs=5, denoiser_epochs=3)
     )
     first, second = plan_stages(config, 10)
-    rates = [first.learning_rate(step, config, 10) for step in range(50)]
+    rates = [first.learning_rate(step, optimizer, 10) for step in range(50)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4:31] == [1.0] * 27
     assert rates[31:] == pytest.approx([0.2 + 0.8 * left / 20 for left in range(19, 0, -1)])
-    assert second.learning_rate(50, config, 10) == 0.25
+    assert second.learning_rate(50, optimizer, 10) == 0.25
     longer = replace(config, run=replace(config.run, epochs=9))
     (unchanged, _) = plan_stages(longer, 10)
-    assert [unchanged.learning_rate(step, longer, 10) for step in range(31)] == rates[:31]
+    assert [unchanged.learning_rate(step, longer.optimizer, 10) for step in range(31)] == rates[:31]
 
 
 def test_levels_survive_the_config_file(tmp_path: Path):

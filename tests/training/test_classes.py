@@ -31,7 +31,8 @@ from pelap.families.conditioned import (
     tell_classes,
 )
 from pelap.measure.run_evaluation import evaluate_run
-from pelap.method.sampling import denoise, flow_sampler, load_pipeline, read_class_names, to_system
+from pelap.method.pipeline import load_pipeline, read_class_names, to_system
+from pelap.method.sampling import denoise, flow_sampler
 from pelap.method.step import make_draws
 from pelap.method.system import LatentDiffusion, build_system
 from pelap.models.opening import open_model

@@ -17,7 +17,8 @@ from pelap.data.load import load_pictures
 from pelap.data.pictures import to_batch
 from pelap.measure.run_evaluation import evaluate_run
 from pelap.method.gates import HardConcreteGate
-from pelap.method.sampling import kept_channels, load_pipeline, to_system
+from pelap.method.pipeline import load_pipeline, to_system
+from pelap.method.sampling import kept_channels
 from pelap.method.system import build_system
 from pelap.training.checkpoint import is_finished, list_checkpoints
 from pelap.training.latent_cache import cache_latents
@@ -70,7 +71,7 @@ def test_learning_rate_warms_up_and_falls_within_each_stage(tiny_config: RunConf
         run=replace(tiny_config.run, epochs=1, denoiser_epochs=1),
     )
     for plan in plan_stages(config, 8):
-        rates = [plan.learning_rate(step, config, 8) for step in range(plan.first_step, plan.last_step)]  # fmt: skip  # noqa: E501
+        rates = [plan.learning_rate(step, config.optimizer, 8) for step in range(plan.first_step, plan.last_step)]  # fmt: skip  # noqa: E501
         assert rates[0] == pytest.approx(0.25)
         assert rates[4] == pytest.approx(0.5)
         assert rates[4:] == sorted(rates[4:], reverse=True)

@@ -1,6 +1,7 @@
 """Resume bit for bit, several processes like one, and what a run folder holds."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,10 +15,13 @@ import torch
 from pelap.config.presets import as_baseline
 from pelap.config.run_config import ObjectiveConfig, RunConfig
 from pelap.config.run_folder import RunFolder, write_folder
+from pelap.core import progress
 from pelap.core.errors import ConfigError, RunError
-from pelap.method.sampling import load_pipeline
-from pelap.method.step import cosine_learning_rate, uses_bf16
+from pelap.method.pipeline import load_pipeline
+from pelap.method.step import StepOutput, uses_bf16
 from pelap.training.checkpoint import is_finished, list_checkpoints
+from pelap.training.schedules import cosine_learning_rate
+from pelap.training.stage_objective import StageObjective
 from pelap.training.trainer import resume, train
 from two_processes import run_in_two_processes
 
@@ -99,6 +103,54 @@ def test_resume_before_the_first_checkpoint_starts_over(tiny_config: RunConfig, 
     assert lines_without_speed(folder) == expected
 
 
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_longer_run_that_was_killed_at_once_is_not_finished_and_goes_on(
+    tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bool
+):
+    optimizer = replace(tiny_config.optimizer, schedule="trapezoid")
+    config = replace(tiny_config, optimizer=optimizer)
+    folder = train(config, tmp_path / "run")
+    assert is_finished(folder)
+
+    def kill(objective: StageObjective, step: int) -> StepOutput:
+        raise KeyboardInterrupt
+
+    longer = replace(config, run=replace(config.run, epochs=2))
+    with monkeypatch.context() as patch:
+        patch.setattr(StageObjective, "forward", kill)
+        with pytest.raises(KeyboardInterrupt):
+            resume(folder.path, longer)
+    if torn:
+        with folder.metrics_path.open("a") as metrics:
+            metrics.write('{"split": "train", "st')
+    assert not is_finished(folder)
+    resume(folder.path)
+    assert is_finished(folder)
+    assert [line["epoch"] for line in folder.metrics("validation")] == [1.0, 2.0]
+
+
+def test_without_a_terminal_a_line_now_and_then_says_how_far_it_is(
+    tiny_config: RunConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    config = replace(tiny_config, run=replace(tiny_config.run, max_steps=3))
+    train(config, tmp_path / "quick")
+    assert "pictures/s" not in capsys.readouterr().err  # over in less than 30 s
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    train(config, tmp_path / "slow")
+    said = capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if "pictures/s" in line]
+    number = r"[\d,.]+"
+    for step, line in enumerate(lines, 1):
+        loss = rf"loss {number} rec {number} diff {number} mask {number} · " if step > 1 else ""
+        end = rf"{loss}{number} pictures/s · 0:00:\d\d left"
+        assert re.fullmatch(rf"slow · step {step} of 3 · {end}", line), line
+    assert len(lines) == 3
+    assert said.out == ""
+
+
 def test_resuming_a_finished_run_changes_nothing(tiny_run: RunFolder):
     before = tiny_run.metrics_path.read_bytes()
     resume(tiny_run.path)
@@ -154,7 +206,7 @@ def test_tensorboard_tracker_writes_events(tiny_config: RunConfig, tmp_path: Pat
 
 
 def test_learning_rate_follows_half_a_cosine(tiny_config: RunConfig):
-    config = tiny_config
+    config = tiny_config.optimizer
     assert cosine_learning_rate(0, 10, config) == pytest.approx(2e-4)
     assert cosine_learning_rate(5, 10, config) == pytest.approx((2e-4 + 1e-5) / 2)
     assert cosine_learning_rate(10, 10, config) == pytest.approx(1e-5)

@@ -60,11 +60,7 @@ class TaylorScores:
 def _mask_gradient(
     system: LatentDiffusion, latents: Tensor, noise: Tensor, timesteps: Tensor
 ) -> Tensor:
-    scheduler = system.scheduler
-    noisy = scheduler.add_noise(latents, noise, timesteps)  # type: ignore[arg-type]
-    target = noise
-    if system.predicts_velocity:
-        target = scheduler.get_velocity(latents, noise, timesteps)  # type: ignore[arg-type]
+    noisy, target = system.noised(latents, noise, timesteps)
     mask = latents.new_ones(latents.shape[:2]).requires_grad_()  # (B, C)
     prediction = system.denoiser(noisy * append_axes(mask, noisy), timesteps).sample.float()
     loss = (prediction - target).square().flatten(1).mean(dim=1).sum()  # each picture its own

@@ -94,9 +94,5 @@ def _loss(
     places = torch.randint(len(choices), (len(latents),), generator=source, device=latents.device)
     timesteps = choices.to(latents.device)[places]
     noise = torch.randn(latents.shape, generator=source, device=latents.device)
-    scheduler = system.scheduler
-    noisy = scheduler.add_noise(latents, noise, timesteps)  # type: ignore[arg-type]
-    target = noise
-    if system.predicts_velocity:
-        target = scheduler.get_velocity(latents, noise, timesteps)  # type: ignore[arg-type]
+    noisy, target = system.noised(latents, noise, timesteps)
     return (system.denoiser(noisy, timesteps).sample.float() - target).square().mean()

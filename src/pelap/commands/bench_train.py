@@ -24,7 +24,7 @@ from pelap.data.pictures import Pictures, to_batch
 from pelap.measure.machine import machine, versions
 from pelap.method.step import make_draws, training_step, uses_bf16
 from pelap.method.system import build_system
-from pelap.training.trainer import build_optimizer, place
+from pelap.training.preparation import build_optimizer, place
 
 CONV_CHANNELS, CONV_SIDE, CONV_BATCH = 128, 32, 64
 """The one large layer whose rate the step is held against."""

@@ -22,7 +22,8 @@ from pelap.measure.diagnosis_record import DiagnosedPictures
 from pelap.measure.foreign_denoiser import open_foreign
 from pelap.measure.machine import versions
 from pelap.measure.noise_levels import diagnose
-from pelap.method.sampling import LatentDiffusionPipeline, load_pipeline, meet_budget, to_system
+from pelap.method.borrowing import meet_budget
+from pelap.method.pipeline import LatentDiffusionPipeline, load_pipeline, to_system
 from pelap.method.system import LatentDiffusion
 from pelap.models.model_pictures import picture_size
 from pelap.models.opening import open_model

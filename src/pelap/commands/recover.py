@@ -22,7 +22,6 @@ from pelap.models.model_pictures import describe_pictures, load_splits
 from pelap.models.saving import ChangedModel, save_model
 from pelap.training.recovery.recovered_quality import Quality, measure_quality
 from pelap.training.recovery.recovery_card import NO_LONGER_TOLD, describe_recovery, is_untold
-from pelap.training.recovery.recovery_loop import Pupil, begin, recover
 from pelap.training.recovery.recovery_settings import RecoverySettings
 from pelap.training.recovery.student import (
     find_encode,
@@ -32,6 +31,7 @@ from pelap.training.recovery.student import (
     round_weights,
     why_left,
 )
+from pelap.training.recovery.student_training import StudentTraining, begin, train_student
 from pelap.training.recovery.taps import find_taps
 
 BATCH_SIZE = 32
@@ -81,7 +81,7 @@ def recover_model(
         model.check()
     encode = None if teacher is None else find_encode(model, teacher)
     accelerator = Accelerator()
-    pupil, splits = _gather(model, teacher, encode, config, settings, accelerator)
+    training, splits = _gather(model, teacher, encode, config, settings, accelerator)
     left = why_left(model)
     if left is not None and accelerator.is_main_process:
         print(f"note: the denoiser is left as it is: {left}.", file=sys.stderr)  # noqa: T201
@@ -95,15 +95,15 @@ def recover_model(
         "unconditional": model.condition is not None,
     }
     folder = working_folder(output)
-    begin(pupil, folder, described | {"flip": pupil.flip, "num_train": len(splits.train)})
-    before = measure_quality(pupil.student.system, batches, "Measuring")
-    recover(pupil, folder)
-    round_weights(pupil.student, model)
-    after = measure_quality(pupil.student.system, batches, "Measuring")
+    begin(training, folder, described | {"flip": training.flip, "num_train": len(splits.train)})
+    before = measure_quality(training.student.system, batches, "Measuring")
+    train_student(training, folder)
+    round_weights(training.student, model)
+    after = measure_quality(training.student.system, batches, "Measuring")
     record = _record(settings, before, after, len(indices), described)
     if accelerator.is_main_process:
-        restore_precision(pupil.student, model)
-        _save(model, pupil, record, left, folder, output, overwrite)
+        restore_precision(training.student, model)
+        _save(model, training, record, left, folder, output, overwrite)
     accelerator.wait_for_everyone()
     return Recovery(record, accelerator.is_main_process)
 
@@ -135,7 +135,7 @@ def _gather(
     config: RunConfig,
     settings: RecoverySettings,
     accelerator: Accelerator,
-) -> tuple[Pupil, Splits]:
+) -> tuple[StudentTraining, Splits]:
     splits = load_splits(model, config)
     image = to_batch(splits.test.fetch(torch.tensor([0])), "cpu")  # (1, 3, H, W)
     student = make_student(model, settings.parts, image)
@@ -145,7 +145,9 @@ def _gather(
         made = make_teacher(teacher, student, encode, image, taps)
         made.system.to(accelerator.device)
     student.system.to(accelerator.device)
-    return Pupil(student, made, splits.train, config.data.flip, settings, accelerator), splits
+    return StudentTraining(
+        student, made, splits.train, config.data.flip, settings, accelerator
+    ), splits
 
 
 def _record(
@@ -177,14 +179,14 @@ def _record(
 
 def _save(
     model: LoadedModel,
-    pupil: Pupil,
+    training: StudentTraining,
     record: dict[str, Any],
     left: str | None,
     folder: RunFolder,
     output: Path,
     overwrite: bool,
 ) -> None:
-    trained = pupil.student.model
+    trained = training.student.model
     card = describe_recovery(model.name, record, left)
     files = {"metrics.jsonl": folder.metrics_path.read_text()}
     changed = ChangedModel(trained.autoencoder, trained.denoiser, card, record, files)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from pelap.core.errors import ConfigError
 from pelap.families.example_inputs import example_inputs
 from pelap.method.normalizer import LatentNormalizer
-from pelap.method.sampling import kept_channels, load_pipeline
+from pelap.method.pipeline import load_pipeline
+from pelap.method.sampling import kept_channels
 from pelap.models.foreign_autoencoder import NO_VARIANCE, ForeignAutoencoder
 from pelap.models.loaded import LoadedModel
 

@@ -111,12 +111,11 @@ def _errors(system: LatentDiffusion, batch: LatentImages, timestep: int, carried
     clean latents in the carried channels.
     """
     timesteps = torch.full((len(batch.images),), timestep, device=batch.latents.device)
-    noisy = system.add_noise(batch.latents, batch.mask, batch.noise, timesteps)
+    noisy, _ = system.noised(batch.latents, batch.noise, timesteps, batch.mask)
     noise = system.predict_noise(noisy, timesteps)  # (B, C, h, w)
     zeros = torch.zeros_like(batch.latents)
-    from_zeros = system.predict_noise(
-        system.add_noise(zeros, batch.mask, batch.noise, timesteps), timesteps
-    )
+    nothing, _ = system.noised(zeros, batch.noise, timesteps, batch.mask)
+    from_zeros = system.predict_noise(nothing, timesteps)
     error = (_recover(system, batch, noisy, noise, timestep) - batch.masked).square()
     losses = (
         _noise_loss(system, batch, noise),

@@ -33,8 +33,9 @@ from pelap.measure.quality_metrics import QualityPictures
 from pelap.measure.run_cost import count_parameters
 from pelap.measure.run_sampling import draw_samples, is_adaptive, load_system, sample_labels
 from pelap.measure.test_pass import Measurements, measure
+from pelap.method.borrowing import meet_budget
 from pelap.method.losses import gaussian_diffusion_loss, psnr_db
-from pelap.method.sampling import meet_budget, to_uint8
+from pelap.method.sampling import to_uint8
 from pelap.method.system import LatentDiffusion
 
 NUM_SAMPLES_KEPT = 64

@@ -17,7 +17,8 @@ from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError
 from pelap.measure.channel_sets import draw_sets, to_mask
 from pelap.measure.evaluation_record import ChannelSets, read_evaluation
-from pelap.method.sampling import SAMPLERS, load_pipeline, read_class_names, sample, to_system
+from pelap.method.pipeline import load_pipeline, read_class_names, to_system
+from pelap.method.sampling import SAMPLERS, sample
 from pelap.method.system import LatentDiffusion
 from pelap.models.precision import InPrecision, Precision, check_precision
 

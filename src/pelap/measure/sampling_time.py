@@ -15,8 +15,8 @@ from torch import Tensor
 from pelap.config.run_config import NoiseConfig
 from pelap.core.errors import ConfigError, ModelError
 from pelap.measure.sampling_networks import SamplingNetworks
+from pelap.method.forward_process import build_scheduler
 from pelap.method.sampling import SAMPLERS, build_sampler, denoise
-from pelap.method.system import build_scheduler
 from pelap.models.loaded import read_forward_process
 
 MEMORY_STEPS = 4

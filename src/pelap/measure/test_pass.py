@@ -79,6 +79,6 @@ def measure(
 def _noise_loss(
     system: LatentDiffusion, latents: Tensor, mask: Tensor, draws: Draws, told: Told | None
 ) -> float:
-    noisy = system.add_noise(latents, mask, draws.noise, draws.timesteps)
+    noisy, _ = system.noised(latents, draws.noise, draws.timesteps, mask)
     error = (system.predict_noise(noisy, draws.timesteps, told) - draws.noise).square()
     return float(channel_mean(error, mask if system.options.open_channels_only else None))

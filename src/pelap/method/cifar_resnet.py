@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from pelap.core.errors import DataError
+from pelap.core.errors import DataError, in_one_line
 
 
 class BasicBlock(nn.Module):
@@ -71,7 +71,7 @@ class CifarResNet(nn.Module):
         return features
 
     def pooled(self, pictures: Tensor) -> Tensor:
-        """The last block's features, averaged over the picture, (B, 64), likewise."""
+        """The last block's features averaged over each picture (B, 3, H, W) in [0, 1], (B, 64)."""
         return self.block_features(pictures)[-1].mean(dim=(2, 3))
 
     @torch.no_grad()
@@ -101,7 +101,7 @@ def load_cifar_resnet(network: CifarResNet, depth: int) -> None:
     try:
         network.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = in_one_line(error)
         raise DataError(f"No ResNet-{depth} weights at {path} ({reason}).") from error
 
 

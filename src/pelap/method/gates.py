@@ -12,8 +12,8 @@ from torch import Tensor
 from pelap.config.run_config import GateConfig
 from pelap.core.processes import mean_over_processes
 
-HARD_CONCRETE_TEMPERATURE = 2 / 3
-HARD_CONCRETE_LOW, HARD_CONCRETE_HIGH = -0.1, 1.1
+TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1
+"""β, γ and ζ of the hard concrete gate."""
 SCORE_MOMENTUM = 0.05
 """Share of a new batch in the running mean of the scores."""
 
@@ -158,9 +158,7 @@ class HardConcreteGate(Gate):
     """
 
     def rule(self, scores: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-        temperature, low, high = (
-            HARD_CONCRETE_TEMPERATURE, HARD_CONCRETE_LOW, HARD_CONCRETE_HIGH,
-        )  # fmt: skip
+        temperature, low, high = TEMPERATURE, LOW, HIGH
         relaxed = torch.sigmoid(scores)
         if noise is not None:
             relaxed = torch.sigmoid((torch.logit(noise, eps=1e-6) + scores) / temperature)

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from pelap.config.run_config import AutoencoderConfig, ObjectiveConfig
+from pelap.families.latent_axes import axes_of
 from pelap.method.system import SystemOutput
 
 LEAST_WEIGHT = 1e-8
@@ -16,10 +18,40 @@ LEAST_WEIGHT = 1e-8
 
 
 @dataclass(frozen=True)
-class Losses:
-    """The terms before their weights, and the weighted total. Scalars; None where there is none."""
+class LossTerms:
+    """Terms before their weights, and the weighted total. Scalars; None where there is none."""
 
     total_loss: Tensor
+
+    @classmethod
+    def weighted(cls, **terms: tuple[float, Tensor | None]) -> Self:
+        """From a weight and a term by each name; the total is summed up in their order."""
+        total = sum(weight * term for weight, term in terms.values() if term is not None)
+        assert isinstance(total, Tensor)
+        return cls(total, **{name: term for name, (_, term) in terms.items()})
+
+    def named(self) -> dict[str, Tensor]:
+        """The terms there are, by name."""
+        terms = {term.name: getattr(self, term.name) for term in fields(self)}
+        return {name: value for name, value in terms.items() if value is not None}
+
+    def to_vector(self) -> Tensor:
+        """The terms there are in one tensor, detached, to be averaged."""
+        return torch.stack([value.detach() for value in self.named().values()])
+
+    def from_vector(self, values: Tensor) -> Self:
+        """The numbers of `to_vector`, by the names of these terms."""
+        return type(self)(**dict(zip(self.named(), values, strict=True)))
+
+    def figures(self) -> dict[str, float | list[float]]:
+        """What a line of metrics says of them."""
+        return {name: float(value) for name, value in self.named().items()}
+
+
+@dataclass(frozen=True)
+class Losses(LossTerms):
+    """The terms of the joint objective, see `objective`."""
+
     reconstruction_loss: Tensor | None = None
     absolute_loss: Tensor | None = None
     feature_loss: Tensor | None = None
@@ -29,11 +61,6 @@ class Losses:
     """Mean mask, where there is a gate."""
     budget_loss: Tensor | None = None
     """The Lagrangian of the number of open channels, where a budget steers a gate."""
-
-    def named(self) -> dict[str, Tensor]:
-        """The terms there are, by name."""
-        terms = {term.name: getattr(self, term.name) for term in fields(self)}
-        return {name: value for name, value in terms.items() if value is not None}
 
 
 def reconstruction_loss(reconstruction: Tensor, images: Tensor) -> Tensor:
@@ -53,7 +80,7 @@ def feature_loss(features: Sequence[Tensor], references: Sequence[Tensor]) -> Te
 
     Args:
         features: Of the reconstruction, (B, C_i, H_i, W_i) a layer.
-        references: Of the original, likewise; no gradient goes to them.
+        references: Of the original, in the same shapes; no gradient goes to them.
 
     Returns:
         Scalar, dimensionless: 0 for equal features, 1 for features of 0.
@@ -71,8 +98,8 @@ def kl_loss(mean: Tensor, logvar: Tensor, weights: Tensor | None = None) -> Tens
     −½·mean(1 + logvar − mean² − exp(logvar)) (Kingma and Welling, arXiv 1312.6114, appendix B).
 
     Args:
-        mean: (B, C, h, w).
-        logvar: (B, C, h, w).
+        mean: (B, C, …).
+        logvar: (B, C, …).
         weights: Weight of each channel in the mean, (B, C); equal without.
 
     Returns:
@@ -85,19 +112,20 @@ def diffusion_loss(prediction: Tensor, target: Tensor, weights: Tensor | None = 
     """Mean squared error of what the denoiser predicts (Ho et al., arXiv 2006.11239, eq. 14).
 
     Args:
-        prediction: (B, C, h, w).
-        target: Noise or velocity, (B, C, h, w).
+        prediction: (B, C, …).
+        target: Noise or velocity, (B, C, …).
         weights: Weight of each channel in the mean, (B, C); equal without.
     """
     return channel_mean((prediction - target).square(), weights)
 
 
 def channel_mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean of (B, C, h, w) with weights (B, C), as constants: no mask can lower it by closing."""
+    """Mean of (B, C, …) with weights (B, C), as constants: no mask can lower it by closing."""
     if weights is None:
         return values.mean()
     weights = weights.detach()
-    return (values.mean(dim=(2, 3)) * weights).sum() / weights.sum().clamp(min=LEAST_WEIGHT)
+    means = values.mean(dim=axes_of(values))  # (B, C)
+    return (means * weights).sum() / weights.sum().clamp(min=LEAST_WEIGHT)
 
 
 def sparsity_loss(mask: Tensor) -> Tensor:
@@ -156,31 +184,27 @@ def objective(
         autoencoder: Weights of the absolute and the feature loss, where there are such.
     """
     own = autoencoder or AutoencoderConfig()
-    latent, gate = output.latent, output.gate
+    latent, gate, decoded = output.latent, output.gate, output.reconstruction
     weights = gate.mask if config.open_channels_only else None
-    reconstruction = absolute = feature = kl = diffusion = sparsity = budget = None
-    total = latent.latents.new_zeros(())
-    if output.reconstruction is not None:
-        reconstruction = reconstruction_loss(output.reconstruction, images)
+    reconstruction = kl = absolute = feature = diffusion = budget = None
+    if decoded is not None:
+        reconstruction = reconstruction_loss(decoded, images)
         kl = kl_loss(latent.mean, latent.logvar, weights)
-        total = total + config.reconstruction_weight * reconstruction + config.kl_weight * kl
-        if own.absolute_weight:
-            absolute = absolute_loss(output.reconstruction, images)
-            total = total + own.absolute_weight * absolute
-        if output.features is not None:
-            feature = feature_loss(*output.features)
-            total = total + own.feature_weight * feature
+        absolute = absolute_loss(decoded, images) if own.absolute_weight else None
+        feature = feature_loss(*output.features) if output.features is not None else None
     if output.prediction is not None and output.target is not None:
         diffusion = diffusion_loss(output.prediction, output.target, weights)
-        total = total + config.diffusion_weight * diffusion
-    if gated:
-        sparsity = sparsity_loss(gate.mask)
-        total = total + config.sparsity_weight * sparsity
     if gate.num_open is not None and gate.multiplier is not None:
-        channels = gate.mask.shape[1]
-        budget = budget_loss(gate.num_open, gate.target, gate.multiplier, channels)
-        total = total + budget
-    return Losses(total, reconstruction, absolute, feature, kl, diffusion, sparsity, budget)
+        budget = budget_loss(gate.num_open, gate.target, gate.multiplier, gate.mask.shape[1])
+    return Losses.weighted(
+        reconstruction_loss=(config.reconstruction_weight, reconstruction),
+        kl_loss=(config.kl_weight, kl),
+        absolute_loss=(own.absolute_weight, absolute),
+        feature_loss=(own.feature_weight, feature),
+        diffusion_loss=(config.diffusion_weight, diffusion),
+        sparsity_loss=(config.sparsity_weight, sparsity_loss(gate.mask) if gated else None),
+        budget_loss=(1.0, budget),
+    )
 
 
 def psnr_db(mean_squared_error: float) -> float:

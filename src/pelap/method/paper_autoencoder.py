@@ -20,8 +20,8 @@ class PaperAutoencoder(ModelMixin, ConfigMixin):
         latent_channels: C.
         base_channels: Width of the outermost level; the inner levels are twice as wide. A
             multiple of 8.
-        latents_mean: Mean of each latent channel, kept for whoever normalises; unused here.
-        latents_std: Standard deviation of each latent channel, likewise.
+        latents_mean: Mean of each latent channel, for whoever normalises latents; unused here.
+        latents_std: Standard deviation of each latent channel, for the same purpose.
     """
 
     @register_to_config

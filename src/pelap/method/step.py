@@ -1,5 +1,6 @@
 """One step of training or validation: tensors in, losses out, no files."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pelap.config.run_config import Precision, RunConfig
 from pelap.core.seeding import generator
 from pelap.families.conditioned import Told
+from pelap.families.latent_axes import axes_of, by_channel
 from pelap.method.cifar_resnet import CifarResNet, fuse_batch_norms, load_cifar_resnet
 from pelap.method.losses import Losses, objective
 from pelap.method.system import Draws, Stage, SystemOutput, latent_shape
@@ -31,20 +33,28 @@ class StepOutput:
     masked_square: Tensor
     """Mean square of the same, (C,)."""
 
+    @property
+    def total_loss(self) -> Tensor:
+        """What is minimised, scalar."""
+        return self.losses.total_loss
+
+    def figures(self) -> dict[str, float | list[float]]:
+        """What a line of metrics says of it: the losses and the mean mask."""
+        return {**self.losses.figures(), "mask_mean": self.mask_mean.tolist()}
+
     def masked_latent_std(self) -> Tensor:
         """Standard deviation of each channel of the masked latents, (C,)."""
         return (self.masked_square - self.masked_mean.square()).clamp(min=0).sqrt()
 
     def to_vector(self) -> Tensor:
         """All numbers in one tensor, detached, to be averaged."""
-        losses = torch.stack([value.detach() for value in self.losses.named().values()])
-        return torch.cat([losses, self.mask_mean, self.masked_mean, self.masked_square])
+        means = (self.mask_mean, self.masked_mean, self.masked_square)
+        return torch.cat([self.losses.to_vector(), *means])
 
     def from_vector(self, values: Tensor) -> "StepOutput":
         """The numbers of `to_vector`, in the shape of this output."""
-        names = list(self.losses.named())
-        losses = Losses(**dict(zip(names, values, strict=False)))
-        return StepOutput(losses, *values[len(names) :].chunk(3))
+        num = len(self.losses.named())
+        return StepOutput(self.losses.from_vector(values[:num]), *values[num:].chunk(3))
 
 
 def make_draws(
@@ -106,36 +116,54 @@ def forward_step(
     gated = config.gate.kind != "open" and stage != "denoiser"
     losses = objective(output, inputs, config.objective, gated, config.autoencoder)
     mask = output.gate.mask.detach()
-    masked = output.latent.latents.detach() * mask[:, :, None, None]  # (B, C, h, w)
+    latents = output.latent.latents.detach()
+    masked = latents * by_channel(mask, latents)  # (B, C, …)
+    within = (0, *axes_of(masked))
     return StepOutput(
-        losses, mask.mean(dim=0), masked.mean(dim=(0, 2, 3)), masked.square().mean(dim=(0, 2, 3))
+        losses, mask.mean(dim=0), masked.mean(dim=within), masked.square().mean(dim=within)
     )
 
 
 def training_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    inputs: Tensor,
+    images: Tensor,
     draws: Draws,
     config: RunConfig,
     accelerator: Accelerator,
-    stage: Stage = "joint",
-    told: Told | None = None,
-    feature_network: CifarResNet | None = None,
-) -> tuple[StepOutput, Tensor]:
-    """Forward, backward, clip, update.
+) -> StepOutput:
+    """What the first stage's loop does with a batch of images (B, 3, H, W), all at once."""
+    model.train()
+    output = forward_step(model, images, draws, config)
+    limit = config.optimizer.max_gradient_norm or float("inf")
+    update(optimizer, output.total_loss, [list(model.parameters())], limit, accelerator)
+    return output
+
+
+def update(
+    optimizer: torch.optim.Optimizer,
+    loss: Tensor,
+    clipped: Sequence[Sequence[nn.Parameter]],
+    max_norm: float,
+    accelerator: Accelerator,
+) -> Tensor:
+    """Backward, clip, step.
+
+    Args:
+        optimizer: Of the weights.
+        loss: Scalar.
+        clipped: Weights whose gradients are clipped together, at `max_norm`.
+        max_norm: Greatest norm, infinite for none.
+        accelerator: Scales the loss and waits for the other processes.
 
     Returns:
-        What the batch gave before the update, and the norm of its gradient before clipping.
+        The norm of all their gradients before clipping, scalar.
     """
-    model.train()
-    output = forward_step(model, inputs, draws, config, stage, told, feature_network)
-    accelerator.backward(output.losses.total_loss)
-    limit = config.optimizer.max_gradient_norm or float("inf")
-    norm = accelerator.clip_grad_norm_(model.parameters(), limit)
+    accelerator.backward(loss)
+    norms = [accelerator.clip_grad_norm_(weights, max_norm) for weights in clipped]
     optimizer.step()
     optimizer.zero_grad()
-    return output, torch.as_tensor(norm)
+    return torch.stack([torch.as_tensor(norm) for norm in norms]).norm()
 
 
 def _attention(config: RunConfig, device: torch.device) -> AbstractContextManager[object]:
@@ -177,20 +205,3 @@ def uses_bf16(precision: Precision, device: torch.device) -> bool:
     features = torch.cpu.get_capabilities()
     native = any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return device.type == "cpu" and native
-
-
-def cosine_learning_rate(epoch: float, num_epochs: float, config: RunConfig) -> float:
-    """Learning rate after `epoch` of `num_epochs`: half a cosine from the first to the final."""
-    first, final = config.optimizer.learning_rate, config.optimizer.final_learning_rate
-    phase = torch.tensor(torch.pi * epoch / num_epochs, dtype=torch.float64)
-    return final + 0.5 * (first - final) * (1 + float(torch.cos(phase)))
-
-
-def trapezoid_learning_rate(epochs_left: float, config: RunConfig) -> float:
-    """Learning rate with so many epochs to go: constant, then a linear fall to the final one.
-
-    What Hägele et al. (arXiv 2405.18392) call a constant rate with cooldown.
-    """
-    first, final = config.optimizer.learning_rate, config.optimizer.final_learning_rate
-    cooldown = config.optimizer.cooldown_epochs
-    return first if epochs_left >= cooldown else final + (first - final) * epochs_left / cooldown

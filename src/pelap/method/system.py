@@ -13,7 +13,7 @@ before the mask, the noise enters closed channels too, and the diffusion loss tr
 through the mask. Each is an option of `ObjectiveConfig`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -21,15 +21,11 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
-from pelap.config.run_config import NoiseConfig, ObjectiveConfig, RunConfig
-from pelap.families.conditioned import (
-    ConditionedDenoiser,
-    Told,
-    class_condition,
-    flow_alphas_cumprod,
-    flow_size,
-)
+from pelap.config.run_config import ObjectiveConfig, RunConfig
+from pelap.families.conditioned import ConditionedDenoiser, Told, class_condition, flow_size
+from pelap.families.latent_axes import by_channel, by_picture
 from pelap.method.build_networks import build_networks
+from pelap.method.forward_process import build_scheduler
 from pelap.method.gates import Gate, GateOutput, build_gate
 from pelap.method.importance import ImportancePredictor
 from pelap.method.normalizer import LatentNormalizer
@@ -50,9 +46,9 @@ class Draws:
     """The random numbers of one batch."""
 
     latent_noise: Tensor
-    """Standard normal (B, C, h, w), for the reparametrised latents."""
+    """Standard normal (B, C, …), for the reparametrised latents."""
     noise: Tensor
-    """Standard normal (B, C, h, w), what is mixed into the latents."""
+    """Standard normal (B, C, …), what is mixed into the latents."""
     timesteps: Tensor
     """Integers (B,) in [0, num_timesteps)."""
     gate_noise: Tensor
@@ -62,13 +58,7 @@ class Draws:
 
     def part(self, index: slice) -> "Draws":
         """The draws of some of the batch's samples."""
-        return Draws(
-            self.latent_noise[index],
-            self.noise[index],
-            self.timesteps[index],
-            self.gate_noise[index],
-            self.condition_drops[index],
-        )
+        return Draws(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -76,11 +66,11 @@ class LatentBatch:
     """What the encoder made of a batch of images."""
 
     mean: Tensor
-    """(B, C, h, w), of the encoder's distribution."""
+    """(B, C, …), of the encoder's distribution."""
     logvar: Tensor
-    """(B, C, h, w), likewise."""
+    """(B, C, …), of the same distribution."""
     latents: Tensor
-    """A draw of that distribution, normalised where there is a normaliser, (B, C, h, w)."""
+    """A draw of that distribution, normalised where there is a normaliser, (B, C, …)."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +82,9 @@ class SystemOutput:
     reconstruction: Tensor | None
     """(B, 3, H, W) in [-1, 1]."""
     prediction: Tensor | None
-    """What the denoiser said, (B, C, h, w)."""
+    """What the denoiser said, (B, C, …)."""
     target: Tensor | None
-    """What it should have said, (B, C, h, w)."""
+    """What it should have said, (B, C, …)."""
     features: tuple[list[Tensor], list[Tensor]] | None = None
     """Of the reconstruction and of the original, by layer of a network that compares them."""
 
@@ -132,60 +122,76 @@ class LatentDiffusion(nn.Module):
         self.options = options or ObjectiveConfig()
 
     def encode(self, images: Tensor, latent_noise: Tensor) -> LatentBatch:
-        """Latents (B, C, H/4, W/4) of images (B, 3, H, W) in [-1, 1]."""
-        distribution = self.autoencoder.encode(images).latent_dist
-        mean, logvar = distribution.mean.float(), distribution.logvar.float()
+        """Latents (B, C, …) of images (B, 3, H, W) in [-1, 1]."""
+        mean, logvar = self._moments(images)
         latents = mean + torch.exp(0.5 * logvar) * latent_noise
         if self.normalizer is not None:
             latents = self.normalizer(latents)
         return LatentBatch(mean, logvar, latents)
 
     def encode_moments(self, images: Tensor) -> Tensor:
-        """Normalised means and log-variances (B, 2C, H/4, W/4) of images (B, 3, H, W)."""
-        distribution = self.autoencoder.encode(images).latent_dist
-        mean, logvar = distribution.mean.float(), distribution.logvar.float()
+        """Normalised means and log-variances (B, 2C, …) of images (B, 3, H, W)."""
+        mean, logvar = self._moments(images)
         if self.normalizer is not None:
-            mean = self.normalizer(mean)
-            logvar = logvar - 2 * self.normalizer.std.log()[:, None, None]
+            mean, logvar = self.normalizer(mean), self.normalizer.normalize_logvar(logvar)
         return torch.cat([mean, logvar], dim=1)
 
+    def _moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        distribution = self.autoencoder.encode(images).latent_dist
+        return distribution.mean.float(), distribution.logvar.float()
+
     def mask(self, latents: Tensor, gate_noise: Tensor | None = None) -> GateOutput:
-        """Mask (B, C) of latents (B, C, h, w)."""
+        """Mask (B, C) of latents (B, C, …)."""
         if self.importance is None or self.gate is None:
             return GateOutput(mask=latents.new_ones(latents.shape[:2]))
         return self.gate(self.importance(latents), gate_noise)
 
-    @torch.no_grad()
-    def final_mask(self, latents: Tensor) -> GateOutput:
-        """Mask (B, C) of a gate that has finished learning, also in training mode."""
-        if self.gate is not None:
-            self.gate.eval()
-        return self.mask(latents)
-
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] of latents (B, C, h, w)."""
+        """Images (B, 3, H, W) in [-1, 1] of latents (B, C, …)."""
         if self.normalizer is not None:
             latents = self.normalizer.inverse(latents)
         return self.autoencoder.decode(latents).sample.float()
 
-    def add_noise(self, latents: Tensor, mask: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Noisy latents (B, C, h, w) of latents before their mask (B, C)."""
-        weights = mask[:, :, None, None]
-        if self.options.open_channels_only:
-            return weights * self.scheduler.add_noise(latents, noise, timesteps)  # type: ignore[arg-type]
-        return self.scheduler.add_noise(weights * latents, noise, timesteps)  # type: ignore[arg-type]
+    def noised(
+        self, latents: Tensor, noise: Tensor, timesteps: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Latents with noise, and what the denoiser should say of them.
+
+        x_t = √ᾱ·latents + √(1 − ᾱ)·noise (Ho et al., arXiv 2006.11239, eq. 4); the target is the
+        noise, or v = √ᾱ·noise − √(1 − ᾱ)·latents (Salimans and Ho, arXiv 2202.00512). With
+        `open_channels_only` the mask takes noise and latents away, else the latents alone.
+
+        Args:
+            latents: Before their mask, (B, C, …).
+            noise: Standard normal, (B, C, …).
+            timesteps: Integers, (B,).
+            mask: (B, C); None leaves every channel open.
+
+        Returns:
+            x_t and target, (B, C, …) each.
+        """
+        scheduler: Any = self.scheduler
+        weights = None if mask is None else by_channel(mask, latents)
+        if weights is not None and not self.options.open_channels_only:
+            latents = weights * latents
+        noisy = scheduler.add_noise(latents, noise, timesteps)
+        if weights is not None and self.options.open_channels_only:
+            noisy = weights * noisy
+        if not self.predicts_velocity:
+            return noisy, noise
+        return noisy, scheduler.get_velocity(latents, noise, timesteps)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, told: Told | None = None) -> Tensor:
-        """What the denoiser says (B, C, h, w) of noisy latents, told so much of each picture."""
+        """What the denoiser says (B, C, …) of noisy latents, told so much of each picture."""
         told_too = (told,) if told is not None else ()
         return self.denoiser(noisy, timesteps, *told_too).sample.float()
 
     def predict_noise(self, noisy: Tensor, timesteps: Tensor, told: Told | None = None) -> Tensor:
-        """The denoiser's guess (B, C, h, w) of the noise in noisy latents, whatever it predicts."""
+        """The denoiser's guess (B, C, …) of the noise in noisy latents, whatever it predicts."""
         prediction = self.predict(noisy, timesteps, told)
         if not self.predicts_velocity:
             return prediction
-        alphas = self.scheduler.alphas_cumprod.to(noisy.device)[timesteps][:, None, None, None]
+        alphas = by_picture(self.scheduler.alphas_cumprod.to(noisy.device)[timesteps], noisy)
         return alphas.sqrt() * prediction + (1 - alphas).sqrt() * noisy
 
     @property
@@ -206,22 +212,25 @@ class LatentDiffusion(nn.Module):
 
         Args:
             inputs: Images (B, 3, H, W) in [-1, 1]; in stage "denoiser" the normalised moments of
-                cached latents, (B, 2C, h, w).
+                cached latents, (B, 2C, …).
             draws: Random numbers.
             stage: What is trained.
             told: What the denoiser is told of each picture, see `tell_classes`.
         """
         if stage == "denoiser":
-            latent = sample_moments(inputs, draws.latent_noise)
-            gate = self.final_mask(latent.latents)
+            latent = sample_moments(inputs, draws.latent_noise)  # latents (B, C, …)
+            if self.gate is not None:
+                self.gate.eval()  # it has finished learning
+            with torch.no_grad():
+                gate = self.mask(latent.latents)  # mask (B, C)
         else:
-            latent = self.encode(inputs, draws.latent_noise)  # latents (B, C, h, w)
+            latent = self.encode(inputs, draws.latent_noise)  # latents (B, C, …)
             gate = self.mask(latent.latents, draws.gate_noise)  # mask (B, C)
         reconstruction = prediction = target = None
         if stage != "denoiser":
             seen = latent.latents
             if self.options.decoder_sees_mask:
-                seen = seen * gate.mask[:, :, None, None]
+                seen = seen * by_channel(gate.mask, seen)
             reconstruction = self.decode(seen)  # (B, 3, H, W)
         if stage != "autoencoder":
             prediction, target = self._denoise(latent.latents, gate.mask, draws, told)
@@ -232,16 +241,12 @@ class LatentDiffusion(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         share = self.options.encoder_diffusion_weight
         latents, mask = scale_gradient(latents, share), scale_gradient(mask, share)
-        noisy = self.add_noise(latents, mask, draws.noise, draws.timesteps)
-        prediction = self.predict(noisy, draws.timesteps, told)  # (B, C, h, w)
-        if not self.predicts_velocity:
-            return prediction, draws.noise
-        seen = latents if self.options.open_channels_only else latents * mask[:, :, None, None]
-        target = self.scheduler.get_velocity(seen, draws.noise, draws.timesteps)  # type: ignore[arg-type]
+        noisy, target = self.noised(latents, draws.noise, draws.timesteps, mask)
+        prediction = self.predict(noisy, draws.timesteps, told)  # (B, C, …)
         if not self.is_flow:
             return prediction, target
         # (prediction − target) / s is the error of the flow itself
-        size = flow_size(draws.timesteps).to(noisy)[:, None, None, None]
+        size = by_picture(flow_size(draws.timesteps).to(noisy), noisy)
         return prediction / size, target / size
 
 
@@ -253,35 +258,9 @@ def scale_gradient(tensor: Tensor, share: float) -> Tensor:
 
 
 def sample_moments(moments: Tensor, latent_noise: Tensor) -> LatentBatch:
-    """Latents drawn from cached moments (B, 2C, h, w): means, then log-variances."""
-    mean, logvar = moments.chunk(2, dim=1)  # (B, C, h, w) each
+    """Latents drawn from cached moments (B, 2C, …): means, then log-variances."""
+    mean, logvar = moments.chunk(2, dim=1)  # (B, C, …) each
     return LatentBatch(mean, logvar, mean + torch.exp(0.5 * logvar) * latent_noise)
-
-
-def flow_process() -> DDPMScheduler:
-    """The forward process of a flow as `ConditionedDenoiser` shows it."""
-    alphas = flow_alphas_cumprod()
-    betas = 1 - alphas / torch.cat([torch.ones(1), alphas[:-1]])
-    return DDPMScheduler(
-        len(betas),
-        trained_betas=betas.tolist(),
-        prediction_type="v_prediction",
-        clip_sample=False,
-    )
-
-
-def build_scheduler(config: NoiseConfig) -> DDPMScheduler:
-    """The forward process as a diffusers scheduler. Latents are unbounded: no clipping."""
-    if config.process == "flow":
-        return flow_process()
-    return DDPMScheduler(
-        num_train_timesteps=config.num_timesteps,
-        beta_start=config.beta_start,
-        beta_end=config.beta_end,
-        beta_schedule=config.beta_schedule,
-        clip_sample=False,
-        prediction_type=config.prediction,
-    )
 
 
 def build_system(config: RunConfig) -> LatentDiffusion:

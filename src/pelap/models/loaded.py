@@ -15,9 +15,10 @@ from pelap.core.errors import ModelError
 from pelap.families.conditioned import Condition, ConditionedDenoiser
 from pelap.families.example_inputs import LATENT_SIDE, latent_side
 from pelap.families.ports import check_denoiser
+from pelap.method.forward_process import build_scheduler, flow_process
 from pelap.method.normalizer import LatentNormalizer, read_statistics
 from pelap.method.paper_denoiser import PaperUNet
-from pelap.method.system import LATENT_FACTOR, LatentDiffusion, build_scheduler, flow_process
+from pelap.method.system import LATENT_FACTOR, LatentDiffusion
 from pelap.models.foreign_autoencoder import ForeignAutoencoder
 
 PREDICTIONS = ("epsilon", "v_prediction")

@@ -1,1 +1,1 @@
-"""Training: one step, the loop around it, and state that resumes bit for bit."""
+"""Training: a loop, what it trains a run or a student towards, what it writes. Read loop.py."""

@@ -1,6 +1,7 @@
 """What of a run's config may change when it is resumed."""
 
-from dataclasses import fields, replace
+from dataclasses import fields
+from operator import attrgetter
 
 from pelap.config.overrides import refuse_others
 from pelap.config.run_config import EvaluationConfig, RunConfig, as_option
@@ -39,7 +40,8 @@ def check_changes(config: RunConfig, own: RunConfig, step: int) -> None:
         ConfigError: Names the setting.
     """
     refuse_others(config, own, (*LENGTH, *AT_ANY_TIME))
-    if step == 0 or _with_length_of(config, own) == config:
+    changed = [name for name in LENGTH if attrgetter(name)(config) != attrgetter(name)(own)]
+    if step == 0 or not changed:
         return
     if own.optimizer.schedule != "trapezoid":
         raise ConfigError(
@@ -52,20 +54,8 @@ def check_changes(config: RunConfig, own: RunConfig, step: int) -> None:
             "networks is not the same as one after the other."
         )
     if own.run.denoiser_epochs and own.run.autoencoder is None:
-        for name in ("epochs", "max_steps"):  # they say where the denoiser's training begins
-            if getattr(config.run, name) != getattr(own.run, name):
+        for name in ("run.epochs", "run.max_steps"):  # they say where the denoiser's begins
+            if name in changed:
                 raise ConfigError(
-                    f"{as_option(f'run.{name}')} cannot be changed here: the denoiser's training "
-                    "follows it."
+                    f"{as_option(name)} cannot be changed here: the denoiser's training follows it."
                 )
-
-
-def _with_length_of(config: RunConfig, own: RunConfig) -> RunConfig:
-    run = replace(
-        config.run,
-        epochs=own.run.epochs,
-        denoiser_epochs=own.run.denoiser_epochs,
-        max_steps=own.run.max_steps,
-    )
-    optimizer = replace(config.optimizer, cooldown_epochs=own.optimizer.cooldown_epochs)
-    return replace(config, run=run, optimizer=optimizer)

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,75 +14,108 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pelap.config.run_folder import RunFolder, write_folder
-from pelap.core.errors import RunError
+from pelap.core.errors import RunError, in_one_line
+from pelap.training.metric_lines import whole_lines
+from pelap.training.stages import plan_stages
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a training changes at each step, and what it needs to go on."""
+
+    trained: nn.Module
+    """Holds all weights that are trained."""
+    optimizer: torch.optim.Optimizer
+    ema: EMAModel | None
+    """Moving average of the weights."""
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The moving average in the weights' place, where there is one."""
+        if self.ema is None:
+            yield
+            return
+        self.ema.store(self.trained.parameters())
+        self.ema.copy_to(self.trained.parameters())
+        yield
+        self.ema.restore(self.trained.parameters())
+
+    def keep_average(self) -> None:
+        """Make the moving average the weights, and begin a new one."""
+        if self.ema is not None:
+            self.ema.copy_to(self.trained.parameters())
+            self.ema.optimization_step = 0
 
 
 def save_checkpoint(
-    folder: Path,
-    step: int,
-    keep: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    ema: EMAModel | None,
-    *,
-    is_last: bool = False,
-) -> Path:
+    folder: Path, step: int, keep: int, state: TrainingState, *, is_last: bool
+) -> None:
     """Write `folder`/step_N and remove all but the last `keep` checkpoints."""
-    path = folder / f"step_{step}"
 
     def write(partial: Path) -> None:
-        save_file(_contiguous(model.state_dict()), partial / "model.safetensors")
-        save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
-        if ema is not None:
-            shadow = {str(i): p for i, p in enumerate(ema.shadow_params)}
+        save_file(_contiguous(state.trained.state_dict()), partial / "model.safetensors")
+        save_file(_optimizer_tensors(state.optimizer), partial / "optimizer.safetensors")
+        if state.ema is not None:
+            shadow = {str(i): p for i, p in enumerate(state.ema.shadow_params)}
             save_file(_contiguous(shadow), partial / "ema.safetensors")
-        ema_steps = ema.optimization_step if ema is not None else 0
-        state = {"step": step, "ema_steps": ema_steps, "is_last": is_last}
-        (partial / "state.json").write_text(json.dumps(state))
+        ema_steps = state.ema.optimization_step if state.ema is not None else 0
+        values = {"step": step, "ema_steps": ema_steps, "is_last": is_last}
+        (partial / "state.json").write_text(json.dumps(values))
 
-    write_folder(path, write)
+    write_folder(folder / f"step_{step}", write)
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
-    return path
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints in `folder`, oldest first."""
     found = [p for p in folder.glob("step_*") if p.name.removeprefix("step_").isdigit()]
-    return sorted(found, key=lambda p: int(p.name.removeprefix("step_")))
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Steps taken before that checkpoint."""
+    return int(checkpoint.name.removeprefix("step_"))
 
 
 def is_finished(run: RunFolder) -> bool:
-    """Whether the run's last checkpoint is its end."""
+    """Whether the run's last checkpoint is the end of the run, as long as its config makes it now.
+
+    A finished run that was made longer, and has not written a checkpoint since, is not.
+    """
     checkpoints = list_checkpoints(run.checkpoints)
     if not checkpoints:
         return False
-    return json.loads((checkpoints[-1] / "state.json").read_text()).get("is_last", False)
+    step = step_of(checkpoints[-1])
+    if not json.loads((checkpoints[-1] / "state.json").read_text()).get("is_last", False):
+        return False
+    epochs = [line["epoch"] for _, line in whole_lines(run) if line["step"] == step]
+    if not epochs:
+        return True  # its metrics are lost: nothing says that it was made longer
+    return plan_stages(run.config(), round(step / epochs[0]))[-1].last_step == step
 
 
-def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMAModel | None
-) -> int:
+def load_checkpoint(path: Path, state: TrainingState) -> int:
     """Restore all in place and return the step.
 
     Raises:
         RunError: If the checkpoint does not belong to this config.
     """
     try:
-        model.load_state_dict(load_file(path / "model.safetensors"))
-        state = json.loads((path / "state.json").read_text())
-        _restore_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
-        if ema is not None:
+        state.trained.load_state_dict(load_file(path / "model.safetensors"))
+        values = json.loads((path / "state.json").read_text())
+        _restore_optimizer(state.optimizer, load_file(path / "optimizer.safetensors"))
+        if state.ema is not None:
             shadow = load_file(path / "ema.safetensors")
-            for i, parameter in enumerate(ema.shadow_params):
+            for i, parameter in enumerate(state.ema.shadow_params):
                 parameter.copy_(shadow[str(i)])
-            ema.optimization_step = state["ema_steps"]
+            state.ema.optimization_step = values["ema_steps"]
     except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
         raise RunError(
-            f"Checkpoint {path} cannot be resumed ({reason}): remove it to use an older one."
+            f"Checkpoint {path} cannot be resumed ({in_one_line(error)}): remove it to use an "
+            "older one."
         ) from error
-    return state["step"]
+    return values["step"]
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ autoencoder on the same pictures in the same precision finds them again, anythin
 anew. Processes that need the same file wait for the one that makes it.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import write_whole
+from pelap.core.digests import digest
+from pelap.core.progress import track
 from pelap.data.pictures import Pictures, to_batch
 from pelap.method.step import uses_bf16
 from pelap.method.system import LatentDiffusion, latent_shape
@@ -82,14 +81,12 @@ def _key(
     system: LatentDiffusion, pictures: Pictures, config: RunConfig, shape: tuple[int, ...]
 ) -> str:
     use_bf16 = uses_bf16(config.run.precision, next(system.parameters()).device)
-    digest = hashlib.sha256(json.dumps([asdict(config.data), shape, use_bf16]).encode())
     shown = torch.linspace(0, len(pictures) - 1, min(NUM_DIGESTED, len(pictures))).long()
-    digest.update(pictures.fetch(shown).contiguous().numpy().tobytes())
-    for part in (system.autoencoder, system.normalizer):
-        for name, tensor in part.state_dict().items() if part is not None else ():
-            digest.update(name.encode())
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    settings = [asdict(config.data), shape, use_bf16]
+    parts = [part for part in (system.autoencoder, system.normalizer) if part is not None]
+    # without their configs, which saving a model changes
+    weights = [named for part in parts for pair in part.state_dict().items() for named in pair]
+    return digest(settings, pictures.fetch(shown), *weights)[:16]
 
 
 def _fill(path: Path, shape: tuple[int, ...], batches: Iterator[tuple[int, int, Tensor]]) -> None:
@@ -107,15 +104,7 @@ def _encoded(
     device = next(system.parameters()).device
     use_bf16 = uses_bf16(config.run.precision, device)
     size = config.evaluation.batch_size
-    console = Console(stderr=True)
-    starts = track(
-        range(0, len(pictures), size),
-        "Caching latents",
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    for start in starts:
+    for start in track(range(0, len(pictures), size), "Caching latents", size):
         indices = torch.arange(start, min(start + size, len(pictures)))
         fetched = pictures.fetch(indices)
         for flip in range(1 + with_flips):

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from pelap.config.run_config import RunConfig
-from pelap.method.step import cosine_learning_rate, trapezoid_learning_rate
+from pelap.config.run_config import OptimizerConfig, RunConfig
 from pelap.method.system import Stage
+from pelap.training.schedules import cosine_learning_rate, trapezoid_learning_rate, warm_up
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,15 @@ class StagePlan:
         """Fraction of the stage done before `step`."""
         return (step - self.first_step) / self.num_steps
 
-    def learning_rate(self, step: int, config: RunConfig, steps_per_epoch: int) -> float:
+    def learning_rate(self, step: int, config: OptimizerConfig, steps_per_epoch: int) -> float:
         """Of the networks, at `step`."""
         done = step - self.first_step
-        warmup = config.optimizer.warmup_steps
-        rise = min(1.0, (done + 1) / warmup) if warmup else 1.0
-        if config.optimizer.schedule == "trapezoid":
-            left = (self.num_steps - done) / steps_per_epoch
-            return rise * trapezoid_learning_rate(left, config)
-        whole_epochs = config.optimizer.schedule == "epoch"
-        epoch = done // steps_per_epoch if whole_epochs else done / steps_per_epoch
-        total = self.num_epochs if whole_epochs else self.num_steps / steps_per_epoch
-        return rise * cosine_learning_rate(epoch, total, config)
+        rise = warm_up(done, config.warmup_steps)
+        if config.schedule == "trapezoid":
+            return rise * trapezoid_learning_rate((self.num_steps - done) / steps_per_epoch, config)
+        if config.schedule == "epoch":
+            return rise * cosine_learning_rate(done // steps_per_epoch, self.num_epochs, config)
+        return rise * cosine_learning_rate(done, self.num_steps, config)
 
 
 def plan_stages(config: RunConfig, steps_per_epoch: int) -> tuple[StagePlan, ...]:

@@ -1,66 +1,62 @@
-"""What a run says while it trains: metrics.jsonl, a progress bar, any accelerate tracker."""
+"""What a training says while it goes on: metrics.jsonl, a progress bar, any accelerate tracker."""
 
 import json
-import sys
 import time
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from accelerate import Accelerator
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pelap.config.run_config import RunConfig, to_dict
-from pelap.config.run_folder import RunFolder, write_whole
-from pelap.core.errors import RunError
-from pelap.measure.collapse import CollapseVerdict
-from pelap.method.step import StepOutput
+from pelap.config.run_folder import RunFolder
+from pelap.core.progress import ProgressBar
+
+SHOWN = {
+    "total_loss": "loss",
+    "reconstruction_loss": "rec",
+    "diffusion_loss": "diff",
+    "noise_loss": "noise",
+}
+"""Terms named beside the bar."""
+
+Figures = Mapping[str, float | list[float]]
+"""Figures of a line of metrics, by name; a list has one a latent channel."""
 
 
 class Tracker:
-    """Writes a run's metrics and shows its progress, on the main process only."""
+    """Writes a training's metrics and shows its progress, on the main process only.
+
+    Args:
+        folder: Of the training.
+        accelerator: Its trackers get every figure too, where it was given any.
+        label: What to call the training.
+        batch_size: Pictures a step, over all processes.
+        steps: From the first to take to the end of the training.
+    """
 
     def __init__(
         self,
         folder: RunFolder,
         accelerator: Accelerator,
-        config: RunConfig,
-        first_step: int,
-        total_steps: int,
+        label: str,
+        batch_size: int,
+        steps: range,
     ):
         self.folder = folder
         self.accelerator = accelerator
-        self.config = config
-        self.clock = (time.perf_counter(), first_step)
-        self.console = Console(stderr=True, quiet=not accelerator.is_main_process)
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}"),
-            console=self.console,
-            disable=not (accelerator.is_main_process and sys.stderr.isatty()),
-        )
-        self.task = self.progress.add_task(
-            folder.name, total=total_steps, completed=first_step, losses=""
+        self.label = label
+        self.batch_size = batch_size
+        self.steps = steps
+        self.clock = (time.perf_counter(), steps.start)
+        self.bar = ProgressBar(
+            label, steps.stop, steps.start, is_transient=False, pictures_a_step=batch_size
         )
 
     def __enter__(self) -> "Tracker":
-        if self.config.run.tracker is not None:
-            settings = {f"{a}.{k}": str(v) for a, b in to_dict(self.config).items()
-                        if isinstance(b, dict) for k, v in b.items()}  # fmt: skip
-            self.accelerator.init_trackers("pelap", settings)
-        self.progress.start()
+        self.bar.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-        self.accelerator.end_training()
-
-    def advance(self, step: int) -> None:
-        """Move the bar to `step`."""
-        self.progress.update(self.task, completed=step)
+        self.bar.__exit__()
 
     def restart_clock(self, step: int) -> None:
         """Leave what was done since the last call (validation, samples, files) out of the speed."""
@@ -68,109 +64,65 @@ class Tracker:
 
     def images_per_second(self, step: int) -> float:
         """Throughput of all processes together since the last call, or the clock's restart."""
-        now = time.perf_counter()
-        then, last = self.clock
+        now, (then, last) = time.perf_counter(), self.clock
         self.clock = (now, step)
-        return (step - last) * self.config.data.batch_size / (now - then)
+        return (step - last) * self.batch_size / (now - then)
 
-    def record(
-        self,
-        split: str,
-        step: int,
-        epoch: float,
-        output: StepOutput,
-        stage: str,
-        **more: float | list[float],
-    ) -> None:
+    def record(self, split: str, step: int, epoch: float, stage: str, figures: Figures) -> None:
         """Write one line of metrics.
 
         Args:
             split: "train" or "validation".
             step: Optimiser steps done.
             epoch: Passes over the training pictures done, with fraction.
-            output: Already averaged over the processes.
             stage: What is being trained.
-            more: Further figures of the line.
+            figures: Means over all processes.
         """
         if not self.accelerator.is_main_process:
             return
-        losses = {name: float(value) for name, value in output.losses.named().items()}
-        mask = [float(value) for value in output.mask_mean]
-        line: dict[str, Any] = {"split": split, "step": step, "epoch": epoch, "stage": stage}
-        self._write(line | losses | {"mask_mean": mask, **more})
-        if self.config.run.tracker is not None:
-            scalars = losses | {"mask_mean": sum(mask) / len(mask)}
-            scalars |= {name: value for name, value in more.items() if isinstance(value, float)}
-            self.accelerator.log({f"{split}/{k}": v for k, v in scalars.items()}, step=step)
-        summary = _summary(losses, mask)
-        self.progress.update(self.task, losses=summary)
+        self._write({"split": split, "step": step, "epoch": epoch, "stage": stage, **figures})
+        scalars = {name: value for name, value in figures.items() if isinstance(value, float)}
+        if isinstance(mask := figures.get("mask_mean"), list):
+            scalars["mask_mean"] = sum(mask) / len(mask)
+        self._log(split, scalars, step)
+        shown = [f"{word} {scalars[name]:.4f}" for name, word in SHOWN.items() if name in scalars]
+        if "mask_mean" in scalars:
+            shown.append(f"mask {scalars['mask_mean']:.4f}")
+        words = " ".join(shown)
+        self.bar.show(words)
         if split == "validation":
-            self.console.print(f"{self.folder.name} · epoch {epoch:g} · step {step} · {summary}")
+            self.bar.print(f"{self.label} · epoch {epoch:g} · step {step} · {words}")
 
-    def record_samples(
-        self, step: int, epoch: float, grid: Path, num_samples: int, accuracy: float | None
+    def record_event(
+        self,
+        split: str,
+        step: int,
+        epoch: float,
+        fields: dict[str, Any],
+        words: str,
+        style: str | None = None,
     ) -> None:
-        """Write down, and say, what samples were drawn and in how many a judge sees their class.
+        """Write down, and say, what happened beside the training.
 
         Args:
+            split: "samples" or "event".
             step: Optimiser steps done.
             epoch: Passes over the training pictures done.
-            grid: The PNG.
-            num_samples: Of all classes together.
-            accuracy: In [0, 1]; None where there is no judge.
+            fields: What metrics.jsonl says of it; an accelerate tracker gets its floats.
+            words: The same in words.
+            style: Of the words at a terminal.
         """
-        shown = grid.relative_to(self.folder.path)
-        where = {"split": "samples", "step": step, "epoch": epoch}
-        self._write(
-            where
-            | {"grid": str(shown), "num_samples": num_samples, "class_accuracy_resnet20": accuracy}
-        )
-        words = f"{self.folder.name} · epoch {epoch:g} · {shown}"
-        if accuracy is not None:
-            words += f" · the asked class in {accuracy:.1%} of {num_samples}"
-        self.console.print(words)
-        if self.config.run.tracker is not None and accuracy is not None:
-            self.accelerator.log({"samples/class_accuracy_resnet20": accuracy}, step=step)
-
-    def record_event(self, step: int, epoch: float, verdict: CollapseVerdict) -> None:
-        """Write down, and say, that the model was found shrunken or collapsed."""
         if not self.accelerator.is_main_process:
             return
-        where = {"split": "event", "step": step, "epoch": epoch}
-        self._write(where | {"verdict": verdict.verdict, "reasons": verdict.reasons})
-        self.console.print(
-            f"{self.folder.name} · epoch {epoch:g} · {verdict.verdict}: {verdict.reasons[0]}",
-            style="bold red",
-        )
+        self._write({"split": split, "step": step, "epoch": epoch, **fields})
+        scalars = {name: value for name, value in fields.items() if isinstance(value, float)}
+        self._log(split, scalars, step)
+        self.bar.print(f"{self.label} · epoch {epoch:g} · {words}", style)
+
+    def _log(self, split: str, scalars: dict[str, float], step: int) -> None:
+        if scalars and self.accelerator.trackers:
+            self.accelerator.log({f"{split}/{k}": v for k, v in scalars.items()}, step=step)
 
     def _write(self, line: dict[str, Any]) -> None:
         with self.folder.metrics_path.open("a") as metrics:
             metrics.write(json.dumps(line) + "\n")
-
-
-def keep_metrics_until(folder: RunFolder, step: int) -> None:
-    """Drop the lines of steps that will be taken again.
-
-    Raises:
-        RunError: If a line before them is broken.
-    """
-    if not folder.metrics_path.exists():
-        return
-    kept = []
-    for line in folder.metrics_path.read_text().splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:
-            break  # the line that was being written when the run was killed
-        if values["step"] <= step:
-            kept.append(line)
-    if step > 0 and not kept:
-        raise RunError(f"{folder.metrics_path} has no line up to step {step}: the run is damaged.")
-    write_whole(folder.metrics_path, "".join(line + "\n" for line in kept).encode())
-
-
-def _summary(losses: dict[str, float], mask: list[float]) -> str:
-    short = {"total_loss": "loss", "reconstruction_loss": "rec", "diffusion_loss": "diff"}
-    present = [(label, losses[name]) for name, label in short.items() if name in losses]
-    shown = " ".join(f"{label} {value:.4f}" for label, value in present)
-    return f"{shown} mask {sum(mask) / len(mask):.4f}"

@@ -1,1 +1,1 @@
-"""A short training after pruning that wins quality back. Read recovery_loop.py first."""
+"""A short training after pruning that wins quality back. Read student_training.py first."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from pelap.core.processes import sum_over_processes
 from pelap.core.seeding import generator
@@ -33,7 +34,7 @@ def measure_quality(system: LatentDiffusion, batches: Batches, label: str) -> Qu
     total = torch.zeros(2, dtype=torch.float64)
     for batch in batches.of_this_process(system, label):
         errors = (system.decode(batch.mean) - batch.images).square()
-        total[0] += float(errors.double().mean(dim=(1, 2, 3)).sum())
+        total[0] += _sum_of_means(errors)
         if system.denoiser is None:
             continue
         device, size = batch.latents.device, len(batch.latents)
@@ -41,8 +42,12 @@ def measure_quality(system: LatentDiffusion, batches: Batches, label: str) -> Qu
         num_timesteps = len(system.scheduler.alphas_cumprod)
         timesteps = torch.randint(num_timesteps, (size,), generator=source, device=device)
         noise = torch.randn(batch.latents.shape, generator=source, device=device)
-        noisy = system.scheduler.add_noise(batch.latents, noise, timesteps)  # type: ignore[arg-type]
-        errors = (system.predict_noise(noisy, timesteps) - noise).square()
-        total[1] += float(errors.double().mean(dim=(1, 2, 3)).sum())
+        noisy, _ = system.noised(batch.latents, noise, timesteps)
+        total[1] += _sum_of_means((system.predict_noise(noisy, timesteps) - noise).square())
     means = sum_over_processes(total) / batches.num_pictures
     return Quality(to_db(means[0]), None if system.denoiser is None else float(means[1]))
+
+
+def _sum_of_means(errors: Tensor) -> float:
+    """Each picture's mean of errors (B, …), added over the pictures."""
+    return float(errors.double().flatten(1).mean(dim=1).sum())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pelap.core.errors import ConfigError
+from pelap.training.schedules import half_cosine
 
 Parts = Literal["pruned", "denoiser", "all"]
 PARTS: tuple[Parts, ...] = ("pruned", "denoiser", "all")
@@ -14,7 +15,7 @@ WARM_UP = 0.05
 
 @dataclass(frozen=True)
 class RecoverySettings:
-    """The settings of one recovery."""
+    """What a student is trained with, and how long."""
 
     steps: int
     parts: Parts = "all"
@@ -58,7 +59,7 @@ class RecoverySettings:
         if step < rising:
             return self.learning_rate * (step + 1) / rising
         phase = (step - rising) / (self.steps - rising)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * phase))
+        return self.learning_rate * half_cosine(phase)
 
 
 def _option(name: str) -> str:

@@ -64,8 +64,8 @@ class Teacher:
     """To those of the teacher's denoiser."""
 
     def to_student(self, latents: Tensor) -> Tensor:
-        """The student's latents (B, K, h, w), or noise, or velocities, of the teacher's."""
-        return torch.einsum("kc,bchw->bkhw", self.encode.to(latents), latents)
+        """The student's latents (B, K, …), or noise, or velocities, of the teacher's."""
+        return torch.einsum("kc,bc...->bk...", self.encode.to(latents), latents)
 
 
 def make_student(model: LoadedModel, parts: Parts, image: Tensor) -> Student:
@@ -75,7 +75,7 @@ def make_student(model: LoadedModel, parts: Parts, image: Tensor) -> Student:
         model: Left as it is.
         parts: "all": what decoding uses and encoding does not, and the whole denoiser. "pruned":
             of those, the layers that carry the latent channels. "denoiser": it alone.
-        image: Any one that the autoencoder can take, (1, 3, H, W).
+        image: A picture of a size that the autoencoder takes, (1, 3, H, W) in [-1, 1].
 
     Raises:
         ConfigError: If nothing is left to train ("denoiser").
@@ -94,9 +94,9 @@ def make_student(model: LoadedModel, parts: Parts, image: Tensor) -> Student:
     decoder = {} if parts == "denoiser" else _decoder_weights(system, autoencoder, image)
     of_denoiser = {} if denoiser is None else dict(denoiser.named_parameters())
     if parts == "pruned":
-        decoder = _of_layers(decoder, decoder_port_layers(autoencoder))
+        decoder = _of_layers(decoder, _decoder_port_layers(autoencoder))
         if denoiser is not None:
-            of_denoiser = _of_layers(of_denoiser, denoiser_port_layers(denoiser))
+            of_denoiser = _of_layers(of_denoiser, _denoiser_port_layers(denoiser))
     system.requires_grad_(False)
     trained = Student(working, system, list(decoder.values()), list(of_denoiser.values()))
     for weight in trained.weights:
@@ -133,7 +133,7 @@ def make_teacher(
         teacher: Left as it is.
         student: Whom it teaches.
         encode: From `find_encode`.
-        image: (1, 3, H, W).
+        image: A picture of a size that both autoencoders take, (1, 3, H, W) in [-1, 1].
         taps: Blocks whose features the student learns too.
 
     Raises:
@@ -160,8 +160,8 @@ def make_teacher(
 
 @torch.no_grad()
 def _check_latents(teacher: LoadedModel, student: Student, made: Teacher, image: Tensor) -> None:
-    own = student.system.encode_moments(image).chunk(2, dim=1)[0]  # (1, K, h, w)
-    whole = made.system.encode_moments(image).chunk(2, dim=1)[0]  # (1, C, h, w)
+    own = student.system.encode_moments(image).chunk(2, dim=1)[0]  # (1, K, …)
+    whole = made.system.encode_moments(image).chunk(2, dim=1)[0]  # (1, C, …)
     fits = own.shape[2:] == whole.shape[2:]
     if not fits or (own - made.to_student(whole)).norm() > LATENTS_AGREE * own.norm():
         raise ConfigError(
@@ -179,7 +179,8 @@ def find_encode(student: LoadedModel, teacher: LoadedModel) -> Tensor:
         ConfigError: If the record does not lead from one to the other.
     """
     prunings, known = (
-        [one for one in model.history if "channels_before" in one] for model in (student, teacher)
+        [entry for entry in model.history if "channels_before" in entry]
+        for model in (student, teacher)
     )
     if not prunings:
         raise ConfigError(
@@ -196,8 +197,8 @@ def find_encode(student: LoadedModel, teacher: LoadedModel) -> Tensor:
             f"{student.name} was pruned from {before}: give the model that it was pruned from."
         )
     encode = torch.eye(before, dtype=torch.float64)
-    for one in since:
-        encode = _encode_of(one, student.name) @ encode
+    for pruning in since:
+        encode = _encode_of(pruning, student.name) @ encode
     return encode
 
 
@@ -212,22 +213,14 @@ def _encode_of(record: dict[str, Any], name: str) -> Tensor:
     return torch.tensor(record["encode"], dtype=torch.float64)
 
 
-def decoder_port_layers(autoencoder: nn.Module) -> tuple[str, ...]:
-    """The layers that read the latents.
-
-    Raises:
-        ModelError: If the class is unknown.
-    """
+def _decoder_port_layers(autoencoder: nn.Module) -> tuple[str, ...]:
+    """The layers that read the latents."""
     ports = autoencoder_ports(autoencoder)
     return (ports.decoder, *([ports.post_quant] if ports.post_quant else []))
 
 
-def denoiser_port_layers(denoiser: nn.Module) -> tuple[str, ...]:
-    """The layers that read and write the latents.
-
-    Raises:
-        ModelError: If the class is unknown.
-    """
+def _denoiser_port_layers(denoiser: nn.Module) -> tuple[str, ...]:
+    """The layers that read and write the latents."""
     ports = denoiser_ports(denoiser)
     norm = [ports.input_norm] if ports.input_norm else []
     return (*norm, ports.input.layer, ports.output.layer)
@@ -245,10 +238,10 @@ def _of_layers(weights: dict[str, nn.Parameter], layers: Iterable[str]) -> dict[
 def _decoder_weights(
     system: LatentDiffusion, autoencoder: nn.Module, image: Tensor
 ) -> dict[str, nn.Parameter]:
-    """What decoding uses and encoding does not, by name; found by where gradients arrive."""
+    """What decoding uses and encoding does not, by name: where gradients of one alone arrive."""
     weights = dict(autoencoder.named_parameters())
     with torch.enable_grad():
-        moments = system.encode_moments(image)  # (1, 2K, h, w)
+        moments = system.encode_moments(image)  # (1, 2K, …)
         decoded = system.decode(moments.chunk(2, dim=1)[0].detach())
         encodes, decodes = (
             torch.autograd.grad(made.sum(), list(weights.values()), allow_unused=True)

@@ -14,13 +14,14 @@ BLOCK_LISTS = ("down_blocks", "up_blocks")
 
 @dataclass(frozen=True)
 class Tap:
-    """One block of the student and what it should give."""
+    """A block of the student, and the block of the teacher whose features it should give."""
 
     student: str
-    """Dotted name."""
+    """Dotted name, in the student's denoiser."""
     teacher: str
+    """Dotted name, in the teacher's denoiser."""
     features: Tensor | None
-    """The teacher's features that the student kept, in its order; None: all."""
+    """The teacher's features that the student kept, in its order, int64 (D,); None: all."""
 
 
 class Listener:
@@ -44,7 +45,7 @@ class Listener:
 
     def take(self) -> list[Tensor]:
         """Features (B, D, h, w) in the order of the names, each once."""
-        taken = [one for one in self.heard if one is not None]
+        taken = [features for features in self.heard if features is not None]
         assert len(taken) == len(self.heard)
         self.heard = [None] * len(self.heard)
         return taken
@@ -57,15 +58,14 @@ def find_taps(student: LoadedModel, teacher: LoadedModel) -> list[Tap]:
     """
     if not hasattr(student.denoiser, "down_blocks"):
         return []
-    prunings = [one for one in student.history if "channels_before" in one]
-    known = sum("channels_before" in one for one in teacher.history)
-    found: dict[str, Tap] = {name: Tap(name, name, None) for name in _blocks(student.denoiser)}
+    prunings = [entry for entry in student.history if "channels_before" in entry]
+    known = sum("channels_before" in entry for entry in teacher.history)
+    taps = {name: Tap(name, name, None) for name in _blocks(student.denoiser)}
     for record in reversed(prunings[known:]):
         kept = record.get("width", {}).get("features", {})
-        found = {
-            name: _through(tap, *kept[tap.teacher]) if kept else tap for name, tap in found.items()
-        }
-    return list(found.values())
+        if kept:
+            taps = {name: _through(tap, *kept[tap.teacher]) for name, tap in taps.items()}
+    return list(taps.values())
 
 
 def _through(tap: Tap, teacher: str, kept: list[int]) -> Tap:
@@ -75,22 +75,22 @@ def _through(tap: Tap, teacher: str, kept: list[int]) -> Tap:
 
 
 def _blocks(unet: Any) -> list[str]:
-    found = [f"{owner}.{n}" for owner in BLOCK_LISTS for n in range(len(getattr(unet, owner)))]
-    return [*found, *(["mid_block"] if unet.mid_block is not None else [])]
+    blocks = [f"{owner}.{n}" for owner in BLOCK_LISTS for n in range(len(getattr(unet, owner)))]
+    return [*blocks, *(["mid_block"] if unet.mid_block is not None else [])]
 
 
-def feature_loss(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+def relative_feature_loss(given: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
     """Mean over blocks of the squared error relative to the variance of what is wanted.
 
     As feature distillation of narrower denoisers does (Kim et al., arXiv 2305.15798), made
     scale-free.
 
     Args:
-        found: The student's features, (B, D, h, w) each.
+        given: The student's features, (B, D, …) each.
         wanted: The teacher's at the same places.
     """
     losses = [
-        (one - other).square().mean() / other.var(correction=0).clamp(min=1e-12)
-        for one, other in zip(found, wanted, strict=True)
+        (ours - theirs).square().mean() / theirs.var(correction=0).clamp(min=1e-12)
+        for ours, theirs in zip(given, wanted, strict=True)
     ]
     return torch.stack(losses).mean()

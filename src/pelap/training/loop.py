@@ -1,0 +1,181 @@
+"""The loop of every training: rate, losses, update, average, metrics, checkpoint, step by step.
+
+What is trained towards what is an `Objective`: a stage of a run (stage_objective.py) or a pruned
+model's recovery (recovery/student_training.py). Every random number of an objective is a function
+of the seed and the step, so a training that was killed ends bit for bit as an uninterrupted one.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from pelap.config.run_folder import RunFolder
+from pelap.core.errors import RunError
+from pelap.method.step import update
+from pelap.training.checkpoint import (
+    TrainingState,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from pelap.training.metric_lines import keep_metrics_until
+from pelap.training.tracking import Tracker
+
+
+class DivergenceError(RunError):
+    """A loss that is not finite any more."""
+
+
+class StepResult(Protocol):
+    """What one step gave; all of it averages over processes."""
+
+    @property
+    def total_loss(self) -> Tensor: ...
+
+    def to_vector(self) -> Tensor:
+        """All numbers in one tensor, detached."""
+        ...
+
+    def from_vector(self, values: Tensor) -> Self:
+        """The numbers of `to_vector`, in the shape of this result."""
+        ...
+
+    def figures(self) -> dict[str, float | list[float]]:
+        """What a line of metrics says of it."""
+        ...
+
+
+class Objective(ABC):
+    """What a training works towards, and what is due when."""
+
+    stage: str
+    """What metrics.jsonl calls it."""
+    remedy: str
+    """What to do where the loss diverges, with the option and its value."""
+    steps_per_epoch: int
+    clipped: Sequence[Sequence[torch.nn.Parameter]]
+    """Weights whose gradients are clipped together."""
+    max_gradient_norm: float
+
+    @abstractmethod
+    def learning_rate(self, step: int) -> float:
+        """Of the step after `step` others."""
+
+    @abstractmethod
+    def forward(self, step: int) -> StepResult:
+        """The losses of this process's part of the batch, with gradients."""
+
+    @abstractmethod
+    def is_logged(self, done: int) -> bool:
+        """Whether metrics.jsonl gets a line after `done` steps."""
+
+    @abstractmethod
+    def is_saved(self, done: int) -> bool:
+        """Whether a checkpoint is due after `done` steps."""
+
+    def end_step(self, loop: "Loop", done: int) -> None:  # noqa: B027 - most have nothing to do
+        """Do what else is due after `done` steps, before the checkpoint."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Takes the steps of one objective after the other."""
+
+    accelerator: Accelerator
+    folder: RunFolder
+    state: TrainingState
+    tracker: Tracker
+    keep_checkpoints: int
+
+    def run(self, objective: Objective, steps: range) -> None:
+        """Take these steps; at their end the weights are their moving average.
+
+        Raises:
+            DivergenceError: If the loss stops being finite.
+        """
+        self.tracker.restart_clock(steps.start)  # what caching latents took is no training
+        for step in steps:
+            result, norm = self._step(objective, step)
+            done = step + 1
+            self.tracker.bar.move_to(done)
+            if objective.is_logged(done):
+                self._log(objective, done, result, norm)
+            objective.end_step(self, done)
+            if done == steps.stop:
+                self.state.keep_average()
+            if objective.is_saved(done):
+                self.save(done, is_last=done == self.tracker.steps.stop)
+                self.tracker.restart_clock(done)
+
+    def save(self, step: int, *, is_last: bool) -> None:
+        """Write a checkpoint."""
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            save_checkpoint(
+                self.folder.checkpoints, step, self.keep_checkpoints, self.state, is_last=is_last
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _step(self, objective: Objective, step: int) -> tuple[StepResult, Tensor]:
+        rate, optimizer = objective.learning_rate(step), self.state.optimizer
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group.get("rate_factor", 1.0)
+        result = objective.forward(step)
+        norm = update(
+            optimizer,
+            result.total_loss,
+            objective.clipped,
+            objective.max_gradient_norm,
+            self.accelerator,
+        )
+        if self.state.ema is not None:
+            self.state.ema.step(self.state.trained.parameters())
+        return result, norm
+
+    def _log(self, objective: Objective, done: int, result: StepResult, norm: Tensor) -> None:
+        result = result.from_vector(reduced(self.accelerator, result.to_vector(), "mean"))
+        if not torch.isfinite(result.total_loss):
+            raise DivergenceError(
+                f"The loss is {float(result.total_loss)} at step {done}: {objective.remedy}."
+            )
+        figures = result.figures() | {
+            "learning_rate": self.state.optimizer.param_groups[0]["lr"],
+            "gradient_norm": float(norm),
+            "images_per_second": self.tracker.images_per_second(done),
+        }
+        epoch = done / objective.steps_per_epoch
+        self.tracker.record("train", done, epoch, objective.stage, figures)
+
+
+def restore(folder: RunFolder, state: TrainingState, accelerator: Accelerator) -> int:
+    """Go back to the last checkpoint, or to the start where there is none.
+
+    Args:
+        folder: Its metrics lose the lines of steps that will be taken again.
+        state: Restored in place.
+        accelerator: Its main process writes.
+
+    Returns:
+        The number of steps done.
+
+    Raises:
+        RunError: If the checkpoint is damaged or does not fit.
+    """
+    checkpoints = list_checkpoints(folder.checkpoints)
+    step = load_checkpoint(checkpoints[-1], state) if checkpoints else 0
+    if accelerator.is_main_process:
+        keep_metrics_until(folder, step)
+    accelerator.wait_for_everyone()
+    return step
+
+
+def reduced(accelerator: Accelerator, values: Tensor, how: str) -> Tensor:
+    """The "sum" or the "mean" of `values` over all processes."""
+    total = accelerator.reduce(values, reduction=how)
+    assert isinstance(total, Tensor)
+    return total
