@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from pelap.analysis.analysis_record import Analysis
 from pelap.report.canvas import new_figure, plain
+from pelap.report.numbers import signed
 
 MOST_NUMBERS = 12
 """Sides of a heat map up to which its cells are labelled."""
@@ -33,7 +34,7 @@ def draw_matrices(analysis: Analysis) -> Figure:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         _channel_axis(axes)
         bar = figure.colorbar(image, ax=axes, location="bottom", aspect=26, pad=0.03)
-        bar.set_ticks([-limit, 0, limit], labels=[_signed(v, ".2g") for v in (-limit, 0, limit)])
+        bar.set_ticks([-limit, 0, limit], labels=[signed(v, ".2g") for v in (-limit, 0, limit)])
     return figure
 
 
@@ -108,12 +109,6 @@ def _channel_axis(axes: Axes) -> None:
     axes.set_xlabel("channel")
 
 
-def _signed(value: float, form: str) -> str:
-    """With a real minus, and no zero below zero."""
-    text = f"{value:{form}}"
-    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
-
-
 def _heat(
     axes: Axes, values: np.ndarray, colours: str, norm: Normalize, form: str | None = None
 ) -> AxesImage:
@@ -122,7 +117,7 @@ def _heat(
     if form is None or max(values.shape) > MOST_NUMBERS:
         return image
     for (row, column), value in np.ndenumerate(values):
-        text = _signed(value, form) if np.isfinite(value) else "–"
+        text = signed(value, form) if np.isfinite(value) else "–"
         red, green, blue, _ = image.cmap(image.norm(value)) if np.isfinite(value) else (1,) * 4
         colour = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"
         axes.text(column, row, text, ha="center", va="center", size=8, color=colour)

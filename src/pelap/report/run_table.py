@@ -1,23 +1,15 @@
 """The page's tables: results beside the paper's, settings that differ, versions."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pelap.config.run_config import to_dict
 from pelap.report import numbers
+from pelap.report.page import Table, text_table
 from pelap.report.reported_run import ReportedRun
 
 PAPER_COLUMNS = ("Paper: baseline", "Paper: PeLAP-A, λ = 0.01")
 """As reported: full size, CIFAR-10, 100 epochs, one seed."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text; the first cell of a row names it."""
-
-    header: list[str]
-    rows: list[list[str]]
 
 
 def results_table(runs: Sequence[ReportedRun]) -> Table:
@@ -56,7 +48,7 @@ def results_table(runs: Sequence[ReportedRun]) -> Table:
         _row("parameters", runs, lambda run: f"{run.evaluation['num_parameters']['total']:,}"),
         _row("pictures measured", runs, lambda run: f"{run.evaluation['num_pictures']:,}"),
     ]  # fmt: skip
-    return Table(["", *(run.label for run in runs), *PAPER_COLUMNS], rows)
+    return text_table(["", *(run.label for run in runs), *PAPER_COLUMNS], rows, "with-paper")
 
 
 def _row(
@@ -91,7 +83,7 @@ def differing_settings(runs: Sequence[ReportedRun]) -> Table | None:
         for name in settings[0]
         if any(each[name] != settings[0][name] for each in settings)
     ]
-    return Table(["setting", *(run.label for run in runs)], rows) if rows else None
+    return text_table(["setting", *(run.label for run in runs)], rows) if rows else None
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -112,4 +104,4 @@ def versions_table(runs: Sequence[ReportedRun]) -> Table:
         for name in names
     ]
     rows.append(["machine", *(str(run.evaluation["machine"]) for run in runs)])
-    return Table(["", *(run.label for run in runs)], rows)
+    return text_table(["", *(run.label for run in runs)], rows)

@@ -25,9 +25,14 @@ from pelap.report.canvas import (
 )
 from pelap.report.label_places import Box, place_labels
 from pelap.report.numbers import tick
-from pelap.report.tradeoff_front import pareto_front
-from pelap.report.tradeoff_names import cost_title, metric_title
-from pelap.report.tradeoff_points import Role, TradeoffPoint, higher_is_better, merge_groups
+from pelap.report.tradeoff_points import (
+    Role,
+    TradeoffPoint,
+    cost_title,
+    higher_is_better,
+    metric_title,
+)
+from pelap.report.tradeoff_words import pareto_front
 
 LOOKS: dict[Role, tuple[str, str, bool]] = {
     "unpruned": (BLACK, "D", False),
@@ -45,38 +50,30 @@ FAR = 9.0
 """Points between a label and its marker from which on a line joins them."""
 
 
-def draw_tradeoff(
-    points: Sequence[TradeoffPoint],
-    metrics: Sequence[str],
-    costs: Sequence[str] | None = None,
-    columns: int = 1,
-) -> Figure:
-    """A panel for each metric and cost; models of a group are one marker with bars.
+def draw_tradeoff(points: Sequence[TradeoffPoint], metric: str, columns: int = 1) -> Figure:
+    """A panel for each cost that all models have; a marker with bars for each model.
 
     The front is of the means; what it dominates is shaded. Dotted lines cross at the first
     unpruned model. Draw through `canvas.drawing` for the report's style.
 
     Args:
         points: The models.
-        metrics: Names in their `quality`; a row or more of panels each.
-        costs: Names in their `cost`; by default all that every model has.
+        metric: Name in their `quality`.
         columns: Panels side by side.
     """
-    merged = merge_groups(points)
-    costs = shared_costs(merged) if costs is None else costs
-    pairs = [(metric, cost) for metric in metrics for cost in costs]
-    rows = -(-len(pairs) // columns)
+    costs = shared_costs(points)
+    rows = -(-len(costs) // columns)
     width = WIDTH if columns == 1 else PANEL_WIDTH * columns
     figure = new_figure(PANEL_HEIGHT * rows + 0.4, width)
     panels = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
-    for place, (metric, cost) in enumerate(pairs):
-        _draw_panel(panels[place], merged, metric, cost)
-        if place % columns == 0 or metric != pairs[place - 1][0]:
-            panels[place].set_ylabel(metric_title(metric))
-    _add_keys(figure, panels[len(pairs) :], merged, columns)
+    for axes, cost in zip(panels, costs, strict=False):
+        _draw_panel(axes, points, metric, cost)
+    for axes in panels[: len(costs) : columns]:
+        axes.set_ylabel(metric_title(metric))
+    _add_keys(figure, panels[len(costs) :], points, columns)
     figure.draw_without_rendering()  # labels are placed in the panels' final size
-    for axes, (metric, cost) in zip(panels, pairs, strict=False):
-        _label(figure, axes, _shown(merged, metric, cost), metric, cost)
+    for axes, cost in zip(panels, costs, strict=False):
+        _label(figure, axes, _shown(points, metric, cost), metric, cost)
     return figure
 
 

@@ -1,9 +1,8 @@
-"""What a trade-off says in words: who beats chance, and who is beaten in every respect."""
+"""Which models beat chance, which are beaten in every respect, and how that is said."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pelap.report.tradeoff_names import cost_title, is_time, metric_name, write_metric
 from pelap.report.tradeoff_points import (
     LATENT_BYTES,
     MACS,
@@ -13,7 +12,11 @@ from pelap.report.tradeoff_points import (
     TO_UNPRUNED,
     TradeoffPoint,
     Value,
+    cost_title,
     higher_is_better,
+    is_time,
+    metric_name,
+    write_figure,
 )
 
 SAME_SIZE = 0.1
@@ -94,6 +97,37 @@ def dominates(one: TradeoffPoint, other: TradeoffPoint, metric: str) -> bool:
     return no_worse and min(costs) >= 0 and max(better) > 0
 
 
+def pareto_front(
+    costs: Sequence[float], qualities: Sequence[float], *, higher_is_better: bool
+) -> list[int]:
+    """Those that no other one dominates, by rising cost.
+
+    One dominates another if it costs no more, is no worse, and is not its equal in both. Equals
+    stand on the front together.
+
+    Args:
+        costs: Of each model; less is better.
+        qualities: Of each model, in the same order.
+        higher_is_better: Of quality.
+
+    Returns:
+        Places in `costs`.
+
+    Raises:
+        ValueError: If the two differ in length.
+    """
+    sign = -1.0 if higher_is_better else 1.0
+    models = sorted(
+        (cost, sign * quality, place)
+        for place, (cost, quality) in enumerate(zip(costs, qualities, strict=True))
+    )
+    front: list[tuple[float, float, int]] = []
+    for model in models:
+        if not front or model[1] < front[-1][1] or model[:2] == front[-1][:2]:
+            front.append(model)
+    return [place for _, _, place in front]
+
+
 def lead(duels: Sequence[Duel], metric: str) -> str:
     """The page's first sentence."""
     held = [duel for duel in duels if duel.random is not None]
@@ -121,8 +155,8 @@ def duel_sentence(duel: Duel, metric: str) -> str:
             "`pelap prune MODEL` and the same sizes, --criterion random or "
             "--denoiser-criterion random."
         )
-    ours = write_metric(metric, duel.pruned.quality[metric].mean)
-    theirs = write_metric(metric, duel.random.quality[metric].mean)
+    ours = write_figure(metric, duel.pruned.quality[metric].mean)
+    theirs = write_figure(metric, duel.random.quality[metric].mean)
     name = duel.random.label
     rival = name if duel.num_random == 1 else f"{name}, the best of {duel.num_random} random models"
     verdict = {1: "better than chance", 0: "not told apart: the intervals overlap",
@@ -154,7 +188,7 @@ def cost_sentence(point: TradeoffPoint, unpruned: TradeoffPoint, metric: str) ->
     verdict = {1: "better", 0: "not told apart", -1: "worse"}[outcome]
     return (
         f"{point.label} beside {unpruned.label}: {shares}; {metric_name(metric)} "
-        f"{write_metric(metric, ours.mean)} against {write_metric(metric, theirs.mean)}, {verdict}."
+        f"{write_figure(metric, ours.mean)} against {write_figure(metric, theirs.mean)}, {verdict}."
     )
 
 
