@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from page_tags import Tags
 from shown import curves, entries, styled, texts, titles, words_of
 
 from pelap.report.canvas import drawing
-from pelap.report.label_places import Box, place_labels
 from pelap.report.tradeoff_figures import FRONT, LOOKS, draw_tradeoff
 from pelap.report.tradeoff_page import tradeoff_table, write_tradeoff
 from pelap.report.tradeoff_points import (
@@ -86,26 +85,6 @@ def test_equals_stand_on_the_front_together_and_lengths_must_fit():
     assert pareto_front([2, 1, 1, 1], [5, 7, 7, 9], higher_is_better=True) == [3]
     with pytest.raises(ValueError, match="zip"):
         pareto_front([1, 2], [1], higher_is_better=True)
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 20)), min_size=1, max_size=9))
-def test_labels_hide_neither_each_other_nor_points(places: list[tuple[int, int]]):
-    points = [(50.0 + 30 * x, 50.0 + 20 * y) for x, y in dict.fromkeys(places)]
-    marks = [Box(x - 4, y - 4, x + 4, y + 4) for x, y in points]
-    bounds = Box(0, 0, 1400, 600)
-    boxes = place_labels(points, [(24, 9)] * len(points), marks, bounds)
-    for index, (box, point) in enumerate(zip(boxes, points, strict=True)):
-        assert box.juts_out(bounds) == 0
-        assert sum(box.overlap(other) for other in [*marks, *boxes[:index]]) == 0
-        assert box.distance(point) <= min(box.distance(other) for other in points)
-        assert (box.right - box.left, box.top - box.bottom) == pytest.approx((24, 9))
-
-
-def test_crowded_labels_move_away_from_each_other():
-    points = [(50.0, 50.0 + y) for y in range(4)]
-    boxes = place_labels(points, [(40, 10)] * 4, [], Box(0, 0, 200, 200))
-    assert sum(a.overlap(b) for a in boxes for b in boxes if a is not b) == 0
 
 
 LATENTS = {"pruned": "2026-01-01", "channels_before": 16, "channels_after": 8,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from pelap.analysis.analysis_record import Analysis
 from pelap.analysis.recommendation import Recommendation
@@ -23,6 +22,8 @@ from pelap.report.canvas import (
     legend,
     new_figure,
     plain,
+    plain_numbers,
+    whole_numbers,
 )
 
 ROTATION_COLOURS = {"pca": PURPLE, "decoder": GREEN}
@@ -64,13 +65,12 @@ def draw_curves(analysis: Analysis, recommendation: Recommendation | None) -> Fi
         _draw_lines(axes, analysis, lines, recommendation, loss)
         axes.set_yscale("log")
         axes.set_ylim(LEAST_LOSS_DB, max(1.0, 1.3 * axes.dataLim.y1))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
+        plain_numbers(axes.yaxis)
         axes.set_title("PSNR lost, dB")
         axes.set_xlim(min(counts) - 0.02 * max(counts), 1.02 * max(counts))
     last = bottom[-1] if bottom else top
     last.set_xlabel("channels kept")
-    last.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    whole_numbers(last.xaxis)
     legend(figure, _keys(analysis, lines, recommendation), columns=2)
     return figure
 
@@ -90,11 +90,11 @@ def _lines(analysis: Analysis, best: list[str]) -> list[_Line]:
     drawn = analysis.random
     label = f"random, {len(drawn.psnr_db[0])} draws"
     random = _Line(label, drawn.num_kept, drawn.mean_db, VERMILLION, 2, "v", 4.5)
-    rotations = [
-        _Line(f"rotation {plain(one.kind)}", one.num_kept, one.psnr_db,
-              ROTATION_COLOURS.get(one.kind, BLACK), 1.6, "D", 3.5, "--")
-        for one in analysis.rotations
-    ]  # fmt: skip
+    rotations = []
+    for one in analysis.rotations:
+        name, colour = f"rotation {plain(one.kind)}", ROTATION_COLOURS.get(one.kind, BLACK)
+        line = _Line(name, one.num_kept, one.psnr_db, colour, 1.6, "D", 3.5, "--")
+        rotations.append(line)
     return [*grey, random, *(highlighted[name] for name in best), *rotations]
 
 
@@ -116,11 +116,11 @@ def _draw_lines(
     scale: Callable[[np.ndarray], np.ndarray],
 ) -> None:
     draws = scale(np.asarray(analysis.random.psnr_db))  # (K, draws)
-    axes.fill_between(analysis.random.num_kept, draws.min(axis=1), draws.max(axis=1),
-                      color=VERMILLION, alpha=0.15, lw=0)  # fmt: skip
+    worst, best = draws.min(axis=1), draws.max(axis=1)
+    axes.fill_between(analysis.random.num_kept, worst, best, color=VERMILLION, alpha=0.15, lw=0)
     for line in lines:
-        axes.plot(line.num_kept, scale(np.asarray(line.psnr_db)), line.style, color=line.colour,
-                  lw=line.width, marker=line.marker, ms=line.size)  # fmt: skip
+        values, look = scale(np.asarray(line.psnr_db)), {"marker": line.marker, "ms": line.size}
+        axes.plot(line.num_kept, values, line.style, color=line.colour, lw=line.width, **look)
     if recommendation is not None:
         place = scale(np.asarray([recommendation.psnr_db]))
         axes.plot([recommendation.num_kept], place, "o", ms=13, mfc="none", mec=BLACK, mew=1.6)
@@ -180,16 +180,15 @@ def draw_spectrum(analysis: Analysis) -> Figure:
     left.plot(range(1, len(values) + 1), values / values.sum(), color=BLUE, marker="o", ms=4)
     if values.max() > 10 * values.min():
         left.set_yscale("log")
-        left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        left.yaxis.set_minor_locator(NullLocator())
+        plain_numbers(left.yaxis)
     else:
         left.set_ylim(0, None)
     left.set_title("share of the variance")
     left.set_xlabel("eigenvector")
-    left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    whole_numbers(left.xaxis)
     right.bar(range(len(values)), [one.r2 for one in analysis.channels], color=BLUE)
     right.set_ylim(0, 1)
     right.set_title("R² from the others")
     right.set_xlabel("channel")
-    right.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    whole_numbers(right.xaxis)
     return figure

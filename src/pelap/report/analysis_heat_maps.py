@@ -5,10 +5,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from pelap.analysis.analysis_record import Analysis
-from pelap.report.canvas import new_figure, plain
+from pelap.report.canvas import new_figure, plain, whole_numbers
 from pelap.report.numbers import signed
 
 MOST_NUMBERS = 12
@@ -31,7 +31,7 @@ def draw_matrices(analysis: Analysis) -> Figure:
         image = _heat(axes, matrix, "RdBu_r", Normalize(-limit, limit))
         axes.set_aspect("equal")
         axes.set_title(title)
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        whole_numbers(axes.yaxis)
         _channel_axis(axes)
         bar = figure.colorbar(image, ax=axes, location="bottom", aspect=26, pad=0.03)
         bar.set_ticks([-limit, 0, limit], labels=[signed(v, ".2g") for v in (-limit, 0, limit)])
@@ -105,7 +105,7 @@ def class_rows(analysis: Analysis) -> dict[str, list[float]]:
 
 
 def _channel_axis(axes: Axes) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    whole_numbers(axes.xaxis)
     axes.set_xlabel("channel")
 
 

@@ -1,8 +1,9 @@
 """The page about an analysis: what its sections hold."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-from pelap.analysis.analysis_record import Analysis
+from pelap.analysis.analysis_record import Analysis, ChannelAnalysis
 from pelap.analysis.recommendation import Recommendation
 from pelap.report import analysis_figures as figures
 from pelap.report import analysis_heat_maps as heat_maps
@@ -108,9 +109,11 @@ def rotation_hint(analysis: Analysis, recommendation: Recommendation | None) -> 
     if recommendation is None:
         return None
     count = recommendation.num_kept
-    found = {one.kind: dict(zip(one.num_kept, one.psnr_db, strict=True)) for one in
-             analysis.rotations}  # fmt: skip
-    psnr_db = {kind: curve[count] for kind, curve in found.items() if count in curve}
+    psnr_db = {
+        curve.kind: curve.psnr_db[curve.num_kept.index(count)]
+        for curve in analysis.rotations
+        if count in curve.num_kept
+    }
     kind = max(psnr_db, key=lambda name: psnr_db[name], default=None)
     if kind is None or psnr_db[kind] <= recommendation.psnr_db:
         return None
@@ -124,41 +127,48 @@ def draw_cards(analysis: Analysis, recommendation: Recommendation | None) -> lis
     """Every figure for which the analysis holds something."""
     cards = [_curves_card(analysis, recommendation), *_channel_cards(analysis)]
     if len(analysis.agreement.names) > 1 and analysis.num_channels > 1:
-        cards.append(draw_card(
-            "agreement", "Do the criteria agree?",
+        agreement = draw_card(
+            "agreement",
+            "Do the criteria agree?",
             "Each number compares two orders of the channels. 1: the same order; 0: unrelated; "
             "−1: reversed; –: one of the two holds all channels to be equal.",
             f"Heat map of Kendall's τ between {', '.join(analysis.agreement.names)}.",
             lambda: heat_maps.draw_agreement(analysis),
-        ))  # fmt: skip
+        )
+        cards.append(agreement)
     if analysis.timestep_bands and analysis.channels[0].taylor:
-        cards.append(draw_card(
-            "taylor", "What the denoiser uses",
+        taylor = draw_card(
+            "taylor",
+            "What the denoiser uses",
             "How strongly the denoiser's loss pulls on each channel, beside the mean channel of "
             "the same timesteps. Purple: less, orange: more. Top: little noise; bottom: much.",
             f"Heat map of {analysis.num_channels} channels and "
             f"{len(analysis.timestep_bands)} bands of timesteps.",
             lambda: heat_maps.draw_taylor(analysis),
-        ))  # fmt: skip
+        )
+        cards.append(taylor)
     shown, known = len(heat_maps.class_rows(analysis)), len(analysis.class_names)
     if shown:
         limit = f" Shown are {shown} of {known} classes." if shown < known else ""
-        cards.append(draw_card(
-            "classes", "By class",
+        classes = draw_card(
+            "classes",
+            "By class",
             "Where rows differ within a column, that channel matters to some classes more than to "
             f"others.{limit}",
             f"Heat map of the PSNR lost without each of {analysis.num_channels} channels, for "
             f"{shown} classes.",
             lambda: heat_maps.draw_classes(analysis),
-        ))  # fmt: skip
+        )
+        cards.append(classes)
     return cards
 
 
 def _curves_card(analysis: Analysis, recommendation: Recommendation | None) -> Card:
     count = _compared_at(analysis, recommendation)
-    best = max(analysis.criteria, key=lambda one: one.at(count).psnr_db)
+    best = max(analysis.criteria, key=lambda criterion: criterion.at(count).psnr_db)
     return draw_card(
-        "curves", "Channels kept against quality",
+        "curves",
+        "Channels kept against quality",
         f"On {analysis.num_curve:,} pictures, with {analysis.fill} fill for the removed channels. "
         "Higher is better above, lower is better below. The band spans the random draws: a "
         "criterion inside it does no better than a lucky draw. Rotations keep directions instead "
@@ -167,74 +177,100 @@ def _curves_card(analysis: Analysis, recommendation: Recommendation | None) -> C
         f"{best.name} {best.at(count).psnr_db:.2f} dB, random "
         f"{_random_at(analysis, count):.2f} dB; with all {analysis.psnr_db:.2f} dB.",
         lambda: figures.draw_curves(analysis, recommendation),
-    )  # fmt: skip
+    )
 
 
 def _channel_cards(analysis: Analysis) -> list[Card]:
     order = figures.importance_order(analysis)
-    tau = _tau(analysis, "variance", "leave_one_out")
-    agrees = "" if tau is None else (
+    most, least = (
+        f"{channel} ({signed(analysis.channels[channel].leave_one_out_db)} dB)"
+        for channel in (order[0], order[-1])
+    )
+    r2 = [channel.r2 for channel in analysis.channels]
+    return [
+        draw_card(
+            "channels",
+            "What each channel is worth",
+            "Each channel left out alone, most costly first. Where the two dots lie apart, the "
+            f"other channels know what this one says.{_variance_sentence(analysis)}",
+            f"PSNR lost without each channel, most for {most}, least for {least}.",
+            lambda: figures.draw_channels(analysis),
+        ),
+        draw_card(
+            "spectrum",
+            "Redundancy",
+            "Left: a steep fall means that few directions hold most of what varies. Right: near "
+            "1, the other channels predict this one.",
+            f"Eigenvalues of the covariance as shares; R² from {signed(min(r2))} to "
+            f"{signed(max(r2))}.",
+            lambda: figures.draw_spectrum(analysis),
+        ),
+        draw_card(
+            "matrices",
+            "What the decoder responds to",
+            "Left: how much errors in two channels raise the decoded error together; a dark "
+            "diagonal cell is a channel in which errors show. Right: which channels vary together.",
+            f"Two heat maps, {analysis.num_channels} × {analysis.num_channels}.",
+            lambda: heat_maps.draw_matrices(analysis),
+        ),
+    ]
+
+
+def _variance_sentence(analysis: Analysis) -> str:
+    """How far the variance, which is cheap, orders the channels as leaving them out does."""
+    names = analysis.agreement.names
+    if not {"variance", "leave_one_out"} <= set(names):
+        return ""
+    tau = analysis.agreement.tau[names.index("variance")][names.index("leave_one_out")]
+    if tau is None:
+        return ""
+    return (
         f" The variance beside it agrees with this order by a Kendall's τ of {signed(tau)} "
         "(1: the same order, 0: unrelated)."
-    )  # fmt: skip
-    r2 = [one.r2 for one in analysis.channels]
-    return [
-        draw_card("channels", "What each channel is worth",
-              "Each channel left out alone, most costly first. Where the two dots lie apart, the "
-              f"other channels know what this one says.{agrees}",
-              f"PSNR lost without each channel, most for {order[0]} "
-              f"({signed(analysis.channels[order[0]].leave_one_out_db)} dB), least for "
-              f"{order[-1]} ({signed(analysis.channels[order[-1]].leave_one_out_db)} dB).",
-              lambda: figures.draw_channels(analysis)),
-        draw_card("spectrum", "Redundancy",
-              "Left: a steep fall means that few directions hold most of what varies. Right: near "
-              "1, the other channels predict this one.",
-              f"Eigenvalues of the covariance as shares; R² from {signed(min(r2))} to "
-              f"{signed(max(r2))}.",
-              lambda: figures.draw_spectrum(analysis)),
-        draw_card("matrices", "What the decoder responds to",
-              "Left: how much errors in two channels raise the decoded error together; a dark "
-              "diagonal cell is a channel in which errors show. Right: which channels vary "
-              "together.",
-              f"Two heat maps, {analysis.num_channels} × {analysis.num_channels}.",
-              lambda: heat_maps.draw_matrices(analysis)),
-    ]  # fmt: skip
+    )
 
 
 def channel_table(analysis: Analysis, recommendation: Recommendation | None) -> Table:
     """One row a channel, most costly first."""
-    header = ["channel", "PSNR lost, dB", "… predicted instead", "R²", "std", "KL, nats",
-              "decoder sensitivity", "active"]  # fmt: skip
-    if recommendation is not None:
-        header.insert(1, "kept")
-    rows = []
-    for index in figures.importance_order(analysis):
-        one = analysis.channels[index]
-        row = [
-            str(one.channel), signed(one.leave_one_out_db), signed(one.leave_one_out_linear_db),
-            signed(one.r2), significant(one.std), significant(one.kl),
-            f"{one.decoder_sensitivity:.2g}",
-            "yes" if one.active else "no",
-        ]  # fmt: skip
-        if recommendation is not None:
-            row.insert(1, "yes" if one.channel in recommendation.channels else "no")
-        rows.append(row)
-    return text_table(header, rows, "compact")
+    forms: dict[str, Callable[[ChannelAnalysis], str]] = {
+        "channel": lambda channel: str(channel.channel),
+        "kept": lambda channel: _yes(
+            recommendation is not None and channel.channel in recommendation.channels
+        ),
+        "PSNR lost, dB": lambda channel: signed(channel.leave_one_out_db),
+        "… predicted instead": lambda channel: signed(channel.leave_one_out_linear_db),
+        "R²": lambda channel: signed(channel.r2),
+        "std": lambda channel: significant(channel.std),
+        "KL, nats": lambda channel: significant(channel.kl),
+        "decoder sensitivity": lambda channel: f"{channel.decoder_sensitivity:.2g}",
+        "active": lambda channel: _yes(channel.active),
+    }
+    if recommendation is None:
+        del forms["kept"]
+    rows = [
+        [form(analysis.channels[index]) for form in forms.values()]
+        for index in figures.importance_order(analysis)
+    ]
+    return text_table(list(forms), rows, "compact")
+
+
+def _yes(answer: bool) -> str:
+    return "yes" if answer else "no"
 
 
 def criteria_table(analysis: Analysis, recommendation: Recommendation | None) -> Table:
     """What each criterion is, its order and what that loses; least first, beside random choices."""
     count = _compared_at(analysis, recommendation)
-    found = [
-        (analysis.psnr_db - one.at(count).psnr_db, one.name, " ".join(map(str, one.ranking)),
-         one.description)
-        for one in analysis.criteria
-    ]  # fmt: skip
-    random = analysis.psnr_db - _random_at(analysis, count)
     num_draws = len(analysis.random.psnr_db[0])
-    found.append((random, "random", "–", f"Channels at random: mean of {num_draws} draws."))
-    found.sort(key=lambda row: row[0])
-    rows = [[name, signed(loss), order, text] for loss, name, order, text in found]
+    by_chance = f"Channels at random: mean of {num_draws} draws."
+    found = [(_random_at(analysis, count), "random", "–", by_chance)]
+    for criterion in analysis.criteria:
+        ranking = " ".join(map(str, criterion.ranking))
+        found.append((criterion.at(count).psnr_db, criterion.name, ranking, criterion.description))
+    rows = [
+        [name, signed(analysis.psnr_db - psnr_db), ranking, text]
+        for psnr_db, name, ranking, text in sorted(found, key=lambda row: -row[0])
+    ]
     header = ["criterion", f"dB lost with {count} kept", "channels, best first", "what it is"]
     return text_table(header, rows, "compact wide")
 
@@ -249,10 +285,3 @@ def _compared_at(analysis: Analysis, recommendation: Recommendation | None) -> i
 
 def _random_at(analysis: Analysis, count: int) -> float:
     return analysis.random.mean_db[analysis.random.num_kept.index(count)]
-
-
-def _tau(analysis: Analysis, one: str, other: str) -> float | None:
-    names = analysis.agreement.names
-    if one not in names or other not in names:
-        return None
-    return analysis.agreement.tau[names.index(one)][names.index(other)]

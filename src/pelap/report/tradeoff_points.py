@@ -91,8 +91,10 @@ def to_point(
     training_steps: int = 0,
 ) -> TradeoffPoint:
     """A point from what `measure_model` of `pelap report MODEL…` found."""
-    quality = {name: Value(one["value"], one["low"], one["high"])
-               for name, one in measured["quality"].items()}  # fmt: skip
+    quality = {
+        name: Value(one["value"], one["low"], one["high"])
+        for name, one in measured["quality"].items()
+    }
     found = measured["cost"]
     cost = {
         f"{TIME}{one['batch_size']}": Value(
@@ -100,9 +102,9 @@ def to_point(
         )
         for one in found["times_as_fast"]
     }
-    cost |= {MACS: Value(found["macs"]["denoiser_step"]),
-             PARAMETERS: Value(found["parameters"]["total"]),
-             LATENT_BYTES: Value(found["latent_bytes"])}  # fmt: skip
+    cost[MACS] = Value(found["macs"]["denoiser_step"])
+    cost[PARAMETERS] = Value(found["parameters"]["total"])
+    cost[LATENT_BYTES] = Value(found["latent_bytes"])
     return TradeoffPoint(label, role, quality, cost, description, training_steps)
 
 

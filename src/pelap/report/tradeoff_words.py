@@ -21,6 +21,11 @@ from pelap.report.tradeoff_points import (
 
 SAME_SIZE = 0.1
 """Models whose counted costs differ by less, relatively, are of the same size."""
+CHANCE = {
+    1: "better than chance",
+    0: "not told apart: the intervals overlap",
+    -1: "worse than chance",
+}
 COUNTED = (MACS, PARAMETERS, LATENT_BYTES)
 
 
@@ -139,11 +144,9 @@ def lead(duels: Sequence[Duel], metric: str) -> str:
         verdict = {1: "better than", 0: "not told apart from", -1: "worse than"}[outcomes[0]]
         return f"{held[0].pruned.label} is {verdict} {chance}."
     won, lost = outcomes.count(1), outcomes.count(-1)
-    who = {0: f"None of the {len(outcomes)} pruned models is",
-           1: f"One of the {len(outcomes)} pruned models is",
-           len(outcomes): f"All {len(outcomes)} pruned models are"}.get(
-        won, f"{won} of the {len(outcomes)} pruned models are"
-    )  # fmt: skip
+    num = len(outcomes)
+    counted = {0: f"None of the {num}", 1: f"One of the {num}", num: f"All {num}"}
+    who = f"{counted.get(won, f'{won} of the {num}')} pruned models {'is' if won < 2 else 'are'}"
     return f"{who} better than {chance}{f'; {lost} did worse' if lost else ''}."
 
 
@@ -159,8 +162,7 @@ def duel_sentence(duel: Duel, metric: str) -> str:
     theirs = write_figure(metric, duel.random.quality[metric].mean)
     name = duel.random.label
     rival = name if duel.num_random == 1 else f"{name}, the best of {duel.num_random} random models"
-    verdict = {1: "better than chance", 0: "not told apart: the intervals overlap",
-               -1: "worse than chance"}[duel.outcome]  # fmt: skip
+    verdict = CHANCE[duel.outcome]
     return (
         f"{duel.pruned.label} against {rival}: {ours} against {theirs} in {metric_name(metric)}, "
         f"{verdict}.{_unequal(duel.pruned, duel.random)}"
