@@ -29,11 +29,11 @@ from pelap.report.tradeoff_points import (
     training_steps,
 )
 from pelap.report.tradeoff_words import (
+    chance_sentence,
+    compare_with_chance,
     cost_sentence,
     dominates,
     domination_sentences,
-    duel_sentence,
-    hold_duels,
     lead,
     main_metric,
     pareto_front,
@@ -134,41 +134,41 @@ def test_what_is_said_about_chance():
     for fd, outcome, words in ((45, 1, "better than"), (60.5, 0, "not told apart from"),
                                (70, -1, "worse than")):  # fmt: skip
         points = [whole, chance, make_point("chosen", "pruned", fd)]
-        (duel,) = hold_duels(points, FD)
-        assert duel.outcome == outcome
-        assert lead([duel], FD) == (
+        (held,) = compare_with_chance(points, FD)
+        assert held.outcome == outcome
+        assert lead([held], FD) == (
             f"chosen is {words} random removal of the same size in FD-ResNet20."
         )
-        assert f"chosen against chance: {fd:.1f} against 60.0" in duel_sentence(duel, FD)
+        assert f"chosen against chance: {fd:.1f} against 60.0" in chance_sentence(held, FD)
 
     luckier = make_point("luckier", "random", 50)
-    (duel,) = hold_duels([whole, chance, luckier, chosen], FD)
-    assert "luckier, the best of 2 random models: 45.0 against 50.0" in duel_sentence(duel, FD)
+    (held,) = compare_with_chance([whole, chance, luckier, chosen], FD)
+    assert "luckier, the best of 2 random models: 45.0 against 50.0" in chance_sentence(held, FD)
 
     better_trained = replace(luckier, training_steps=100)
-    (duel,) = hold_duels([whole, chance, better_trained, chosen], FD)
-    assert duel.random is chance
-    (duel,) = hold_duels([whole, better_trained, chosen], FD)
-    assert "not recovered alike (0 and 100 steps)" in duel_sentence(duel, FD)
+    (held,) = compare_with_chance([whole, chance, better_trained, chosen], FD)
+    assert held.random is chance
+    (held,) = compare_with_chance([whole, better_trained, chosen], FD)
+    assert "not recovered alike (0 and 100 steps)" in chance_sentence(held, FD)
 
 
 def test_chance_of_another_size_is_no_rival():
     points = [three()[0], make_point("chance", "random", 60, macs=9e6), three()[2]]
-    (duel,) = hold_duels(points, FD)
-    assert duel.random is None
-    assert "chosen has no random model of its size here" in duel_sentence(duel, FD)
-    assert lead([duel], FD) == "No pruned model here has a random one of its size beside it."
+    (held,) = compare_with_chance(points, FD)
+    assert held.random is None
+    assert "chosen has no random model of its size here" in chance_sentence(held, FD)
+    assert lead([held], FD) == "No pruned model here has a random one of its size beside it."
 
 
 def test_several_pruned_models_are_counted():
     points = [*three(), make_point("bad", "pruned", 70), make_point("same", "pruned", 60)]
-    duels = hold_duels(points, FD)
-    assert lead(duels, FD) == (
+    held = compare_with_chance(points, FD)
+    assert lead(held, FD) == (
         "One of the 3 pruned models is better than random removal of the same size in "
         "FD-ResNet20; 1 did worse."
     )
-    assert lead(duels[1:], FD).startswith("None of the 2 pruned models is better")
-    assert lead([duels[0]] * 2, FD).startswith("All 2 pruned models are better")
+    assert lead(held[1:], FD).startswith("None of the 2 pruned models is better")
+    assert lead([held[0]] * 2, FD).startswith("All 2 pruned models are better")
 
 
 def test_domination_needs_every_cost_and_the_quality():

@@ -53,7 +53,8 @@ def draw_agreement(analysis: Analysis) -> Figure:
 
 def draw_taylor(analysis: Analysis) -> Figure:
     """What the denoiser uses of each channel, by band of timesteps."""
-    values = np.asarray([one.taylor for one in analysis.channels], dtype=float).T  # (bands, C)
+    pulls = [channel.taylor for channel in analysis.channels]
+    values = np.asarray(pulls, dtype=float).T  # (bands, C)
     mean = values.mean(axis=1, keepdims=True)
     ratio = np.divide(values, mean, out=np.full_like(values, np.nan), where=mean > 0)
     known = ratio[ratio > 0]
@@ -90,13 +91,13 @@ def draw_classes(analysis: Analysis) -> Figure:
 
 def class_rows(analysis: Analysis) -> dict[str, list[float]]:
     """PSNR lost by channel, for each class with pictures; of many the furthest from the mean."""
-    columns = [one.leave_one_out_db_by_class for one in analysis.channels]
+    columns = [channel.leave_one_out_db_by_class for channel in analysis.channels]
     rows: dict[str, list[float]] = {}
     for index, name in enumerate(analysis.class_names):
         row = [column[index] for column in columns if column]
-        found = [value for value in row if value is not None]
-        if len(found) == analysis.num_channels:
-            rows[name] = found
+        known = [value for value in row if value is not None]
+        if len(known) == analysis.num_channels:
+            rows[name] = known
     if len(rows) <= MOST_CLASSES:
         return rows
     mean = np.mean(list(rows.values()), axis=0)

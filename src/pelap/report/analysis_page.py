@@ -263,13 +263,13 @@ def criteria_table(analysis: Analysis, recommendation: Recommendation | None) ->
     count = _compared_at(analysis, recommendation)
     num_draws = len(analysis.random.psnr_db[0])
     by_chance = f"Channels at random: mean of {num_draws} draws."
-    found = [(_random_at(analysis, count), "random", "–", by_chance)]
+    curves = [(_random_at(analysis, count), "random", "–", by_chance)]
     for criterion in analysis.criteria:
         ranking = " ".join(map(str, criterion.ranking))
-        found.append((criterion.at(count).psnr_db, criterion.name, ranking, criterion.description))
+        curves.append((criterion.at(count).psnr_db, criterion.name, ranking, criterion.description))
     rows = [
         [name, signed(analysis.psnr_db - psnr_db), ranking, text]
-        for psnr_db, name, ranking, text in sorted(found, key=lambda row: -row[0])
+        for psnr_db, name, ranking, text in sorted(curves, key=lambda row: -row[0])
     ]
     header = ["criterion", f"dB lost with {count} kept", "channels, best first", "what it is"]
     return text_table(header, rows, "compact wide")

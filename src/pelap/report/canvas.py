@@ -104,16 +104,22 @@ def key(
     colour: str, label: str, marker: str = "o", hollow: bool = False, line: bool = False
 ) -> Line2D:
     """An entry of a legend."""
+    entry = Line2D([], [], color=colour, marker=marker, markersize=6, markeredgewidth=1.6)
     face, width = "white" if hollow else colour, 2 if line else 0
-    style: dict[str, Any] = {"c": colour, "marker": marker, "ms": 6, "mfc": face, "mew": 1.6}
-    return Line2D([], [], lw=width, label=label, **style)
+    entry.set(label=label, markerfacecolor=face, linewidth=width)
+    return entry
 
 
 def write_beside(
-    axes: Axes, text: str, place: tuple[float, float], shift: tuple[float, float], **style: Any
+    axes: Axes,
+    text: str,
+    place: tuple[float, float],
+    shift: tuple[float, float],
+    size: float = 9,
+    **style: Any,
 ) -> None:
     """A value beside its bar or point, shifted by so many points of 1/72 inch."""
-    axes.annotate(text, place, shift, textcoords="offset points", **style)
+    axes.annotate(text, place, shift, textcoords="offset points", size=size, **style)
 
 
 def legend(figure: Figure, handles: Sequence[Line2D], columns: int = 1) -> None:

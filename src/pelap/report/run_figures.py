@@ -80,11 +80,11 @@ def draw_training_curves(runs: Sequence[ReportedRun]) -> Figure:
 
 def _curve(axes: Axes, lines: Sequence[dict[str, Any]], name: str, **style: Any) -> list[float]:
     """Draw one curve and return its values."""
-    found = [line for line in lines if line.get(name) is not None]
-    values = [float(np.mean(line[name])) for line in found]
+    measured = [line for line in lines if line.get(name) is not None]
+    values = [float(np.mean(line[name])) for line in measured]
     if values:
         every = max(1, len(values) // 12)
-        axes.plot([line["epoch"] for line in found], values, markevery=every, **style)
+        axes.plot([line["epoch"] for line in measured], values, markevery=every, **style)
     return values
 
 
@@ -169,8 +169,8 @@ def draw_sparsity_comparison(runs: Sequence[ReportedRun]) -> Figure:
         scale_values(axes, first + second, labelled=True)
         axes.set_title(title, pad=20)
         handles = [key(BLUE, label), key(VERMILLION, other, "s", hollow=True)]
-        corner: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.98)}
-        axes.legend(handles=handles, ncols=2, borderaxespad=0, **corner)
+        above = axes.legend(handles=handles, ncols=2, borderaxespad=0, loc="lower left")
+        above.set_bbox_to_anchor((-0.02, 0.98), transform=axes.transAxes)
     masks = [run.mean_mask for run in runs]
     _dots(panels[2], x, masks, GREEN, label_values and numbers.mask, "center")
     scale_values(panels[2], masks, labelled=True)
@@ -194,8 +194,8 @@ def _dots(
     shift = {"right": 4, "left": -4, "center": 0}[side]
     for place, value in zip(x, y, strict=True):
         if form and math.isfinite(value):
-            style: dict[str, Any] = {"ha": side, "va": "bottom", "size": 9, "color": colour}
-            write_beside(axes, form(value), (place, value), (shift, 6), **style)
+            spot, above = (place, value), (shift, 6)
+            write_beside(axes, form(value), spot, above, ha=side, va="bottom", color=colour)
 
 
 def draw_denoiser_and_latent(runs: Sequence[ReportedRun]) -> Figure:
@@ -213,8 +213,7 @@ def draw_denoiser_and_latent(runs: Sequence[ReportedRun]) -> Figure:
         for place, (name, _, colour) in enumerate(bars):
             value = run.evaluation[name]
             axes.barh(top + place, value, height=0.86, color=colour)
-            spot = (value, top + place)
-            write_beside(axes, numbers.loss(value), spot, (4, 0), va="center", size=9)
+            write_beside(axes, numbers.loss(value), (value, top + place), (4, 0), va="center")
     axes.set_ylim(4.6 * len(runs) - 1.5, -1.6)
     values = [run.evaluation[name] for run in runs for name, *_ in bars]
     axes.set_xlim(0, 1.16 * max(filter(math.isfinite, values), default=1))

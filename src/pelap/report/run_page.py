@@ -123,31 +123,31 @@ def _denoiser_card(runs: Sequence[ReportedRun]) -> Card:
 
 
 def _diagnosis_cards(runs: Sequence[ReportedRun]) -> list[Card]:
-    found = {run.label: run.diagnosis for run in runs if run.diagnosis is not None}
-    if not found:
+    diagnoses = {run.label: run.diagnosis for run in runs if run.diagnosis is not None}
+    if not diagnoses:
         return []
     return [
         draw_card(
             "denoiser_by_timestep",
             "At which noise levels does the denoiser work?",
-            words.timesteps_caption(found),
-            f"The denoiser's loss against the timestep of {', '.join(found)}.",
-            lambda: diagnosis_figures.plot_denoisers(found),
+            words.timesteps_caption(diagnoses),
+            f"The denoiser's loss against the timestep of {', '.join(diagnoses)}.",
+            lambda: diagnosis_figures.plot_denoisers(diagnoses),
         ),
         draw_card(
             "recovered_latent",
             "How much of the latent the denoiser recovers",
-            words.recovery_caption(found),
+            words.recovery_caption(diagnoses),
             f"Error of the recovered latent against the signal-to-noise ratio of "
-            f"{', '.join(found)}.",
-            lambda: diagnosis_figures.plot_recovery(found),
+            f"{', '.join(diagnoses)}.",
+            lambda: diagnosis_figures.plot_recovery(diagnoses),
         ),
         draw_card(
             "latent_channels",
             "Channel by channel",
             "A channel whose bar is gone after the mask never reaches the denoiser.",
-            f"Bars of standard deviation and mask of each channel of {', '.join(found)}.",
-            lambda: diagnosis_figures.plot_channels(found),
+            f"Bars of standard deviation and mask of each channel of {', '.join(diagnoses)}.",
+            lambda: diagnosis_figures.plot_channels(diagnoses),
         ),
     ]
 

@@ -70,15 +70,15 @@ def _panel(
         means = []
         for settings in points:
             place = places[values.index(settings[first])] if first else 0
-            found = [
+            figures = [
                 trial["figures"][name]
                 for trial in result["trials"]
                 if trial["settings"] == settings and name in trial["figures"]
             ]
-            axes.plot([place] * len(found), found, marker, color=colour, ms=4, alpha=0.5, mew=0)
-            if found:
-                means.append((place, sum(found) / len(found)))
-            seen += found
+            axes.plot([place] * len(figures), figures, marker, color=colour, ms=4, alpha=0.5, mew=0)
+            if figures:
+                means.append((place, sum(figures) / len(figures)))
+            seen += figures
         axes.plot(*zip(*sorted(means), strict=True), color=colour, marker=marker, ms=5, lw=1.5)
     axes.set_title(plain(name, 34))
     labels = [plain(value, 12) for value in values]

@@ -21,10 +21,10 @@ from pelap.report.tradeoff_points import (
     write_figure,
 )
 from pelap.report.tradeoff_words import (
+    chance_sentence,
+    compare_with_chance,
     cost_sentence,
     domination_sentences,
-    duel_sentence,
-    hold_duels,
     lead,
     main_metric,
     metrics_of,
@@ -49,10 +49,10 @@ def find(points: Sequence[TradeoffPoint], unpruned: TradeoffPoint) -> Findings:
         unpruned: The one that the others are held against.
     """
     metric = main_metric(points)
-    duels = hold_duels(points, metric)
-    sentences = [duel_sentence(duel, metric) for duel in duels]
-    sentences += [cost_sentence(duel.pruned, unpruned, metric) for duel in duels]
-    return Findings(lead(duels, metric), [*sentences, *domination_sentences(points, metric)])
+    comparisons = compare_with_chance(points, metric)
+    sentences = [chance_sentence(comparison, metric) for comparison in comparisons]
+    sentences += [cost_sentence(comparison.pruned, unpruned, metric) for comparison in comparisons]
+    return Findings(lead(comparisons, metric), [*sentences, *domination_sentences(points, metric)])
 
 
 def write_tradeoff(points: Sequence[TradeoffPoint], notes: Sequence[str], output: Path) -> Path:
@@ -74,7 +74,7 @@ def write_tradeoff(points: Sequence[TradeoffPoint], notes: Sequence[str], output
     unpruned = next((point for point in points if point.role == "unpruned"), None)
     if unpruned is None:
         raise ValueError("A trade-off needs an unpruned model.")
-    found = find(points, unpruned)
+    findings = find(points, unpruned)
     first, *others = draw_cards(points)
     legend = (
         "Bold: the best of its column. Below a figure its interval; with × or dB, what it is "
@@ -84,9 +84,9 @@ def write_tradeoff(points: Sequence[TradeoffPoint], notes: Sequence[str], output
         output / PAGE,
         "trade-off",
         f"{len(points)} models: quality against cost",
-        [Text(found.lead, "lead")],
+        [Text(findings.lead, "lead")],
         [
-            Section("What the figures say", [Items(found.sentences)]),
+            Section("What the figures say", [Items(findings.sentences)]),
             Section(
                 "Quality against cost",
                 [first, *(Group(card.title, [card], folded=True) for card in others)],

@@ -90,21 +90,18 @@ def to_point(
     description: str = "",
     training_steps: int = 0,
 ) -> TradeoffPoint:
-    """A point from what `measure_model` of `pelap report MODEL…` found."""
+    """A point from the quality and the cost that were measured of a model."""
     quality = {
-        name: Value(one["value"], one["low"], one["high"])
-        for name, one in measured["quality"].items()
+        name: Value(figure["value"], figure["low"], figure["high"])
+        for name, figure in measured["quality"].items()
     }
-    found = measured["cost"]
-    cost = {
-        f"{TIME}{one['batch_size']}": Value(
-            1 / one["ratio"], 1 / one["ratio_max"], 1 / one["ratio_min"]
-        )
-        for one in found["times_as_fast"]
-    }
-    cost[MACS] = Value(found["macs"]["denoiser_step"])
-    cost[PARAMETERS] = Value(found["parameters"]["total"])
-    cost[LATENT_BYTES] = Value(found["latent_bytes"])
+    counted, cost = measured["cost"], {}
+    for timed in counted["times_as_fast"]:
+        ends = 1 / timed["ratio_max"], 1 / timed["ratio_min"]
+        cost[f"{TIME}{timed['batch_size']}"] = Value(1 / timed["ratio"], *ends)
+    cost[MACS] = Value(counted["macs"]["denoiser_step"])
+    cost[PARAMETERS] = Value(counted["parameters"]["total"])
+    cost[LATENT_BYTES] = Value(counted["latent_bytes"])
     return TradeoffPoint(label, role, quality, cost, description, training_steps)
 
 
@@ -120,8 +117,8 @@ def _criteria(record: dict[str, Any]) -> list[str]:
     """Who chose in a pruning: for the latents, for the width."""
     if "pruned" not in record:
         return []
-    found = [record.get("criterion"), record.get("width", {}).get("criterion")]
-    return [name for name in found if name is not None]
+    criteria = [record.get("criterion"), record.get("width", {}).get("criterion")]
+    return [name for name in criteria if name is not None]
 
 
 def training_steps(history: Sequence[dict[str, Any]]) -> int:

@@ -30,7 +30,7 @@ COUNTED = (MACS, PARAMETERS, LATENT_BYTES)
 
 
 @dataclass(frozen=True)
-class Duel:
+class ChanceComparison:
     """A pruned model against the best random one of its size."""
 
     pruned: TradeoffPoint
@@ -52,8 +52,8 @@ def main_metric(points: Sequence[TradeoffPoint]) -> str:
 
 def metrics_of(points: Sequence[TradeoffPoint]) -> list[str]:
     """Metrics that every model has; noise losses last: those of other latents are no match."""
-    found = [n for n in points[0].quality if all(n in point.quality for point in points)]
-    return sorted(found, key=lambda name: name == NOISE_LOSS)
+    shared = [n for n in points[0].quality if all(n in point.quality for point in points)]
+    return sorted(shared, key=lambda name: name == NOISE_LOSS)
 
 
 def compare(one: Value, other: Value, *, higher: bool) -> int:
@@ -63,22 +63,24 @@ def compare(one: Value, other: Value, *, higher: bool) -> int:
     return 1 if (one.mean > other.mean) == higher else -1
 
 
-def hold_duels(points: Sequence[TradeoffPoint], metric: str) -> list[Duel]:
+def compare_with_chance(points: Sequence[TradeoffPoint], metric: str) -> list[ChanceComparison]:
     """Every pruned model against the random ones of its size, the equally trained ones first."""
-    return [_duel(point, points, metric) for point in points if point.role == "pruned"]
+    return [_beside_chance(point, points, metric) for point in points if point.role == "pruned"]
 
 
-def _duel(point: TradeoffPoint, points: Sequence[TradeoffPoint], metric: str) -> Duel:
+def _beside_chance(
+    point: TradeoffPoint, points: Sequence[TradeoffPoint], metric: str
+) -> ChanceComparison:
     rivals = [other for other in points if other.role == "random" and _same_size(point, other)]
     if not rivals:
-        return Duel(point, None, 0, 0)
+        return ChanceComparison(point, None, 0, 0)
     nearest = min(abs(other.training_steps - point.training_steps) for other in rivals)
     rivals = [r for r in rivals if abs(r.training_steps - point.training_steps) == nearest]
     higher = higher_is_better(metric)
     sign = -1 if higher else 1
     best = min(rivals, key=lambda rival: sign * rival.quality[metric].mean)
     outcome = compare(point.quality[metric], best.quality[metric], higher=higher)
-    return Duel(point, best, len(rivals), outcome)
+    return ChanceComparison(point, best, len(rivals), outcome)
 
 
 def _same_size(one: TradeoffPoint, other: TradeoffPoint) -> bool:
@@ -133,12 +135,12 @@ def pareto_front(
     return [place for _, _, place in front]
 
 
-def lead(duels: Sequence[Duel], metric: str) -> str:
+def lead(comparisons: Sequence[ChanceComparison], metric: str) -> str:
     """The page's first sentence."""
-    held = [duel for duel in duels if duel.random is not None]
+    held = [comparison for comparison in comparisons if comparison.random is not None]
     if not held:
         return "No pruned model here has a random one of its size beside it."
-    outcomes = [duel.outcome for duel in held]
+    outcomes = [comparison.outcome for comparison in held]
     chance = f"random removal of the same size in {metric_name(metric)}"
     if len(held) == 1:
         verdict = {1: "better than", 0: "not told apart from", -1: "worse than"}[outcomes[0]]
@@ -150,22 +152,22 @@ def lead(duels: Sequence[Duel], metric: str) -> str:
     return f"{who} better than {chance}{f'; {lost} did worse' if lost else ''}."
 
 
-def duel_sentence(duel: Duel, metric: str) -> str:
+def chance_sentence(comparison: ChanceComparison, metric: str) -> str:
     """`width against width_random: 41.2 against 45.0 in FD-ResNet20, better than chance.`"""
-    if duel.random is None:
+    pruned, random, num_random = comparison.pruned, comparison.random, comparison.num_random
+    if random is None:
         return (
-            f"{duel.pruned.label} has no random model of its size here: make one with "
+            f"{pruned.label} has no random model of its size here: make one with "
             "`pelap prune MODEL` and the same sizes, --criterion random or "
             "--denoiser-criterion random."
         )
-    ours = write_figure(metric, duel.pruned.quality[metric].mean)
-    theirs = write_figure(metric, duel.random.quality[metric].mean)
-    name = duel.random.label
-    rival = name if duel.num_random == 1 else f"{name}, the best of {duel.num_random} random models"
-    verdict = CHANCE[duel.outcome]
+    figures = " against ".join(
+        write_figure(metric, point.quality[metric].mean) for point in (pruned, random)
+    )
+    best = "" if num_random == 1 else f", the best of {num_random} random models"
     return (
-        f"{duel.pruned.label} against {rival}: {ours} against {theirs} in {metric_name(metric)}, "
-        f"{verdict}.{_unequal(duel.pruned, duel.random)}"
+        f"{pruned.label} against {random.label}{best}: {figures} in {metric_name(metric)}, "
+        f"{CHANCE[comparison.outcome]}.{_unequal(pruned, random)}"
     )
 
 
