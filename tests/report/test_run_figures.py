@@ -115,8 +115,11 @@ def test_the_same_run_gives_the_same_bytes(runs: list[ReportedRun]) -> None:
     assert first.png == second.png
 
 
-def test_figures_need_no_pyplot() -> None:
-    check = "import sys, pelap.report; sys.exit('matplotlib.pyplot' in sys.modules)"
+def test_the_report_needs_neither_torch_nor_pyplot() -> None:
+    check = (
+        "import sys, pelap.report.run_page, pelap.report.analysis_page, pelap.report.tradeoff_page,"
+        "pelap.report.sweep_figure; sys.exit(bool({'matplotlib.pyplot', 'torch'} & {*sys.modules}))"
+    )
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 
