@@ -1,20 +1,43 @@
 """The page about an analysis holds all it shows, for many channels and for one."""
 
-import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from analyses import make_analysis
-from PIL import Image
+from page_tags import Tags
+from shown import (
+    curves,
+    entries,
+    heights,
+    lengths,
+    numbers_of,
+    styled,
+    texts,
+    titles,
+    words_of,
+)
 
 from pelap.analysis.analysis_record import Analysis
 from pelap.analysis.recommendation import recommend
-from pelap.report.analysis_figures import best_criteria, draw_curves
-from pelap.report.analysis_heat_maps import MOST_CLASSES, class_rows
+from pelap.report.analysis_figures import (
+    LEAST_LOSS_DB,
+    best_criteria,
+    draw_channels,
+    draw_curves,
+    draw_spectrum,
+    importance_order,
+)
+from pelap.report.analysis_heat_maps import (
+    MOST_CLASSES,
+    class_rows,
+    draw_agreement,
+    draw_classes,
+    draw_matrices,
+    draw_taylor,
+)
 from pelap.report.analysis_page import (
     channel_table,
     criteria_table,
@@ -25,21 +48,6 @@ from pelap.report.analysis_page import (
 
 ALWAYS = {"curves", "channels", "spectrum", "matrices"}
 pytestmark = pytest.mark.usefixtures("small_figures")
-
-
-class Tags(HTMLParser):
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.names: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.names.append(tag)
-        self.attributes += attrs
-
-    def values(self, name: str) -> list[str]:
-        return [value or "" for key, value in self.attributes if key == name]
 
 
 @pytest.fixture(scope="module")
@@ -125,32 +133,100 @@ def test_figures_survive_odd_numbers(analysis: Analysis):
         eigenvalues=[0.0] * 8,
         agreement=replace(analysis.agreement, tau=[[None] * 11] * 11),
     )
-    for card in draw_cards(odd, None):
-        with Image.open(io.BytesIO(card.image.png)) as image:
-            assert np.asarray(image.convert("L")).std() > 5, card.name
+    assert len(draw_cards(odd, None)) == 7
+    assert set(texts(styled(lambda: draw_agreement(odd)).axes[0])) == {"–"}
+    pull = numbers_of(styled(lambda: draw_taylor(odd)).axes[0])
+    assert np.isnan(pull).all()
+    left, right = styled(lambda: draw_matrices(odd)).axes[:2]
+    for axes in (left, right):
+        assert not np.nan_to_num(numbers_of(axes)).any()
+    assert lengths(styled(lambda: draw_channels(odd)).axes[1]) == [0.0] * 8
+
+
+def test_the_curves_are_those_of_the_analysis(analysis: Analysis):
+    figure = styled(lambda: draw_curves(analysis, recommend(analysis, keep=3)))
+    top, bottom = figure.axes
+    assert titles(figure) == [
+        "PSNR of reconstructions, dB (dotted: all channels)", "PSNR lost, dB"
+    ]  # fmt: skip
+    assert bottom.get_xlabel() == "channels kept"
+    assert bottom.get_yscale() == "log"
+    ((kept, psnr_db),) = curves(top, "v")
+    assert (kept, psnr_db) == (analysis.random.num_kept, analysis.random.mean_db)
+    ((_, lost),) = curves(bottom, "v")
+    expected = [max(analysis.psnr_db - value, LEAST_LOSS_DB / 2) for value in psnr_db]
+    assert lost == pytest.approx(expected)
+    drawn = [values for _, values in curves(top)]
+    for criterion in analysis.criteria:
+        assert [point.psnr_db for point in criterion.curve] in drawn
 
 
 def test_the_curve_always_shows_random_choices_and_marks_the_best(analysis: Analysis):
-    labels = [text.get_text() for text in draw_curves(analysis, None).legends[0].get_texts()]
+    labels = entries(draw_curves(analysis, None))
     assert "random, 5 draws" in labels
     assert set(best_criteria(analysis, None)) < set(labels)
     assert {"rotation pca", "rotation decoder", "8 other criteria"} < set(labels)
     found = recommend(analysis, keep=3, criterion="redundancy")
-    marked = [text.get_text() for text in draw_curves(analysis, found).legends[0].get_texts()]
-    assert marked[-1] == "recommended: 3 kept"
-    assert "redundancy" in marked
+    figure = draw_curves(analysis, found)
+    assert entries(figure)[-1] == "recommended: 3 kept"
+    assert "redundancy" in entries(figure)
+    assert ([3], [found.psnr_db]) in curves(figure.axes[0])
+
+
+def test_channels_stand_in_order_with_what_they_cost(analysis: Analysis):
+    figure = styled(lambda: draw_channels(analysis))
+    left, right = figure.axes
+    order = importance_order(analysis)
+    assert titles(figure) == ["PSNR lost without it, dB", "variance"]
+    assert [int(word) for word in words_of(left.get_yticklabels())] == order
+    assert left.yaxis_inverted()
+    mean, linear = (x for x, _ in curves(left))
+    assert mean == [analysis.channels[c].leave_one_out_db for c in order]
+    assert linear == [analysis.channels[c].leave_one_out_linear_db for c in order]
+    assert lengths(right) == pytest.approx([analysis.channels[c].energy for c in order])
+    assert entries(figure) == ["its mean in its place", "predicted from the others"]
+
+
+def test_the_spectrum_shows_shares_and_redundancy(analysis: Analysis):
+    left, right = styled(lambda: draw_spectrum(analysis)).axes
+    ((_, shares),) = curves(left)
+    assert sum(shares) == pytest.approx(1)
+    assert shares == sorted(shares, reverse=True)
+    assert heights(right) == pytest.approx([one.r2 for one in analysis.channels])
+
+
+def test_heat_maps_hold_the_numbers_of_the_analysis(analysis: Analysis):
+    metric, correlation = (
+        numbers_of(axes) for axes in styled(lambda: draw_matrices(analysis)).axes[:2]
+    )
+    assert metric == pytest.approx(np.asarray(analysis.decoder_metric))
+    assert np.diag(correlation) == pytest.approx(np.ones(8))
+
+    axes = styled(lambda: draw_agreement(analysis)).axes[0]
+    names = words_of(axes.get_yticklabels())
+    assert names == analysis.agreement.names == words_of(axes.get_xticklabels())
+    assert len(texts(axes)) == len(names) ** 2
+
+    axes = styled(lambda: draw_taylor(analysis)).axes[0]
+    assert words_of(axes.get_yticklabels())[0] == "0 to 249"
+    assert numbers_of(axes).shape == (4, 8)
+
+    axes = styled(lambda: draw_classes(analysis)).axes[0]
+    assert words_of(axes.get_yticklabels()) == analysis.class_names
+    by_class = [one.leave_one_out_db_by_class for one in analysis.channels]
+    assert numbers_of(axes).T.tolist() == by_class
 
 
 def test_tables_are_in_order(analysis: Analysis):
     found = recommend(analysis, keep=4)
-    rows = criteria_table(analysis, found).rows
+    rows = [[cell.text for cell in row] for row in criteria_table(analysis, found).rows]
     losses = [float(row[1].replace("−", "-")) for row in rows]
     assert losses == sorted(losses)
     assert rows[0][1] == f"{found.drop_db:.2f}"
     assert "random" in [row[0] for row in rows]
-    table = channel_table(analysis, found)
-    assert [int(row[0]) for row in table.rows if row[1] == "yes"] == [
-        channel for channel in (int(row[0]) for row in table.rows) if channel in found.channels
+    rows = [[cell.text for cell in row] for row in channel_table(analysis, found).rows]
+    assert [int(row[0]) for row in rows if row[1] == "yes"] == [
+        channel for channel in (int(row[0]) for row in rows) if channel in found.channels
     ]
 
 

@@ -1,6 +1,5 @@
-"""The trade-off page: fronts, groups, words, figures and the page itself."""
+"""The trade-off page: fronts, words, figures and the page itself."""
 
-import io
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
-from test_analysis_page import Tags
+from page_tags import Tags
+from shown import curves, entries, styled, texts, titles, words_of
 
 from pelap.report.canvas import drawing
-from pelap.report.label_places import Box, place_labels
-from pelap.report.tradeoff_figures import draw_tradeoff
-from pelap.report.tradeoff_front import pareto_front
-from pelap.report.tradeoff_page import write_tradeoff
+from pelap.report.tradeoff_figures import FRONT, LOOKS, draw_tradeoff
+from pelap.report.tradeoff_page import tradeoff_table, write_tradeoff
 from pelap.report.tradeoff_points import (
     LATENT_BYTES,
     MACS,
@@ -27,20 +24,19 @@ from pelap.report.tradeoff_points import (
     TradeoffPoint,
     Value,
     describe_history,
-    merge_groups,
     role_of,
     to_point,
     training_steps,
 )
-from pelap.report.tradeoff_table import tradeoff_table
 from pelap.report.tradeoff_words import (
+    chance_sentence,
+    compare_with_chance,
     cost_sentence,
     dominates,
     domination_sentences,
-    duel_sentence,
-    hold_duels,
     lead,
     main_metric,
+    pareto_front,
 )
 
 FD = "FD-ResNet20"
@@ -91,42 +87,6 @@ def test_equals_stand_on_the_front_together_and_lengths_must_fit():
         pareto_front([1, 2], [1], higher_is_better=True)
 
 
-@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 20)), min_size=1, max_size=9))
-def test_labels_hide_neither_each_other_nor_points(places: list[tuple[int, int]]):
-    points = [(50.0 + 30 * x, 50.0 + 20 * y) for x, y in dict.fromkeys(places)]
-    marks = [Box(x - 4, y - 4, x + 4, y + 4) for x, y in points]
-    bounds = Box(0, 0, 1400, 600)
-    boxes = place_labels(points, [(24, 9)] * len(points), marks, bounds)
-    for index, (box, point) in enumerate(zip(boxes, points, strict=True)):
-        assert box.juts_out(bounds) == 0
-        assert sum(box.overlap(other) for other in [*marks, *boxes[:index]]) == 0
-        assert box.distance(point) <= min(box.distance(other) for other in points)
-        assert (box.right - box.left, box.top - box.bottom) == pytest.approx((24, 9))
-
-
-def test_crowded_labels_move_away_from_each_other():
-    points = [(50.0, 50.0 + y) for y in range(4)]
-    boxes = place_labels(points, [(40, 10)] * 4, [], Box(0, 0, 200, 200))
-    assert sum(a.overlap(b) for a in boxes for b in boxes if a is not b) == 0
-
-
-def test_groups_become_means_with_a_deviation_to_each_side():
-    seeds = [replace(make_point(f"a-{fd}", "pruned", fd), group="a") for fd in (40.0, 44.0, 45.0)]
-    del seeds[1].quality[PSNR]
-    alone = replace(make_point("b-1", "random", 60), group="b")
-    merged = merge_groups([*seeds, alone, make_point("c", "unpruned", 39)])
-
-    assert [(p.label, p.role, p.num_models) for p in merged] == [
-        ("a", "pruned", 3), ("b", "random", 1), ("c", "unpruned", 1)
-    ]  # fmt: skip
-    deviation = np.std([40, 44, 45], ddof=1)
-    assert merged[0].quality[FD].mean == pytest.approx(43)
-    assert merged[0].quality[FD].ends == pytest.approx((43 - deviation, 43 + deviation))
-    assert merged[0].cost[MACS].ends == (6e6, 6e6)
-    assert set(merged[0].quality) == {FD}
-    assert merged[1].quality[FD].ends == (59, 61)
-
-
 LATENTS = {"pruned": "2026-01-01", "channels_before": 16, "channels_after": 8,
            "criterion": "elimination", "rotation": "none"}  # fmt: skip
 WIDTH = {"pruned": "2026-01-01", "channels_before": 16, "channels_after": 16, "criterion": None,
@@ -174,41 +134,41 @@ def test_what_is_said_about_chance():
     for fd, outcome, words in ((45, 1, "better than"), (60.5, 0, "not told apart from"),
                                (70, -1, "worse than")):  # fmt: skip
         points = [whole, chance, make_point("chosen", "pruned", fd)]
-        (duel,) = hold_duels(points, FD)
-        assert duel.outcome == outcome
-        assert lead([duel], FD) == (
+        (held,) = compare_with_chance(points, FD)
+        assert held.outcome == outcome
+        assert lead([held], FD) == (
             f"chosen is {words} random removal of the same size in FD-ResNet20."
         )
-        assert f"chosen against chance: {fd:.1f} against 60.0" in duel_sentence(duel, FD)
+        assert f"chosen against chance: {fd:.1f} against 60.0" in chance_sentence(held, FD)
 
     luckier = make_point("luckier", "random", 50)
-    (duel,) = hold_duels([whole, chance, luckier, chosen], FD)
-    assert "luckier, the best of 2 random models: 45.0 against 50.0" in duel_sentence(duel, FD)
+    (held,) = compare_with_chance([whole, chance, luckier, chosen], FD)
+    assert "luckier, the best of 2 random models: 45.0 against 50.0" in chance_sentence(held, FD)
 
     better_trained = replace(luckier, training_steps=100)
-    (duel,) = hold_duels([whole, chance, better_trained, chosen], FD)
-    assert duel.random is chance
-    (duel,) = hold_duels([whole, better_trained, chosen], FD)
-    assert "not recovered alike (0 and 100 steps)" in duel_sentence(duel, FD)
+    (held,) = compare_with_chance([whole, chance, better_trained, chosen], FD)
+    assert held.random is chance
+    (held,) = compare_with_chance([whole, better_trained, chosen], FD)
+    assert "not recovered alike (0 and 100 steps)" in chance_sentence(held, FD)
 
 
 def test_chance_of_another_size_is_no_rival():
     points = [three()[0], make_point("chance", "random", 60, macs=9e6), three()[2]]
-    (duel,) = hold_duels(points, FD)
-    assert duel.random is None
-    assert "chosen has no random model of its size here" in duel_sentence(duel, FD)
-    assert lead([duel], FD) == "No pruned model here has a random one of its size beside it."
+    (held,) = compare_with_chance(points, FD)
+    assert held.random is None
+    assert "chosen has no random model of its size here" in chance_sentence(held, FD)
+    assert lead([held], FD) == "No pruned model here has a random one of its size beside it."
 
 
 def test_several_pruned_models_are_counted():
     points = [*three(), make_point("bad", "pruned", 70), make_point("same", "pruned", 60)]
-    duels = hold_duels(points, FD)
-    assert lead(duels, FD) == (
+    held = compare_with_chance(points, FD)
+    assert lead(held, FD) == (
         "One of the 3 pruned models is better than random removal of the same size in "
         "FD-ResNet20; 1 did worse."
     )
-    assert lead(duels[1:], FD).startswith("None of the 2 pruned models is better")
-    assert lead([duels[0]] * 2, FD).startswith("All 2 pruned models are better")
+    assert lead(held[1:], FD).startswith("None of the 2 pruned models is better")
+    assert lead([held[0]] * 2, FD).startswith("All 2 pruned models are better")
 
 
 def test_domination_needs_every_cost_and_the_quality():
@@ -250,36 +210,66 @@ def test_without_distances_the_psnr_is_the_main_metric():
 def test_the_table_marks_the_best_and_relates_to_the_unpruned():
     points = three()
     points[1].quality[NOISE_LOSS] = Value(0.1234)
+    points[2] = replace(points[2], description="8 of 16 latents")
     table = tradeoff_table(points, points[0])
-    assert table.header[:3] == ["PSNR in dB ↑", "FD-ResNet20 ↓", "noise loss ↓"]
-    column = dict(zip(table.header, range(9), strict=False))
-    whole, chance, chosen = (row.cells for row in table.rows)
-    assert [row[1].best for row in (whole, chance, chosen)] == [True, False, False]
-    assert chosen[1].notes == ("44.0 to 46.0", "× 1.12")
-    assert chosen[0].notes == ("23.90 to 24.10", "+0.00 dB")
-    assert not any(row[0].best for row in (whole, chance, chosen))
-    assert [row[2].text for row in (whole, chance, chosen)] == ["–", "0.1234", "–"]
+    assert table.header[:4] == ["model", "PSNR in dB ↑", "FD-ResNet20 ↓", "noise loss ↓"]
+    column = {name: place for place, name in enumerate(table.header)}
+    whole, chance, chosen = table.rows
+    assert [(row[0].text, row[0].notes) for row in table.rows] == [
+        ("whole", ("unpruned",)), ("chance", ("random",)), ("chosen", ("pruned: 8 of 16 latents",))
+    ]  # fmt: skip
+    assert [row[2].best for row in (whole, chance, chosen)] == [True, False, False]
+    assert chosen[2].notes == ("44.0 to 46.0", "× 1.12")
+    assert chosen[1].notes == ("23.90 to 24.10", "+0.00 dB")
+    assert not any(row[1].best for row in (whole, chance, chosen))
+    assert [row[3].text for row in (whole, chance, chosen)] == ["–", "0.1234", "–"]
+    assert not any(row[3].best for row in (whole, chance, chosen))
     macs = column["MACs of a step ↓"]
     assert (chosen[macs].text, chosen[macs].notes, chosen[macs].best) == (
         "6.00 M", ("× 0.50",), True
     )  # fmt: skip
     assert whole[macs].notes == ()
-
-
-def pixels(png: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(png)) as image:
-        return np.asarray(image.convert("L"), dtype=float)
+    time = column["time, 1 at a time (unpruned: 1) ↓"]
+    assert (whole[time].notes, chosen[time].notes) == ((), ("0.580 to 0.620",))
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3])
-def test_a_panel_for_each_metric_and_cost(columns: int):
-    figure = draw_tradeoff(three(), [FD, PSNR], [MACS, PARAMETERS, LATENT_BYTES], columns)
-    titles = [axes.get_title("left") or axes.get_title() for axes in figure.axes]
-    drawn = [title for title in titles if title]
-    assert drawn == ["MACs of a step", "parameters", "bytes of a latent"] * 2
-    for axes in figure.axes[:6]:
-        names = [text.get_text() for text in axes.texts if text.get_text()]
-        assert names == ["whole", "chance", "chosen"]
+def test_a_panel_for_each_cost_shows_every_model(columns: int):
+    points = three()
+    figure = styled(lambda: draw_tradeoff(points, FD, columns))
+    assert titles(figure) == [
+        "time, 1 at a time (unpruned: 1)", "MACs of a step", "parameters", "bytes of a latent"
+    ]  # fmt: skip
+    costs = ["time_batch_1", MACS, PARAMETERS, LATENT_BYTES]
+    for place, (axes, cost) in enumerate(zip(figure.axes[:4], costs, strict=True)):
+        assert texts(axes) == ["whole", "chance", "chosen"]
+        assert axes.get_ylabel() == ("FD-ResNet20 ↓" if place % columns == 0 else "")
+        marks = [curves(axes, LOOKS[point.role][1]) for point in points]
+        assert marks == [[([p.cost[cost].mean], [p.quality[FD].mean])] for p in points]
+        upright = [([p.cost[cost].mean] * 2, list(p.quality[FD].ends)) for p in points]
+        assert all(bar in curves(axes) for bar in upright)
+        assert ([points[0].cost[cost].mean] * 2, [0, 1]) in curves(axes)  # dotted: unpruned
+
+
+def test_the_front_is_drawn_as_steps_over_the_shade():
+    """From the worst end over each model of the front to the right end."""
+    points = [*three(), make_point("dear", "pruned", 42, macs=8e6)]
+    axes = styled(lambda: draw_tradeoff(points, FD, 2)).axes[1]
+    (front,) = [line for line in axes.lines if line.get_color() == FRONT]
+    right, worst = axes.get_xlim()[1], axes.get_ylim()[1]
+    assert np.column_stack([front.get_xdata(), front.get_ydata()]).tolist() == [
+        [6e6, worst], [6e6, 45], [8e6, 45], [8e6, 42], [12e6, 42], [12e6, 40], [right, 40]
+    ]  # fmt: skip
+    assert len(axes.collections) == 1
+
+
+def test_the_legend_names_the_roles_that_are_there():
+    words = ["unpruned", "random", "pruned", "Pareto front"]
+    assert entries(draw_tradeoff(three(), FD)) == words
+    in_an_empty_panel = draw_tradeoff(three(), FD, 3).axes[4].get_legend()
+    assert in_an_empty_panel is not None
+    assert words_of(in_an_empty_panel.get_texts()) == words
+    assert entries(draw_tradeoff(three()[:2], FD)) == ["unpruned", "random", "Pareto front"]
 
 
 def test_figures_survive_odd_models():
@@ -288,10 +278,16 @@ def test_figures_survive_odd_models():
     points[1].quality[PSNR] = Value(float("inf"))
     del points[2].quality[PSNR]
     points.append(make_point("$x_1$ " * 20, "pruned", 45))
-    for chosen in (points, points[:1], points[:2]):
-        for metric in (FD, PSNR):
-            png = drawing(lambda c=chosen, m=metric: draw_tradeoff(c, [m], columns=2)).png
-            assert pixels(png).std() > 5
+    cut = r"\$x_1\$ \$x_1\$ \$x_1\$ \$x_…"
+    for chosen, fd, psnr in (
+        (points, ["whole", "chance", "chosen", cut], ["whole", cut]),
+        (points[:1], ["whole"], ["whole"]),
+        (points[:2], ["whole", "chance"], ["whole"]),
+    ):
+        for metric, names in ((FD, fd), (PSNR, psnr)):
+            figure = styled(lambda c=chosen, m=metric: draw_tradeoff(c, m, columns=2))
+            assert [texts(axes) for axes in figure.axes[:4]] == [names] * 4
+            assert drawing(lambda c=chosen, m=metric: draw_tradeoff(c, m, columns=2)).png
 
 
 def test_page_holds_all_it_shows(tmp_path: Path):
@@ -303,9 +299,8 @@ def test_page_holds_all_it_shows(tmp_path: Path):
     assert path == tmp_path / "out" / "tradeoff.html"
     assert not re.search(r"https?:|//", re.sub(r"base64,[A-Za-z0-9+/=]+", "", page))
     assert not {"script", "b", "curves"} & set(tags.names)
-    sources = tags.values("src") + tags.values("srcset")
-    assert len(sources) == 4
-    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert len(tags.addresses) == 4
+    assert all(source.startswith("data:image/png;base64,") for source in tags.addresses)
     files = sorted(file.name for file in (tmp_path / "out" / "figures").iterdir())
     assert files == ["tradeoff_FD-ResNet20.png", "tradeoff_psnr_db.png"]
     assert all(len(alt) > 20 for alt in tags.values("alt"))

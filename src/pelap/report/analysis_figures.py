@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from pelap.analysis.analysis_record import Analysis
 from pelap.analysis.recommendation import Recommendation
@@ -23,6 +22,8 @@ from pelap.report.canvas import (
     legend,
     new_figure,
     plain,
+    plain_numbers,
+    whole_numbers,
 )
 
 ROTATION_COLOURS = {"pca": PURPLE, "decoder": GREEN}
@@ -64,13 +65,12 @@ def draw_curves(analysis: Analysis, recommendation: Recommendation | None) -> Fi
         _draw_lines(axes, analysis, lines, recommendation, loss)
         axes.set_yscale("log")
         axes.set_ylim(LEAST_LOSS_DB, max(1.0, 1.3 * axes.dataLim.y1))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
+        plain_numbers(axes.yaxis)
         axes.set_title("PSNR lost, dB")
         axes.set_xlim(min(counts) - 0.02 * max(counts), 1.02 * max(counts))
     last = bottom[-1] if bottom else top
     last.set_xlabel("channels kept")
-    last.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    whole_numbers(last.xaxis)
     legend(figure, _keys(analysis, lines, recommendation), columns=2)
     return figure
 
@@ -78,23 +78,22 @@ def draw_curves(analysis: Analysis, recommendation: Recommendation | None) -> Fi
 def _lines(analysis: Analysis, best: list[str]) -> list[_Line]:
     """In the order in which to draw them."""
     grey, highlighted = [], {}
-    for one in analysis.criteria:
-        kept = [point.num_kept for point in one.curve]
-        values = [point.psnr_db for point in one.curve]
-        if one.name in best:
-            colour, width, size = HIGHLIGHTED[best.index(one.name)]
-            label = plain(one.name)
-            highlighted[one.name] = _Line(label, kept, values, colour, width, "o", size)
+    for criterion in analysis.criteria:
+        name, kept = criterion.name, [point.num_kept for point in criterion.curve]
+        values = [point.psnr_db for point in criterion.curve]
+        if name in best:
+            colour, width, size = HIGHLIGHTED[best.index(name)]
+            highlighted[name] = _Line(plain(name), kept, values, colour, width, "o", size)
         else:
             grey.append(_Line("", kept, values, GREY, 0.9, "", 0))
     drawn = analysis.random
     label = f"random, {len(drawn.psnr_db[0])} draws"
     random = _Line(label, drawn.num_kept, drawn.mean_db, VERMILLION, 2, "v", 4.5)
-    rotations = [
-        _Line(f"rotation {plain(one.kind)}", one.num_kept, one.psnr_db,
-              ROTATION_COLOURS.get(one.kind, BLACK), 1.6, "D", 3.5, "--")
-        for one in analysis.rotations
-    ]  # fmt: skip
+    rotations = []
+    for curve in analysis.rotations:
+        label, colour = f"rotation {plain(curve.kind)}", ROTATION_COLOURS.get(curve.kind, BLACK)
+        line = _Line(label, curve.num_kept, curve.psnr_db, colour, 1.6, "D", 3.5, "--")
+        rotations.append(line)
     return [*grey, random, *(highlighted[name] for name in best), *rotations]
 
 
@@ -116,11 +115,11 @@ def _draw_lines(
     scale: Callable[[np.ndarray], np.ndarray],
 ) -> None:
     draws = scale(np.asarray(analysis.random.psnr_db))  # (K, draws)
-    axes.fill_between(analysis.random.num_kept, draws.min(axis=1), draws.max(axis=1),
-                      color=VERMILLION, alpha=0.15, lw=0)  # fmt: skip
+    worst, best = draws.min(axis=1), draws.max(axis=1)
+    axes.fill_between(analysis.random.num_kept, worst, best, color=VERMILLION, alpha=0.15, lw=0)
     for line in lines:
-        axes.plot(line.num_kept, scale(np.asarray(line.psnr_db)), line.style, color=line.colour,
-                  lw=line.width, marker=line.marker, ms=line.size)  # fmt: skip
+        values, look = scale(np.asarray(line.psnr_db)), {"marker": line.marker, "ms": line.size}
+        axes.plot(line.num_kept, values, line.style, color=line.colour, lw=line.width, **look)
     if recommendation is not None:
         place = scale(np.asarray([recommendation.psnr_db]))
         axes.plot([recommendation.num_kept], place, "o", ms=13, mfc="none", mec=BLACK, mew=1.6)
@@ -128,10 +127,10 @@ def _draw_lines(
 
 def _keys(analysis: Analysis, lines: list[_Line], recommendation: Recommendation | None) -> list:
     """Entries from the highest curve to the lowest, then what is no single curve."""
-    named = sorted((one for one in lines if one.label), key=lambda one: -np.mean(one.psnr_db))
-    keys = [key(one.colour, one.label, one.marker, line=True) for one in named]
-    for entry, one in zip(keys, named, strict=True):
-        entry.set(linestyle=one.style, linewidth=one.width, markersize=one.size)
+    named = sorted((line for line in lines if line.label), key=lambda line: -np.mean(line.psnr_db))
+    keys = [key(line.colour, line.label, line.marker, line=True) for line in named]
+    for entry, line in zip(keys, named, strict=True):
+        entry.set(linestyle=line.style, linewidth=line.width, markersize=line.size)
     num_others = len(lines) - len(named)
     if num_others:
         keys.append(key(GREY, f"{num_others} other criteria", "", line=True))
@@ -146,15 +145,15 @@ def draw_channels(analysis: Analysis) -> Figure:
     figure = new_figure(max(2.2, 0.22 * len(channels) + 1.2))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
     places = np.arange(len(channels))
-    mean = [one.leave_one_out_db for one in channels]
-    linear = [one.leave_one_out_linear_db for one in channels]
+    mean = [channel.leave_one_out_db for channel in channels]
+    linear = [channel.leave_one_out_linear_db for channel in channels]
     left.hlines(places, linear, mean, color="#cccccc", lw=2)
     left.plot(mean, places, "o", color=VERMILLION, ms=7)
     left.plot(linear, places, "o", color=BLUE, ms=4)
     left.set_title("PSNR lost without it, dB")
-    right.barh(places, [one.energy for one in channels], color=GREY, height=0.65)
+    right.barh(places, [channel.energy for channel in channels], color=GREY, height=0.65)
     right.set_title("variance")
-    left.set_yticks(places, [str(one.channel) for one in channels])
+    left.set_yticks(places, [str(channel.channel) for channel in channels])
     left.set_ylabel("channel")
     left.set_ylim(len(channels) - 0.4, -0.6)
     handles = [key(VERMILLION, "its mean in its place"), key(BLUE, "predicted from the others")]
@@ -180,16 +179,15 @@ def draw_spectrum(analysis: Analysis) -> Figure:
     left.plot(range(1, len(values) + 1), values / values.sum(), color=BLUE, marker="o", ms=4)
     if values.max() > 10 * values.min():
         left.set_yscale("log")
-        left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        left.yaxis.set_minor_locator(NullLocator())
+        plain_numbers(left.yaxis)
     else:
         left.set_ylim(0, None)
     left.set_title("share of the variance")
     left.set_xlabel("eigenvector")
-    left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    right.bar(range(len(values)), [one.r2 for one in analysis.channels], color=BLUE)
+    whole_numbers(left.xaxis)
+    right.bar(range(len(values)), [channel.r2 for channel in analysis.channels], color=BLUE)
     right.set_ylim(0, 1)
     right.set_title("R² from the others")
     right.set_xlabel("channel")
-    right.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    whole_numbers(right.xaxis)
     return figure

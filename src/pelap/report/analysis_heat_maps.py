@@ -5,10 +5,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from pelap.analysis.analysis_record import Analysis
-from pelap.report.canvas import new_figure, plain
+from pelap.report.canvas import new_figure, plain, whole_numbers
+from pelap.report.numbers import signed
 
 MOST_NUMBERS = 12
 """Sides of a heat map up to which its cells are labelled."""
@@ -30,10 +31,10 @@ def draw_matrices(analysis: Analysis) -> Figure:
         image = _heat(axes, matrix, "RdBu_r", Normalize(-limit, limit))
         axes.set_aspect("equal")
         axes.set_title(title)
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        whole_numbers(axes.yaxis)
         _channel_axis(axes)
         bar = figure.colorbar(image, ax=axes, location="bottom", aspect=26, pad=0.03)
-        bar.set_ticks([-limit, 0, limit], labels=[_signed(v, ".2g") for v in (-limit, 0, limit)])
+        bar.set_ticks([-limit, 0, limit], labels=[signed(v, ".2g") for v in (-limit, 0, limit)])
     return figure
 
 
@@ -52,7 +53,8 @@ def draw_agreement(analysis: Analysis) -> Figure:
 
 def draw_taylor(analysis: Analysis) -> Figure:
     """What the denoiser uses of each channel, by band of timesteps."""
-    values = np.asarray([one.taylor for one in analysis.channels], dtype=float).T  # (bands, C)
+    pulls = [channel.taylor for channel in analysis.channels]
+    values = np.asarray(pulls, dtype=float).T  # (bands, C)
     mean = values.mean(axis=1, keepdims=True)
     ratio = np.divide(values, mean, out=np.full_like(values, np.nan), where=mean > 0)
     known = ratio[ratio > 0]
@@ -89,13 +91,13 @@ def draw_classes(analysis: Analysis) -> Figure:
 
 def class_rows(analysis: Analysis) -> dict[str, list[float]]:
     """PSNR lost by channel, for each class with pictures; of many the furthest from the mean."""
-    columns = [one.leave_one_out_db_by_class for one in analysis.channels]
+    columns = [channel.leave_one_out_db_by_class for channel in analysis.channels]
     rows: dict[str, list[float]] = {}
     for index, name in enumerate(analysis.class_names):
         row = [column[index] for column in columns if column]
-        found = [value for value in row if value is not None]
-        if len(found) == analysis.num_channels:
-            rows[name] = found
+        known = [value for value in row if value is not None]
+        if len(known) == analysis.num_channels:
+            rows[name] = known
     if len(rows) <= MOST_CLASSES:
         return rows
     mean = np.mean(list(rows.values()), axis=0)
@@ -104,14 +106,8 @@ def class_rows(analysis: Analysis) -> dict[str, list[float]]:
 
 
 def _channel_axis(axes: Axes) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    whole_numbers(axes.xaxis)
     axes.set_xlabel("channel")
-
-
-def _signed(value: float, form: str) -> str:
-    """With a real minus, and no zero below zero."""
-    text = f"{value:{form}}"
-    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def _heat(
@@ -122,7 +118,7 @@ def _heat(
     if form is None or max(values.shape) > MOST_NUMBERS:
         return image
     for (row, column), value in np.ndenumerate(values):
-        text = _signed(value, form) if np.isfinite(value) else "–"
+        text = signed(value, form) if np.isfinite(value) else "–"
         red, green, blue, _ = image.cmap(image.norm(value)) if np.isfinite(value) else (1,) * 4
         colour = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"
         axes.text(column, row, text, ha="center", va="center", size=8, color=colour)

@@ -1,20 +1,24 @@
-"""One self-contained page about an analysis."""
+"""The page about an analysis: what its sections hold."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-import pelap
-from pelap.analysis.analysis_record import Analysis
+from pelap.analysis.analysis_record import Analysis, ChannelAnalysis
 from pelap.analysis.recommendation import Recommendation
-from pelap.config.run_folder import write_whole
 from pelap.report import analysis_figures as figures
 from pelap.report import analysis_heat_maps as heat_maps
-from pelap.report.canvas import drawing
-from pelap.report.numbers import significant
-from pelap.report.run_page import Card, render
-from pelap.report.run_table import Table
+from pelap.report.numbers import signed, significant
+from pelap.report.page import (
+    Card,
+    Items,
+    Part,
+    Section,
+    Table,
+    Text,
+    draw_card,
+    text_table,
+    write_page,
+)
 
 
 def write_analysis(analysis: Analysis, recommendation: Recommendation | None, output: Path) -> Path:
@@ -30,26 +34,65 @@ def write_analysis(analysis: Analysis, recommendation: Recommendation | None, ou
     Returns:
         Path of the page.
     """
-    cards = draw_cards(analysis, recommendation)
-    channels = "channel" if analysis.num_channels == 1 else "channels"
-    page = render(
-        "analysis.html.j2",
-        title=f"{analysis.name}: {analysis.num_channels} latent {channels}",
-        analysis=analysis,
-        recommendation=recommendation,
-        command=prune_command(recommendation),
-        rotation=rotation_hint(analysis, recommendation),
-        channels=channel_table(analysis, recommendation),
-        criteria=criteria_table(analysis, recommendation),
-        cards=cards,
-        pelap_version=pelap.__version__,
+    first, *others = draw_cards(analysis, recommendation)
+    of_channels = (
+        f"Over {analysis.num_pictures:,} pictures, most costly first. PSNR lost: with the "
+        "channel's mean in its place, then with what the other channels predict. Decoder "
+        "sensitivity: what a small error costs in the decoded picture. Active: the encoder's mean "
+        "varies between pictures."
     )
-    folder = output / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    for card in cards:
-        write_whole(folder / f"{card.name}.png", card.image.png)
-    write_whole(output / "analysis.html", page.encode())
-    return output / "analysis.html"
+    of_criteria = (
+        "Each criterion orders the channels. What its first channels lose is measured on the "
+        f"{analysis.num_curve:,} pictures of the curves; those below the row random did worse than "
+        "chance there."
+    )
+    counts = (
+        f"{analysis.num_pictures:,} pictures were measured, {analysis.num_search:,} of them for "
+        f"the greedy search; the curves are from {analysis.num_curve:,} pictures. Seed "
+        f"{analysis.seed}."
+    )
+    channels = "channel" if analysis.num_channels == 1 else "channels"
+    return write_page(
+        output / "analysis.html",
+        "analysis",
+        f"{analysis.name}: {analysis.num_channels} latent {channels}",
+        _head(analysis, recommendation),
+        [
+            Section("How few channels are enough?", [first]),
+            Section(
+                "Channels", [channel_table(analysis, recommendation), Text(of_channels, "note")]
+            ),
+            Section(
+                "Criteria", [criteria_table(analysis, recommendation), Text(of_criteria, "note")]
+            ),
+            Section("Figures", others),
+            Section("Notes", [Items([*analysis.notes, counts])]),
+        ],
+    )
+
+
+def _head(analysis: Analysis, recommendation: Recommendation | None) -> list[Part]:
+    """What to keep and what that costs, then the command that does it."""
+    command = [
+        Text(prune_command(recommendation), "command"),
+        Text("MODEL is what was analysed, DIR the folder of this page.", "note"),
+    ]
+    whole = f"{analysis.psnr_db:.2f} dB with all"
+    if recommendation is None:
+        ask = f"{whole} channels. Ask for a recommendation with --keep or --max-psnr-drop."
+        return [Text(ask, "lead"), *command]
+    cost = (
+        f"{recommendation.psnr_db:.2f} dB with them, {whole}; random channels, as many, lose "
+        f"{recommendation.random_drop_db:.2f} dB."
+    )
+    rotation = rotation_hint(analysis, recommendation)
+    return [
+        Text(recommendation.reason, "lead"),
+        Items(recommendation.channels, chips="Channels to keep"),
+        Text(cost, "note"),
+        *([Text(rotation, "note")] if rotation else []),
+        *command,
+    ]
 
 
 def prune_command(recommendation: Recommendation | None) -> str:
@@ -66,9 +109,11 @@ def rotation_hint(analysis: Analysis, recommendation: Recommendation | None) -> 
     if recommendation is None:
         return None
     count = recommendation.num_kept
-    found = {one.kind: dict(zip(one.num_kept, one.psnr_db, strict=True)) for one in
-             analysis.rotations}  # fmt: skip
-    psnr_db = {kind: curve[count] for kind, curve in found.items() if count in curve}
+    psnr_db = {
+        curve.kind: curve.psnr_db[curve.num_kept.index(count)]
+        for curve in analysis.rotations
+        if count in curve.num_kept
+    }
     kind = max(psnr_db, key=lambda name: psnr_db[name], default=None)
     if kind is None or psnr_db[kind] <= recommendation.psnr_db:
         return None
@@ -82,41 +127,48 @@ def draw_cards(analysis: Analysis, recommendation: Recommendation | None) -> lis
     """Every figure for which the analysis holds something."""
     cards = [_curves_card(analysis, recommendation), *_channel_cards(analysis)]
     if len(analysis.agreement.names) > 1 and analysis.num_channels > 1:
-        cards.append(_card(
-            "agreement", "Do the criteria agree?",
+        agreement = draw_card(
+            "agreement",
+            "Do the criteria agree?",
             "Each number compares two orders of the channels. 1: the same order; 0: unrelated; "
             "−1: reversed; –: one of the two holds all channels to be equal.",
             f"Heat map of Kendall's τ between {', '.join(analysis.agreement.names)}.",
             lambda: heat_maps.draw_agreement(analysis),
-        ))  # fmt: skip
+        )
+        cards.append(agreement)
     if analysis.timestep_bands and analysis.channels[0].taylor:
-        cards.append(_card(
-            "taylor", "What the denoiser uses",
+        taylor = draw_card(
+            "taylor",
+            "What the denoiser uses",
             "How strongly the denoiser's loss pulls on each channel, beside the mean channel of "
             "the same timesteps. Purple: less, orange: more. Top: little noise; bottom: much.",
             f"Heat map of {analysis.num_channels} channels and "
             f"{len(analysis.timestep_bands)} bands of timesteps.",
             lambda: heat_maps.draw_taylor(analysis),
-        ))  # fmt: skip
+        )
+        cards.append(taylor)
     shown, known = len(heat_maps.class_rows(analysis)), len(analysis.class_names)
     if shown:
         limit = f" Shown are {shown} of {known} classes." if shown < known else ""
-        cards.append(_card(
-            "classes", "By class",
+        classes = draw_card(
+            "classes",
+            "By class",
             "Where rows differ within a column, that channel matters to some classes more than to "
             f"others.{limit}",
             f"Heat map of the PSNR lost without each of {analysis.num_channels} channels, for "
             f"{shown} classes.",
             lambda: heat_maps.draw_classes(analysis),
-        ))  # fmt: skip
+        )
+        cards.append(classes)
     return cards
 
 
 def _curves_card(analysis: Analysis, recommendation: Recommendation | None) -> Card:
     count = _compared_at(analysis, recommendation)
-    best = max(analysis.criteria, key=lambda one: one.at(count).psnr_db)
-    return _card(
-        "curves", "Channels kept against quality",
+    best = max(analysis.criteria, key=lambda criterion: criterion.at(count).psnr_db)
+    return draw_card(
+        "curves",
+        "Channels kept against quality",
         f"On {analysis.num_curve:,} pictures, with {analysis.fill} fill for the removed channels. "
         "Higher is better above, lower is better below. The band spans the random draws: a "
         "criterion inside it does no better than a lucky draw. Rotations keep directions instead "
@@ -125,80 +177,102 @@ def _curves_card(analysis: Analysis, recommendation: Recommendation | None) -> C
         f"{best.name} {best.at(count).psnr_db:.2f} dB, random "
         f"{_random_at(analysis, count):.2f} dB; with all {analysis.psnr_db:.2f} dB.",
         lambda: figures.draw_curves(analysis, recommendation),
-    )  # fmt: skip
+    )
 
 
 def _channel_cards(analysis: Analysis) -> list[Card]:
     order = figures.importance_order(analysis)
-    tau = _tau(analysis, "variance", "leave_one_out")
-    agrees = "" if tau is None else (
-        f" The variance beside it agrees with this order by a Kendall's τ of {_signed(tau)} "
-        "(1: the same order, 0: unrelated)."
-    )  # fmt: skip
-    r2 = [one.r2 for one in analysis.channels]
+    most, least = (
+        f"{channel} ({signed(analysis.channels[channel].leave_one_out_db)} dB)"
+        for channel in (order[0], order[-1])
+    )
+    r2 = [channel.r2 for channel in analysis.channels]
     return [
-        _card("channels", "What each channel is worth",
-              "Each channel left out alone, most costly first. Where the two dots lie apart, the "
-              f"other channels know what this one says.{agrees}",
-              f"PSNR lost without each channel, most for {order[0]} "
-              f"({_signed(analysis.channels[order[0]].leave_one_out_db)} dB), least for "
-              f"{order[-1]} ({_signed(analysis.channels[order[-1]].leave_one_out_db)} dB).",
-              lambda: figures.draw_channels(analysis)),
-        _card("spectrum", "Redundancy",
-              "Left: a steep fall means that few directions hold most of what varies. Right: near "
-              "1, the other channels predict this one.",
-              f"Eigenvalues of the covariance as shares; R² from {_signed(min(r2))} to "
-              f"{_signed(max(r2))}.",
-              lambda: figures.draw_spectrum(analysis)),
-        _card("matrices", "What the decoder responds to",
-              "Left: how much errors in two channels raise the decoded error together; a dark "
-              "diagonal cell is a channel in which errors show. Right: which channels vary "
-              "together.",
-              f"Two heat maps, {analysis.num_channels} × {analysis.num_channels}.",
-              lambda: heat_maps.draw_matrices(analysis)),
-    ]  # fmt: skip
+        draw_card(
+            "channels",
+            "What each channel is worth",
+            "Each channel left out alone, most costly first. Where the two dots lie apart, the "
+            f"other channels know what this one says.{_variance_sentence(analysis)}",
+            f"PSNR lost without each channel, most for {most}, least for {least}.",
+            lambda: figures.draw_channels(analysis),
+        ),
+        draw_card(
+            "spectrum",
+            "Redundancy",
+            "Left: a steep fall means that few directions hold most of what varies. Right: near "
+            "1, the other channels predict this one.",
+            f"Eigenvalues of the covariance as shares; R² from {signed(min(r2))} to "
+            f"{signed(max(r2))}.",
+            lambda: figures.draw_spectrum(analysis),
+        ),
+        draw_card(
+            "matrices",
+            "What the decoder responds to",
+            "Left: how much errors in two channels raise the decoded error together; a dark "
+            "diagonal cell is a channel in which errors show. Right: which channels vary together.",
+            f"Two heat maps, {analysis.num_channels} × {analysis.num_channels}.",
+            lambda: heat_maps.draw_matrices(analysis),
+        ),
+    ]
 
 
-def _card(name: str, title: str, caption: str, alt: str, draw: Callable[[], Figure]) -> Card:
-    return Card(name, title, caption, alt, drawing(draw))
+def _variance_sentence(analysis: Analysis) -> str:
+    """How far the variance, which is cheap, orders the channels as leaving them out does."""
+    names = analysis.agreement.names
+    if not {"variance", "leave_one_out"} <= set(names):
+        return ""
+    tau = analysis.agreement.tau[names.index("variance")][names.index("leave_one_out")]
+    if tau is None:
+        return ""
+    return (
+        f" The variance beside it agrees with this order by a Kendall's τ of {signed(tau)} "
+        "(1: the same order, 0: unrelated)."
+    )
 
 
 def channel_table(analysis: Analysis, recommendation: Recommendation | None) -> Table:
     """One row a channel, most costly first."""
-    header = ["channel", "PSNR lost, dB", "… predicted instead", "R²", "std", "KL, nats",
-              "decoder sensitivity", "active"]  # fmt: skip
-    if recommendation is not None:
-        header.insert(1, "kept")
-    rows = []
-    for index in figures.importance_order(analysis):
-        one = analysis.channels[index]
-        row = [
-            str(one.channel), _signed(one.leave_one_out_db), _signed(one.leave_one_out_linear_db),
-            _signed(one.r2), significant(one.std), significant(one.kl),
-            f"{one.decoder_sensitivity:.2g}",
-            "yes" if one.active else "no",
-        ]  # fmt: skip
-        if recommendation is not None:
-            row.insert(1, "yes" if one.channel in recommendation.channels else "no")
-        rows.append(row)
-    return Table(header, rows)
+    forms: dict[str, Callable[[ChannelAnalysis], str]] = {
+        "channel": lambda channel: str(channel.channel),
+        "kept": lambda channel: _yes(
+            recommendation is not None and channel.channel in recommendation.channels
+        ),
+        "PSNR lost, dB": lambda channel: signed(channel.leave_one_out_db),
+        "… predicted instead": lambda channel: signed(channel.leave_one_out_linear_db),
+        "R²": lambda channel: signed(channel.r2),
+        "std": lambda channel: significant(channel.std),
+        "KL, nats": lambda channel: significant(channel.kl),
+        "decoder sensitivity": lambda channel: f"{channel.decoder_sensitivity:.2g}",
+        "active": lambda channel: _yes(channel.active),
+    }
+    if recommendation is None:
+        del forms["kept"]
+    rows = [
+        [form(analysis.channels[index]) for form in forms.values()]
+        for index in figures.importance_order(analysis)
+    ]
+    return text_table(list(forms), rows, "compact")
+
+
+def _yes(answer: bool) -> str:
+    return "yes" if answer else "no"
 
 
 def criteria_table(analysis: Analysis, recommendation: Recommendation | None) -> Table:
     """What each criterion is, its order and what that loses; least first, beside random choices."""
     count = _compared_at(analysis, recommendation)
-    found = [
-        (analysis.psnr_db - one.at(count).psnr_db, one.name, " ".join(map(str, one.ranking)),
-         one.description)
-        for one in analysis.criteria
-    ]  # fmt: skip
-    random = analysis.psnr_db - _random_at(analysis, count)
     num_draws = len(analysis.random.psnr_db[0])
-    found.append((random, "random", "–", f"Channels at random: mean of {num_draws} draws."))
-    found.sort(key=lambda row: row[0])
-    rows = [[name, _signed(loss), order, text] for loss, name, order, text in found]
+    by_chance = f"Channels at random: mean of {num_draws} draws."
+    curves = [(_random_at(analysis, count), "random", "–", by_chance)]
+    for criterion in analysis.criteria:
+        ranking = " ".join(map(str, criterion.ranking))
+        curves.append((criterion.at(count).psnr_db, criterion.name, ranking, criterion.description))
+    rows = [
+        [name, signed(analysis.psnr_db - psnr_db), ranking, text]
+        for psnr_db, name, ranking, text in sorted(curves, key=lambda row: -row[0])
+    ]
     header = ["criterion", f"dB lost with {count} kept", "channels, best first", "what it is"]
-    return Table(header, rows)
+    return text_table(header, rows, "compact wide")
 
 
 def _compared_at(analysis: Analysis, recommendation: Recommendation | None) -> int:
@@ -211,16 +285,3 @@ def _compared_at(analysis: Analysis, recommendation: Recommendation | None) -> i
 
 def _random_at(analysis: Analysis, count: int) -> float:
     return analysis.random.mean_db[analysis.random.num_kept.index(count)]
-
-
-def _tau(analysis: Analysis, one: str, other: str) -> float | None:
-    names = analysis.agreement.names
-    if one not in names or other not in names:
-        return None
-    return analysis.agreement.tau[names.index(one)][names.index(other)]
-
-
-def _signed(value: float) -> str:
-    """Two decimals, with a real minus and no zero below zero."""
-    text = f"{value:.2f}"
-    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")

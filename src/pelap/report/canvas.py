@@ -13,11 +13,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from pelap.report.reported_run import ReportedRun
 
@@ -103,18 +104,44 @@ def key(
     colour: str, label: str, marker: str = "o", hollow: bool = False, line: bool = False
 ) -> Line2D:
     """An entry of a legend."""
-    return Line2D(
-        [], [], color=colour, marker=marker, markersize=6, linewidth=2 if line else 0,
-        markerfacecolor="white" if hollow else colour, markeredgewidth=1.6, label=label,
-    )  # fmt: skip
+    entry = Line2D([], [], color=colour, marker=marker, markersize=6, markeredgewidth=1.6)
+    face, width = "white" if hollow else colour, 2 if line else 0
+    entry.set(label=label, markerfacecolor=face, linewidth=width)
+    return entry
+
+
+def write_beside(
+    axes: Axes,
+    text: str,
+    place: tuple[float, float],
+    shift: tuple[float, float],
+    size: float = 9,
+    **style: Any,
+) -> None:
+    """A value beside its bar or point, shifted by so many points of 1/72 inch."""
+    axes.annotate(text, place, shift, textcoords="offset points", size=size, **style)
 
 
 def legend(figure: Figure, handles: Sequence[Line2D], columns: int = 1) -> None:
     """A legend above the panels."""
-    figure.legend(
-        handles=list(handles), loc="outside upper left", ncols=columns, handlelength=1.6,
-        borderaxespad=0.2, columnspacing=1.2,
-    )  # fmt: skip
+    space = {"handlelength": 1.6, "borderaxespad": 0.2, "columnspacing": 1.2}
+    figure.legend(handles=list(handles), loc="outside upper left", ncols=columns, **space)
+
+
+def look_of(place: int) -> tuple[str, str]:
+    """Colour and marker of the run or series at this place; they repeat after seven."""
+    return RUN_COLOURS[place % len(RUN_COLOURS)], RUN_MARKERS[place % len(RUN_MARKERS)]
+
+
+def plain_numbers(axis: Axis) -> None:
+    """Ticks as plain numbers and none between them, on a logarithmic axis too."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def whole_numbers(axis: Axis) -> None:
+    """Ticks at whole numbers alone: channels, or how many of them."""
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def scale_values(axes: Axes, values: Sequence[float], labelled: bool = False) -> None:
@@ -131,13 +158,12 @@ def scale_values(axes: Axes, values: Sequence[float], labelled: bool = False) ->
         axes.set_yscale("log", nonpositive="mask")
         subs = (1, 3) if decades < 3 else (1,)
         axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=7))
-        axes.yaxis.set_minor_locator(NullLocator())
         axes.set_ylim(low / 1.6, high * (1 + decades if labelled else 1.6))
     elif labelled:
         axes.set_ylim(0, high * 1.35)
     elif high / low < 1.001:
         axes.set_ylim(low * 0.9, high * 1.1)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    plain_numbers(axes.yaxis)
 
 
 def category_ticks(axes: Axes, labels: Sequence[str]) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
 
 from pelap.config.run_folder import write_whole
 from pelap.core.records import to_json_dict
@@ -19,14 +18,15 @@ from pelap.report.canvas import (
     GREEN,
     GREY,
     ORANGE,
-    RUN_COLOURS,
-    RUN_MARKERS,
     VERMILLION,
     drawing,
     key,
     legend,
+    look_of,
     new_figure,
     plain,
+    plain_numbers,
+    write_beside,
 )
 
 Diagnoses = Mapping[str, Diagnosis | dict[str, Any]]
@@ -59,7 +59,7 @@ def plot_denoisers(diagnoses: Diagnoses) -> Figure:
         axes.set_title(f"{_label(name)}: {diagnosis['collapse']['verdict']}")
         axes.set_ylabel("noise loss")
     panels[0].set_ylim(*_limits(found))
-    panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    plain_numbers(panels[0].yaxis)
     panels[-1].set_xlabel("timestep (left: almost no noise, right: almost only noise)")
     handles = [
         key(BLUE, "with the latents", line=True),
@@ -81,15 +81,12 @@ def _denoiser_panel(axes: Axes, levels: list[dict[str, Any]]) -> None:
     curve("zero_latent_diffusion_loss", ORANGE, "s-", markerfacecolor="white")
     curve("diffusion_loss", BLUE, "o-")
     axes.set_yscale("log", nonpositive="mask")
-    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _limits(found: dict[str, dict[str, Any]]) -> tuple[float, float]:
     names = ("diffusion_loss", "zero_latent_diffusion_loss", "gaussian_diffusion_loss")
-    losses = [
-        level[name] for diagnosis in found.values() for level in diagnosis["levels"]
-        for name in names
-    ]  # fmt: skip
+    levels = [level for diagnosis in found.values() for level in diagnosis["levels"]]
+    losses = [level[name] for level in levels for name in names]
     return max(min(losses), LOWEST_LOSS) / 1.6, max(*losses, 10 * LOWEST_LOSS) * 1.6
 
 
@@ -108,18 +105,15 @@ def plot_recovery(diagnoses: Diagnoses) -> Figure:
     ]
     handles[-1].set_linestyle("--")
     for index, (name, diagnosis) in enumerate(found.items()):
-        colour, marker = RUN_COLOURS[index % 7], RUN_MARKERS[index % 7]
+        colour, marker = look_of(index)
         points = [point for point in diagnosis["recovery"] if point["relative_error"] is not None]
+        reached = [point["snr_db"] for point in points]
         errors = [point["relative_error"] for point in points]
-        axes.plot(
-            [point["snr_db"] for point in points], errors, f"{marker}-",
-            color=colour, linewidth=1.8, markersize=6,
-        )  # fmt: skip
+        axes.plot(reached, errors, f"{marker}-", color=colour, linewidth=1.8, markersize=6)
         missing = "" if points else ": its latents drown in the noise"
         handles.append(key(colour, _label(name) + missing, marker, line=True))
     axes.set_yscale("log", nonpositive="mask")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
+    plain_numbers(axes.yaxis)
     axes.set_xticks(ratios)
     axes.set_xlabel("signal-to-noise ratio of the noisy latent (dB)")
     axes.set_ylabel("error / variance of the latent")
@@ -133,9 +127,8 @@ def plot_channels(diagnoses: Diagnoses) -> Figure:
     heights = [0.5 + 0.36 * len(diagnosis["mask_mean"]) for diagnosis in found.values()]
     figure = new_figure(0.9 + sum(heights))
     panels = figure.subplots(
-        len(found), 2, sharex="col", squeeze=False,
-        gridspec_kw={"height_ratios": heights, "width_ratios": (3, 2)},
-    )  # fmt: skip
+        len(found), 2, sharex="col", squeeze=False, height_ratios=heights, width_ratios=(3, 2)
+    )
     for (name, diagnosis), (left, right) in zip(found.items(), panels, strict=True):
         _bars(left, diagnosis["latent_std"], -0.2, BLUE)
         _bars(left, diagnosis["masked_latent_std"], 0.2, VERMILLION)
@@ -169,10 +162,7 @@ def _bars(
     places = np.arange(len(values)) + shift
     axes.barh(places, values, height=height, color=colour, linewidth=0)
     for place, value in zip(places, values, strict=True):
-        axes.annotate(
-            form(value), (value, place), (3, 0),
-            textcoords="offset points", va="center", size=8.5,
-        )  # fmt: skip
+        write_beside(axes, form(value), (value, place), (3, 0), va="center", size=8.5)
 
 
 def _label(name: str) -> str:

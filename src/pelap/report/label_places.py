@@ -1,8 +1,14 @@
-"""Where labels of points go so that they hide neither each other nor the points."""
+"""Where labels of points go so that they hide neither each other nor the points.
 
-import math
+A box is four numbers in points of 1/72 inch: left, bottom, right, top.
+"""
+
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Numbers = NDArray[np.float64]
 
 GAP = 6.0
 """From a point to its label, at least, in points of 1/72 inch."""
@@ -16,43 +22,12 @@ AMBIGUOUS_COST = 60.0
 ROUNDS = 3
 
 
-@dataclass(frozen=True)
-class Box:
-    """A rectangle, in points."""
-
-    left: float
-    bottom: float
-    right: float
-    top: float
-
-    def overlap(self, other: "Box") -> float:
-        """Area that both cover."""
-        width = min(self.right, other.right) - max(self.left, other.left)
-        height = min(self.top, other.top) - max(self.bottom, other.bottom)
-        return max(0.0, width) * max(0.0, height)
-
-    def distance(self, point: tuple[float, float]) -> float:
-        """From its nearest place to a point."""
-        return math.dist(point, self.nearest(point))
-
-    def nearest(self, point: tuple[float, float]) -> tuple[float, float]:
-        """The place in it that is nearest to a point."""
-        x, y = point
-        return min(max(x, self.left), self.right), min(max(y, self.bottom), self.top)
-
-    def juts_out(self, bounds: "Box") -> float:
-        """How far it reaches beyond, over all sides."""
-        sides = (bounds.left - self.left, bounds.bottom - self.bottom,
-                 self.right - bounds.right, self.top - bounds.top)  # fmt: skip
-        return sum(max(0.0, side) for side in sides)
-
-
 def place_labels(
     points: Sequence[tuple[float, float]],
     sizes: Sequence[tuple[float, float]],
-    obstacles: Sequence[Box],
-    bounds: Box,
-) -> list[Box]:
+    obstacles: Sequence[Sequence[float]],
+    bounds: Sequence[float],
+) -> list[Numbers]:
     """A box for each label: near its point, apart from the others, inside the bounds.
 
     One after the other takes the place that hides least, then all try again.
@@ -60,53 +35,51 @@ def place_labels(
     Args:
         points: Where the labelled points are.
         sizes: Width and height of their labels.
-        obstacles: What no label should hide.
-        bounds: What no label should leave.
+        obstacles: Boxes that no label should hide.
+        bounds: The box that no label should leave.
     """
-    placed: dict[int, Box] = {}
+    placed: dict[int, Numbers] = {}
     for _ in range(ROUNDS):
         for index, (point, size) in enumerate(zip(points, sizes, strict=True)):
-            others = [box for place, box in placed.items() if place != index]
+            taken = [*obstacles, *(box for place, box in placed.items() if place != index)]
             rivals = [other for other in points if other != point]
-            placed[index] = _best(point, size, [*obstacles, *others], rivals, bounds)
+            distance, boxes = _candidates(point, size)
+            cost = DISTANCE_COST * distance + OUTSIDE_COST * beyond(boxes, bounds)
+            if taken:
+                cost += overlaps(boxes, taken).sum(axis=1)
+            if rivals:
+                nearer = distances(boxes, rivals) < distances(boxes, [point])
+                cost += AMBIGUOUS_COST * nearer.sum(axis=1)
+            placed[index] = boxes[cost.argmin()]
     return [placed[index] for index in range(len(points))]
 
 
-def _best(
-    point: tuple[float, float],
-    size: tuple[float, float],
-    taken: list[Box],
-    rivals: list[tuple[float, float]],
-    bounds: Box,
-) -> Box:
-    candidates = [
-        (distance, _beside(point, size, direction, GAP + distance))
-        for distance in DISTANCES
-        for direction in (*SIDES, *CORNERS)
-    ]
-
-    def cost(candidate: tuple[float, Box]) -> float:
-        distance, box = candidate
-        hidden = sum(box.overlap(other) for other in taken)
-        nearer = sum(box.distance(rival) < box.distance(point) for rival in rivals)
-        return (
-            hidden
-            + DISTANCE_COST * distance
-            + AMBIGUOUS_COST * nearer
-            + OUTSIDE_COST * box.juts_out(bounds)
-        )
-
-    return min(candidates, key=cost)[1]
+def overlaps(boxes: ArrayLike, others: ArrayLike) -> Numbers:
+    """Areas (N, M) that boxes (N, 4) share with others (M, 4)."""
+    one, other = np.asarray(boxes, float)[:, None], np.asarray(others, float)[None]
+    sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
+    return np.clip(sides, 0, None).prod(axis=-1)
 
 
-def _beside(
-    point: tuple[float, float],
-    size: tuple[float, float],
-    direction: tuple[float, float],
-    gap: float,
-) -> Box:
-    (x, y), (width, height), (right, up) = point, size, direction
-    length = math.hypot(right, up)
-    left = x + right * gap / length + (right - 1) * width / 2
-    bottom = y + up * gap / length + (up - 1) * height / 2
-    return Box(left, bottom, left + width, bottom + height)
+def distances(boxes: ArrayLike, points: ArrayLike) -> Numbers:
+    """Of boxes (N, 4), at their nearest places, from points (M, 2), shape (N, M)."""
+    corners, places = np.asarray(boxes, float)[:, None], np.asarray(points, float)[None]
+    return np.linalg.norm(places - np.clip(places, corners[..., :2], corners[..., 2:]), axis=-1)
+
+
+def beyond(boxes: ArrayLike, bounds: ArrayLike) -> Numbers:
+    """How far boxes (N, 4) reach beyond the bounds (4,), over all sides, shape (N,)."""
+    corners, limits = np.asarray(boxes, float), np.asarray(bounds, float)
+    outside = np.hstack([limits[:2] - corners[:, :2], corners[:, 2:] - limits[2:]])
+    return np.clip(outside, 0, None).sum(axis=1)
+
+
+def _candidates(point: tuple[float, float], size: tuple[float, float]) -> tuple[Numbers, Numbers]:
+    """Distances (K,) beyond the gap, and the boxes (K, 4) that lie so far to each side."""
+    directions = np.array([*SIDES, *CORNERS])
+    distance = np.repeat(DISTANCES, len(directions))
+    direction = np.tile(directions, (len(DISTANCES), 1))
+    length = np.linalg.norm(direction, axis=1)
+    shift = direction * ((GAP + distance) / length)[:, None]
+    begin = np.asarray(point) + shift + (direction - 1) * np.asarray(size) / 2
+    return distance, np.hstack([begin, begin + np.asarray(size)])

@@ -19,6 +19,12 @@ def significant(value: float | None, digits: int = 3) -> str:
     return f"{value:,.{decimals}f}".replace("-", "−")
 
 
+def signed(value: float, form: str = ".2f") -> str:
+    """With a real minus, and no zero below zero: −0.31, 0.00."""
+    text = f"{value:{form}}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+
+
 def loss(value: float | None) -> str:
     """Four decimals, as the paper prints the noise loss; two digits below 0.001."""
     if value is None or not math.isfinite(value) or abs(value) < 1e-3:

@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
 
 from pelap.report import numbers
 from pelap.report.canvas import (
@@ -16,16 +15,17 @@ from pelap.report.canvas import (
     GREEN,
     GREY,
     ORANGE,
-    RUN_COLOURS,
-    RUN_MARKERS,
     VERMILLION,
     category_ticks,
     key,
     label_of,
     legend,
+    look_of,
     new_figure,
     plain,
+    plain_numbers,
     scale_values,
+    write_beside,
 )
 from pelap.report.reported_run import ReportedRun
 
@@ -40,39 +40,51 @@ CURVES = {
 }
 
 
+PAIRS = (
+    (
+        "diffusion loss",
+        numbers.loss,
+        ("diffusion_loss", "with the latent"),
+        ("zero_latent_diffusion_loss", "with zeros in its place"),
+    ),
+    (
+        "reconstruction (squared error summed over a picture)",
+        numbers.squared_error,
+        ("reconstruction_mse_sum", "without the mask"),
+        ("masked_reconstruction_mse_sum", "through the mask"),
+    ),
+)
+"""Measures that belong together: title, how to write them, and each one's name and meaning."""
+
+
 def draw_training_curves(runs: Sequence[ReportedRun]) -> Figure:
     """Small multiples of the losses and the mean mask against epochs, all runs in each."""
     figure = new_figure(1.3 * len(CURVES) + 0.25 * len(runs) + 0.6)
     panels = figure.subplots(len(CURVES), 1, sharex=True)
+    looks = [look_of(place) for place in range(len(runs))]
     for axes, (name, title) in zip(panels, CURVES.items(), strict=True):
         shown = []
-        for index, run in enumerate(runs):
-            colour = RUN_COLOURS[index % len(RUN_COLOURS)]
-            shown += _curve(axes, run.train, name, color=colour, linewidth=0.8, alpha=0.55)
-            marker = RUN_MARKERS[index % len(RUN_MARKERS)]
-            shown += _curve(
-                axes, run.validation, name, color=colour, linewidth=2.2, marker=marker, markersize=5
-            )
+        for run, (colour, marker) in zip(runs, looks, strict=True):
+            shown += _curve(axes, run.train, name, color=colour, lw=0.8, alpha=0.55)
+            shown += _curve(axes, run.validation, name, color=colour, lw=2.2, marker=marker, ms=5)
         axes.set_title(title)
         scale_values(axes, shown)
     panels[-1].set_xlabel("epoch (bold: validation, thin: training)")
-    legend(
-        figure,
-        [
-            key(RUN_COLOURS[i % len(RUN_COLOURS)], label_of(run), RUN_MARKERS[i % 7], line=True)
-            for i, run in enumerate(runs)
-        ],
-    )
+    handles = [
+        key(colour, label_of(run), marker, line=True)
+        for run, (colour, marker) in zip(runs, looks, strict=True)
+    ]
+    legend(figure, handles)
     return figure
 
 
 def _curve(axes: Axes, lines: Sequence[dict[str, Any]], name: str, **style: Any) -> list[float]:
     """Draw one curve and return its values."""
-    found = [line for line in lines if line.get(name) is not None]
-    values = [float(np.mean(line[name])) for line in found]
+    measured = [line for line in lines if line.get(name) is not None]
+    values = [float(np.mean(line[name])) for line in measured]
     if values:
         every = max(1, len(values) // 12)
-        axes.plot([line["epoch"] for line in found], values, markevery=every, **style)
+        axes.plot([line["epoch"] for line in measured], values, markevery=every, **style)
     return values
 
 
@@ -97,8 +109,7 @@ def draw_importance_by_class(run: ReportedRun) -> Figure:
                 column, row, numbers.mask(value), ha="center", va="center", color=colour, size=9
             )
     bar = figure.colorbar(picture, ax=axes, ticks=[0, 0.001, 0.01, 0.1, 0.3, 1], pad=0.02)
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    bar.ax.yaxis.set_minor_locator(NullLocator())
+    plain_numbers(bar.ax.yaxis)
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.set_label("mean mask")
     return figure
@@ -150,27 +161,16 @@ def draw_sparsity_comparison(runs: Sequence[ReportedRun]) -> Figure:
     label_values = len(places) <= 4 and len(set(x)) == len(x)
     figure = new_figure(6.6)
     panels = figure.subplots(3, 1, sharex=True)
-    series = [
-        ("diffusion loss", "diffusion_loss", "zero_latent_diffusion_loss"),
-        ("reconstruction (squared error summed over a picture)",
-         "reconstruction_mse_sum", "masked_reconstruction_mse_sum"),
-    ]  # fmt: skip
-    entries = [
-        ("with the latent", "with zeros in its place"),
-        ("without the mask", "through the mask"),
-    ]
-    for axes, (title, solid, hollow), labels in zip(panels, series, entries, strict=False):
-        form = numbers.loss if solid == "diffusion_loss" else numbers.squared_error
+    for axes, (title, form, (solid, label), (hollow, other)) in zip(panels, PAIRS, strict=False):
         first = [run.evaluation[solid] for run in runs]
         second = [run.evaluation[hollow] for run in runs]
         _dots(axes, [i - 0.09 for i in x], first, BLUE, label_values and form, "right")
         _dots(axes, [i + 0.09 for i in x], second, VERMILLION, label_values and form, "left")
         scale_values(axes, first + second, labelled=True)
         axes.set_title(title, pad=20)
-        axes.legend(
-            handles=[key(BLUE, labels[0]), key(VERMILLION, labels[1], "s", hollow=True)],
-            loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=2, borderaxespad=0,
-        )  # fmt: skip
+        handles = [key(BLUE, label), key(VERMILLION, other, "s", hollow=True)]
+        above = axes.legend(handles=handles, ncols=2, borderaxespad=0, loc="lower left")
+        above.set_bbox_to_anchor((-0.02, 0.98), transform=axes.transAxes)
     masks = [run.mean_mask for run in runs]
     _dots(panels[2], x, masks, GREEN, label_values and numbers.mask, "center")
     scale_values(panels[2], masks, labelled=True)
@@ -189,17 +189,13 @@ def _dots(
 ) -> None:
     """Filled circles, or hollow squares for the right one of two series, with their values."""
     hollow = side == "left"
-    axes.plot(
-        x, y, "s" if hollow else "o", color=colour, markersize=7, markeredgewidth=1.8,
-        markerfacecolor="white" if hollow else colour,
-    )  # fmt: skip
+    face = "white" if hollow else colour
+    axes.plot(x, y, "s" if hollow else "o", color=colour, mfc=face, ms=7, mew=1.8)
     shift = {"right": 4, "left": -4, "center": 0}[side]
     for place, value in zip(x, y, strict=True):
         if form and math.isfinite(value):
-            axes.annotate(
-                form(value), (place, value), (shift, 6), textcoords="offset points",
-                ha=side, va="bottom", size=9, color=colour,
-            )  # fmt: skip
+            spot, above = (place, value), (shift, 6)
+            write_beside(axes, form(value), spot, above, ha=side, va="bottom", color=colour)
 
 
 def draw_denoiser_and_latent(runs: Sequence[ReportedRun]) -> Figure:
@@ -217,16 +213,13 @@ def draw_denoiser_and_latent(runs: Sequence[ReportedRun]) -> Figure:
         for place, (name, _, colour) in enumerate(bars):
             value = run.evaluation[name]
             axes.barh(top + place, value, height=0.86, color=colour)
-            axes.annotate(
-                numbers.loss(value), (value, top + place), (4, 0),
-                textcoords="offset points", va="center", size=9,
-            )  # fmt: skip
+            write_beside(axes, numbers.loss(value), (value, top + place), (4, 0), va="center")
     axes.set_ylim(4.6 * len(runs) - 1.5, -1.6)
     values = [run.evaluation[name] for run in runs for name, *_ in bars]
     axes.set_xlim(0, 1.16 * max(filter(math.isfinite, values), default=1))
     axes.yaxis.set_visible(False)
     axes.spines["left"].set_visible(False)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    plain_numbers(axes.xaxis)
     axes.set_xlabel("squared error of the predicted noise (1 = predicting zero)")
     legend(figure, [key(colour, label, "s") for _, label, colour in bars])
     return figure
@@ -256,8 +249,7 @@ def draw_latent_std(runs: Sequence[ReportedRun]) -> Figure:
         axes.set_yticks(channels[::every])
         axes.set_ylabel("channel")
         axes.set_title(label_of(run))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_locator(NullLocator())
+        plain_numbers(axes.xaxis)
     panels[-1].set_xlabel("standard deviation (dashed: the noise at full strength)")
     entries = [key(BLUE, "before the mask")]
     if any(run.has_gate for run in runs):

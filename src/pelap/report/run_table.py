@@ -1,28 +1,22 @@
 """The page's tables: results beside the paper's, settings that differ, versions."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pelap.config.run_config import to_dict
 from pelap.report import numbers
+from pelap.report.page import Table, text_table
 from pelap.report.reported_run import ReportedRun
 
 PAPER_COLUMNS = ("Paper: baseline", "Paper: PeLAP-A, λ = 0.01")
 """As reported: full size, CIFAR-10, 100 epochs, one seed."""
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows of text; the first cell of a row names it."""
-
-    header: list[str]
-    rows: list[list[str]]
-
-
 def results_table(runs: Sequence[ReportedRun]) -> Table:
     """Measures as rows; a column for each run, then the two of the paper."""
     threshold = runs[0].evaluation["active_threshold"]
+    unmasked, masked = (f"reconstruction error, {way} the mask" for way in ("without", "through"))
+    error, all_closed = numbers.squared_error, "near 0, all channels"
     rows = [
         _row("verdict", runs, lambda run: run.verdict),
         _row("gate", runs, lambda run: run.kind),
@@ -31,32 +25,18 @@ def results_table(runs: Sequence[ReportedRun]) -> Table:
         _measure("diffusion loss", runs, "diffusion_loss", numbers.loss, "0.0240", "0.0236"),
         _measure("… with zeros for the latent", runs, "zero_latent_diffusion_loss", numbers.loss),
         _measure("… of the best linear predictor", runs, "gaussian_diffusion_loss", numbers.loss),
-        _measure(
-            "reconstruction error, without the mask", runs, "reconstruction_mse_sum",
-            numbers.squared_error, "24.67", "22.59",
-        ),
+        _measure(unmasked, runs, "reconstruction_mse_sum", error, "24.67", "22.59"),
         _measure("… as PSNR", runs, "reconstruction_psnr_db", numbers.decibel),
-        _measure(
-            "reconstruction error, through the mask", runs, "masked_reconstruction_mse_sum",
-            numbers.squared_error,
-        ),
+        _measure(masked, runs, "masked_reconstruction_mse_sum", error),
         _measure("… as PSNR", runs, "masked_reconstruction_psnr_db", numbers.decibel),
-        _row(
-            "mean mask", runs, lambda run: numbers.mask(run.mean_mask), "1", "near 0, all channels"
-        ),
+        _row("mean mask", runs, lambda run: numbers.mask(run.mean_mask), "1", all_closed),
         _row("… of each channel", runs, lambda run: numbers.per_channel(run.mask_mean)),
-        _row(
-            f"active channels (mask above {threshold:g})", runs,
-            lambda run: f"{run.evaluation['active_channels']:.1f} of {len(run.mask_mean)}",
-        ),
-        _row(
-            "largest latent standard deviation, after the mask", runs,
-            lambda run: numbers.significant(max(run.evaluation["masked_latent_std"]), 2),
-        ),
+        _row(f"active channels (mask above {threshold:g})", runs, _active),
+        _row("largest latent standard deviation, after the mask", runs, _widest),
         _row("parameters", runs, lambda run: f"{run.evaluation['num_parameters']['total']:,}"),
         _row("pictures measured", runs, lambda run: f"{run.evaluation['num_pictures']:,}"),
-    ]  # fmt: skip
-    return Table(["", *(run.label for run in runs), *PAPER_COLUMNS], rows)
+    ]
+    return text_table(["", *(run.label for run in runs), *PAPER_COLUMNS], rows, "with-paper")
 
 
 def _row(
@@ -78,6 +58,14 @@ def _measure(
     return _row(name, runs, lambda run: form(run.evaluation[key]), *paper)
 
 
+def _active(run: ReportedRun) -> str:
+    return f"{run.evaluation['active_channels']:.1f} of {len(run.mask_mean)}"
+
+
+def _widest(run: ReportedRun) -> str:
+    return numbers.significant(max(run.evaluation["masked_latent_std"]), 2)
+
+
 def _epochs(run: ReportedRun) -> str:
     lines = run.train + run.validation
     return f"{max(line['epoch'] for line in lines):.3g}" if lines else numbers.ABSENT
@@ -91,7 +79,7 @@ def differing_settings(runs: Sequence[ReportedRun]) -> Table | None:
         for name in settings[0]
         if any(each[name] != settings[0][name] for each in settings)
     ]
-    return Table(["setting", *(run.label for run in runs)], rows) if rows else None
+    return text_table(["setting", *(run.label for run in runs)], rows) if rows else None
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -112,4 +100,4 @@ def versions_table(runs: Sequence[ReportedRun]) -> Table:
         for name in names
     ]
     rows.append(["machine", *(str(run.evaluation["machine"]) for run in runs)])
-    return Table(["", *(run.label for run in runs)], rows)
+    return text_table(["", *(run.label for run in runs)], rows)

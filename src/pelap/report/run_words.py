@@ -192,7 +192,7 @@ def denoiser_caption(runs: Sequence[ReportedRun]) -> str:
 def timesteps_caption(diagnoses: Mapping[str, dict[str, Any]]) -> str:
     """How to read the losses by timestep, with the verdicts of `pelap diagnose`."""
     verdicts = "; ".join(
-        f"{name}: {found['collapse']['verdict']}" for name, found in diagnoses.items()
+        f"{name}: {diagnosis['collapse']['verdict']}" for name, diagnosis in diagnoses.items()
     )
     return (
         "A denoiser that knows its latents stays near the grey line or below it. One whose curve "
@@ -204,8 +204,8 @@ def timesteps_caption(diagnoses: Mapping[str, dict[str, Any]]) -> str:
 def recovery_caption(diagnoses: Mapping[str, dict[str, Any]]) -> str:
     """How to read the recovered latents, with each model's error at 0 dB."""
     parts = []
-    for name, found in diagnoses.items():
-        error = found["recovery"][0]["relative_error"]
+    for name, diagnosis in diagnoses.items():
+        error = diagnosis["recovery"][0]["relative_error"]
         if error is None:
             parts.append(f"{name} has none: no timestep comes within 1 dB of it")
         else:

@@ -10,13 +10,12 @@ from matplotlib.ticker import NullLocator
 
 from pelap.report.canvas import (
     DPI,
-    RUN_COLOURS,
-    RUN_MARKERS,
     Drawing,
     category_ticks,
     drawing,
     key,
     legend,
+    look_of,
     plain,
     scale_values,
 )
@@ -43,10 +42,8 @@ def _draw(result: dict[str, Any]) -> Figure:
         axes.remove()
     if len(series) > 1:
         handles = [
-            key(colour, plain(label or "all"), marker, line=True)
-            for (label, _), colour, marker in zip(
-                series.items(), RUN_COLOURS * 9, RUN_MARKERS * 9, strict=False
-            )
+            key(look_of(place)[0], plain(label or "all"), look_of(place)[1], line=True)
+            for place, label in enumerate(series)
         ]
         legend(figure, handles, columns=3)
     return figure
@@ -69,19 +66,19 @@ def _panel(
     places = _places(values)
     seen = []
     for index, points in enumerate(series.values()):
-        colour, marker = RUN_COLOURS[index % 7], RUN_MARKERS[index % 7]
+        colour, marker = look_of(index)
         means = []
         for settings in points:
             place = places[values.index(settings[first])] if first else 0
-            found = [
+            figures = [
                 trial["figures"][name]
                 for trial in result["trials"]
                 if trial["settings"] == settings and name in trial["figures"]
             ]
-            axes.plot([place] * len(found), found, marker, color=colour, ms=4, alpha=0.5, mew=0)
-            if found:
-                means.append((place, sum(found) / len(found)))
-            seen += found
+            axes.plot([place] * len(figures), figures, marker, color=colour, ms=4, alpha=0.5, mew=0)
+            if figures:
+                means.append((place, sum(figures) / len(figures)))
+            seen += figures
         axes.plot(*zip(*sorted(means), strict=True), color=colour, marker=marker, ms=5, lw=1.5)
     axes.set_title(plain(name, 34))
     labels = [plain(value, 12) for value in values]

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -23,11 +25,16 @@ from pelap.report.canvas import (
     plain,
     scale_values,
 )
-from pelap.report.label_places import Box, place_labels
+from pelap.report.label_places import place_labels
 from pelap.report.numbers import tick
-from pelap.report.tradeoff_front import pareto_front
-from pelap.report.tradeoff_names import cost_title, metric_title
-from pelap.report.tradeoff_points import Role, TradeoffPoint, higher_is_better, merge_groups
+from pelap.report.tradeoff_points import (
+    Role,
+    TradeoffPoint,
+    cost_title,
+    higher_is_better,
+    metric_title,
+)
+from pelap.report.tradeoff_words import pareto_front
 
 LOOKS: dict[Role, tuple[str, str, bool]] = {
     "unpruned": (BLACK, "D", False),
@@ -38,45 +45,41 @@ LOOKS: dict[Role, tuple[str, str, bool]] = {
 FRONT, SHADE = "#5c6168", "#eef0f2"
 PANEL_WIDTH, PANEL_HEIGHT = 3.3, 2.45
 """Inches, where there are several columns."""
-LABEL_SIZE, MARKER_SIZE = 8.5, 7.0
+MARKER_SIZE = 7.0
+PLACE: dict[str, Any] = {"xycoords": "figure points", "annotation_clip": False}
+HALO = [patheffects.withStroke(linewidth=2.2, foreground="white")]
+LABEL = PLACE | {"size": 8.5, "color": "#222222", "zorder": 5, "path_effects": HALO}
+"""How a model's name is drawn."""
 LABEL_LIMIT = 22
 """Characters."""
 FAR = 9.0
 """Points between a label and its marker from which on a line joins them."""
 
 
-def draw_tradeoff(
-    points: Sequence[TradeoffPoint],
-    metrics: Sequence[str],
-    costs: Sequence[str] | None = None,
-    columns: int = 1,
-) -> Figure:
-    """A panel for each metric and cost; models of a group are one marker with bars.
+def draw_tradeoff(points: Sequence[TradeoffPoint], metric: str, columns: int = 1) -> Figure:
+    """A panel for each cost that all models have; a marker with bars for each model.
 
     The front is of the means; what it dominates is shaded. Dotted lines cross at the first
     unpruned model. Draw through `canvas.drawing` for the report's style.
 
     Args:
         points: The models.
-        metrics: Names in their `quality`; a row or more of panels each.
-        costs: Names in their `cost`; by default all that every model has.
+        metric: Name in their `quality`.
         columns: Panels side by side.
     """
-    merged = merge_groups(points)
-    costs = shared_costs(merged) if costs is None else costs
-    pairs = [(metric, cost) for metric in metrics for cost in costs]
-    rows = -(-len(pairs) // columns)
+    costs = shared_costs(points)
+    rows = -(-len(costs) // columns)
     width = WIDTH if columns == 1 else PANEL_WIDTH * columns
     figure = new_figure(PANEL_HEIGHT * rows + 0.4, width)
     panels = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
-    for place, (metric, cost) in enumerate(pairs):
-        _draw_panel(panels[place], merged, metric, cost)
-        if place % columns == 0 or metric != pairs[place - 1][0]:
-            panels[place].set_ylabel(metric_title(metric))
-    _add_keys(figure, panels[len(pairs) :], merged, columns)
+    for axes, cost in zip(panels, costs, strict=False):
+        _draw_panel(axes, points, metric, cost)
+    for axes in panels[: len(costs) : columns]:
+        axes.set_ylabel(metric_title(metric))
+    _add_keys(figure, panels[len(costs) :], points, columns)
     figure.draw_without_rendering()  # labels are placed in the panels' final size
-    for axes, (metric, cost) in zip(panels, pairs, strict=False):
-        _label(figure, axes, _shown(merged, metric, cost), metric, cost)
+    for axes, cost in zip(panels, costs, strict=False):
+        _label(figure, axes, _shown(points, metric, cost), metric, cost)
     return figure
 
 
@@ -116,8 +119,9 @@ def _mark(axes: Axes, point: TradeoffPoint, metric: str, cost: str) -> None:
     x, y = point.cost[cost], point.quality[metric]
     axes.plot([x.mean] * 2, y.ends, color=colour, lw=1.3, alpha=0.7, zorder=3)
     axes.plot(x.ends, [y.mean] * 2, color=colour, lw=1.3, alpha=0.7, zorder=3)
-    axes.plot([x.mean], [y.mean], marker, color=colour, ms=MARKER_SIZE, zorder=4,
-              mfc="white" if hollow else colour, mew=1.6 if hollow else 0)  # fmt: skip
+    face, edge = ("white", 1.6) if hollow else (colour, 0)
+    mark = axes.plot([x.mean], [y.mean], marker, color=colour, ms=MARKER_SIZE, zorder=4)[0]
+    mark.set(markerfacecolor=face, markeredgewidth=edge)
 
 
 def _draw_front(axes: Axes, points: Sequence[TradeoffPoint], metric: str, cost: str) -> None:
@@ -176,27 +180,22 @@ def _label(
     places = [(point.cost[cost].mean, point.quality[metric].mean) for point in points]
     marks = [_to_points(axes, place, scale) for place in places]
     notes = [
-        axes.annotate(
-            plain(point.label, LABEL_LIMIT), mark, xycoords="figure points", size=LABEL_SIZE,
-            color="#222222", annotation_clip=False, zorder=5,
-            path_effects=[patheffects.withStroke(linewidth=2.2, foreground="white")],
-        )
+        axes.annotate(plain(point.label, LABEL_LIMIT), mark, **LABEL)
         for point, mark in zip(points, marks, strict=True)
-    ]  # fmt: skip
+    ]
     renderer = FigureCanvasAgg(figure).get_renderer()
     extents = [note.get_window_extent(renderer) for note in notes]
     sizes = [(scale * extent.width, scale * extent.height) for extent in extents]
-    obstacles = [_around(mark) for mark in marks]
+    obstacles = [_cover(mark, mark, MARKER_SIZE / 2 + 1) for mark in marks]
+    lines = list(pairwise(_front_corners(axes, points, metric, cost))) if points else []
     for point in points:
         x, y = point.cost[cost], point.quality[metric]
-        obstacles += [
-            _stroke(axes, (x.mean, y.ends[0]), (x.mean, y.ends[1]), scale),
-            _stroke(axes, (x.ends[0], y.mean), (x.ends[1], y.mean), scale),
-        ]
-    corners = _front_corners(axes, points, metric, cost) if points else []
-    obstacles += [_stroke(axes, one, other, scale) for one, other in pairwise(corners)]
-    inside = axes.get_window_extent(renderer)
-    bounds = Box(*(scale * side for side in (inside.x0, inside.y0, inside.x1, inside.y1)))
+        lines += [((x.mean, y.ends[0]), (x.mean, y.ends[1]))]
+        lines += [((x.ends[0], y.mean), (x.ends[1], y.mean))]
+    for begin, end in lines:
+        ends = _to_points(axes, begin, scale), _to_points(axes, end, scale)
+        obstacles.append(_cover(*ends, reach=1.5))
+    bounds = [scale * side for side in axes.get_window_extent(renderer).extents]
     boxes = place_labels(marks, sizes, obstacles, bounds)
     for note, mark, box in zip(notes, marks, boxes, strict=True):
         _move(note, mark, box, axes)
@@ -207,27 +206,21 @@ def _to_points(axes: Axes, place: tuple[float, float], scale: float) -> tuple[fl
     return float(scale * x), float(scale * y)
 
 
-def _around(mark: tuple[float, float]) -> Box:
-    reach = MARKER_SIZE / 2 + 1
-    return Box(mark[0] - reach, mark[1] - reach, mark[0] + reach, mark[1] + reach)
+def _cover(begin: tuple[float, float], end: tuple[float, float], reach: float) -> list[float]:
+    """The box that an upright or level line between two places covers, so thick to each side."""
+    low, high = np.minimum(begin, end) - reach, np.maximum(begin, end) + reach
+    return [*low.tolist(), *high.tolist()]
 
 
-def _stroke(axes: Axes, begin: tuple[float, float], end: tuple[float, float], scale: float) -> Box:
-    """What an upright or level line between two places of the panel covers."""
-    (left, one), (right, other) = (_to_points(axes, place, scale) for place in (begin, end))
-    return Box(left - 1.5, min(one, other) - 1.5, right + 1.5, max(one, other) + 1.5)
-
-
-def _move(note: Annotation, mark: tuple[float, float], box: Box, axes: Axes) -> None:
+def _move(note: Annotation, mark: tuple[float, float], box: np.ndarray, axes: Axes) -> None:
     """Put a label into its box, joined to its marker where that is far."""
-    note.set_position((box.left, box.bottom))
+    note.set_position((box[0], box[1]))
     note.set_verticalalignment("bottom")
     note.set_in_layout(False)
-    nearest = box.nearest(mark)
-    if math.dist(mark, nearest) > FAR:
-        line = axes.annotate(
-            "", mark, nearest, xycoords="figure points", textcoords="figure points", zorder=2.5,
-            arrowprops={"arrowstyle": "-", "color": "#888888", "lw": 0.7, "shrinkA": 0,
-                        "shrinkB": MARKER_SIZE / 2}, annotation_clip=False,
-        )  # fmt: skip
-        line.set_in_layout(False)
+    x, y = np.clip(mark, box[:2], box[2:]).tolist()
+    if math.dist(mark, (x, y)) <= FAR:
+        return
+    arrow = {"arrowstyle": "-", "color": "#888888", "lw": 0.7, "shrinkA": 0}
+    arrow["shrinkB"] = MARKER_SIZE / 2
+    line = axes.annotate("", mark, (x, y), **PLACE, zorder=2.5, arrowprops=arrow)
+    line.set_in_layout(False)

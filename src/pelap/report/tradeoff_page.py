@@ -1,28 +1,30 @@
-"""One self-contained page about a trade-off between quality and cost."""
+"""The page about a trade-off between quality and cost: what its sections hold."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pelap
-from pelap.config.run_folder import write_whole
 from pelap.report.canvas import drawing
-from pelap.report.run_page import Card, render
+from pelap.report.numbers import ABSENT
+from pelap.report.page import Card, Cell, Group, Items, Section, Table, Text, write_page
 from pelap.report.tradeoff_figures import draw_tradeoff, shared_costs
-from pelap.report.tradeoff_names import cost_title, metric_name, metric_title
 from pelap.report.tradeoff_points import (
     NOISE_LOSS,
     PSNR,
     TradeoffPoint,
+    Value,
+    cost_title,
     higher_is_better,
-    merge_groups,
+    is_time,
+    metric_name,
+    metric_title,
+    write_figure,
 )
-from pelap.report.tradeoff_table import tradeoff_table
 from pelap.report.tradeoff_words import (
+    chance_sentence,
+    compare_with_chance,
     cost_sentence,
     domination_sentences,
-    duel_sentence,
-    hold_duels,
     lead,
     main_metric,
     metrics_of,
@@ -43,14 +45,14 @@ def find(points: Sequence[TradeoffPoint], unpruned: TradeoffPoint) -> Findings:
     """Who beats chance, what each pruned model costs, and who is dominated.
 
     Args:
-        points: One a model or group.
+        points: The models.
         unpruned: The one that the others are held against.
     """
     metric = main_metric(points)
-    duels = hold_duels(points, metric)
-    sentences = [duel_sentence(duel, metric) for duel in duels]
-    sentences += [cost_sentence(duel.pruned, unpruned, metric) for duel in duels]
-    return Findings(lead(duels, metric), [*sentences, *domination_sentences(points, metric)])
+    comparisons = compare_with_chance(points, metric)
+    sentences = [chance_sentence(comparison, metric) for comparison in comparisons]
+    sentences += [cost_sentence(comparison.pruned, unpruned, metric) for comparison in comparisons]
+    return Findings(lead(comparisons, metric), [*sentences, *domination_sentences(points, metric)])
 
 
 def write_tradeoff(points: Sequence[TradeoffPoint], notes: Sequence[str], output: Path) -> Path:
@@ -69,55 +71,48 @@ def write_tradeoff(points: Sequence[TradeoffPoint], notes: Sequence[str], output
     Raises:
         ValueError: If none is unpruned.
     """
-    merged = merge_groups(points)
-    unpruned = next((point for point in merged if point.role == "unpruned"), None)
+    unpruned = next((point for point in points if point.role == "unpruned"), None)
     if unpruned is None:
         raise ValueError("A trade-off needs an unpruned model.")
-    cards = draw_cards(merged)
-    found = find(merged, unpruned)
-    page = render(
-        "tradeoff.html.j2",
-        title=f"{len(merged)} models: quality against cost",
-        lead=found.lead,
-        findings=found.sentences,
-        figures=cards,
-        table=tradeoff_table(merged, unpruned),
-        unpruned=unpruned.label,
-        notes=notes,
-        pelap_version=pelap.__version__,
+    findings = find(points, unpruned)
+    first, *others = draw_cards(points)
+    legend = (
+        "Bold: the best of its column. Below a figure its interval; with × or dB, what it is "
+        f"beside {unpruned.label}."
     )
-    folder = output / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    for card, _ in cards:
-        write_whole(folder / f"{card.name}.png", card.image.png)
-    write_whole(output / PAGE, page.encode())
-    return output / PAGE
+    return write_page(
+        output / PAGE,
+        "trade-off",
+        f"{len(points)} models: quality against cost",
+        [Text(findings.lead, "lead")],
+        [
+            Section("What the figures say", [Items(findings.sentences)]),
+            Section(
+                "Quality against cost",
+                [first, *(Group(card.title, [card], folded=True) for card in others)],
+            ),
+            Section("All figures", [tradeoff_table(points, unpruned), Text(legend, "note")]),
+            Section("How it was measured", [Items(notes)]),
+        ],
+    )
 
 
-def draw_cards(points: Sequence[TradeoffPoint]) -> list[tuple[Card, Card]]:
-    """For each metric a figure two panels wide, and the same for narrow screens; main one first."""
+def draw_cards(points: Sequence[TradeoffPoint]) -> list[Card]:
+    """A figure for each metric, the main one first."""
     main = main_metric(points)
     hidden = NOISE_LOSS if main != PSNR else None  # distances say more of the denoiser
     others = [name for name in metrics_of(points) if name not in (main, hidden)]
-    return [
-        (_card(points, name, columns=2), _card(points, name, columns=1)) for name in (main, *others)
-    ]
+    return [_card(points, name) for name in (main, *others)]
 
 
-def _card(points: Sequence[TradeoffPoint], metric: str, columns: int) -> Card:
-    costs = shared_costs(points)
+def _card(points: Sequence[TradeoffPoint], metric: str) -> Card:
+    costs = ", ".join(map(cost_title, shared_costs(points)))
     better = "higher" if higher_is_better(metric) else "lower"
-    figures = "; ".join(
-        f"{point.label} {point.quality[metric].mean:.4g}"
-        for point in points
-        if metric in point.quality
-    )
-    seeds = any(point.num_models > 1 for point in points)
-    bars = "one standard deviation between models" if seeds else "the intervals of the table"
+    figures = "; ".join(f"{point.label} {point.quality[metric].mean:.4g}" for point in points)
     caption = (
         f"{metric_name(metric)}: {better} is better; left is cheaper. Dotted lines cross at the "
         "unpruned model. What lies on the grey line is beaten by no other model at that cost or "
-        f"less; everything in the shade is. Bars: {bars}."
+        "less; everything in the shade is. Bars: the intervals of the table."
     )
     if metric == NOISE_LOSS:
         caption += " Noise losses of different latents are no match for each other."
@@ -125,6 +120,58 @@ def _card(points: Sequence[TradeoffPoint], metric: str, columns: int) -> Card:
         f"tradeoff_{metric}",
         metric_title(metric),
         caption,
-        f"{metric_name(metric)} against {', '.join(map(cost_title, costs))}: {figures}.",
-        drawing(lambda: draw_tradeoff(points, [metric], costs, columns)),
+        f"{metric_name(metric)} against {costs}: {figures}.",
+        drawing(lambda: draw_tradeoff(points, metric, columns=2)),
+        narrow=drawing(lambda: draw_tradeoff(points, metric, columns=1)),
     )
+
+
+def tradeoff_table(points: Sequence[TradeoffPoint], unpruned: TradeoffPoint) -> Table:
+    """Metrics, then costs; the best of each column is marked.
+
+    Args:
+        points: Rows, in this order.
+        unpruned: What ratios are relative to.
+    """
+    metrics = list(dict.fromkeys(name for point in points for name in point.quality))
+    costs = list(dict.fromkeys(name for point in points for name in point.cost))
+    names = [
+        Cell(p.label, (f"{p.role}: {p.description}" if p.description else p.role,)) for p in points
+    ]
+    columns = [
+        _column(name, [point.quality.get(name) for point in points], unpruned.quality.get(name))
+        for name in metrics
+    ] + [
+        _column(name, [point.cost.get(name) for point in points], unpruned.cost.get(name))
+        for name in costs
+    ]
+    header = ["model", *map(metric_title, metrics), *(f"{cost_title(name)} ↓" for name in costs)]
+    return Table(header, [list(row) for row in zip(names, *columns, strict=True)], "figures")
+
+
+def _column(name: str, values: Sequence[Value | None], base: Value | None) -> list[Cell]:
+    """None is the best where all are alike as written, nor of the losses of different latents."""
+    written = {write_figure(name, value.mean): value.mean for value in values if value is not None}
+    best = (max if higher_is_better(name) else min)(written, key=lambda text: written[text])
+    if len(written) == 1 or name == NOISE_LOSS:
+        best = None
+    cells = []
+    for value in values:
+        text = ABSENT if value is None else write_figure(name, value.mean)
+        notes = () if value is None else _notes(name, value, base)
+        cells.append(Cell(text, notes, text == best))
+    return cells
+
+
+def _notes(name: str, value: Value, base: Value | None) -> tuple[str, ...]:
+    """Its interval, and what it is beside the unpruned one."""
+    notes = []
+    if value.low is not None and value.high is not None:
+        notes.append(f"{write_figure(name, value.low)} to {write_figure(name, value.high)}")
+    if base is None or value is base:
+        return () if is_time(name) else tuple(notes)
+    if name == PSNR:
+        notes.append(f"{value.mean - base.mean:+.2f} dB".replace("-", "−"))
+    elif name != NOISE_LOSS and not is_time(name):
+        notes.append(f"× {value.mean / base.mean:.2f}" if base.mean else ABSENT)
+    return tuple(notes)

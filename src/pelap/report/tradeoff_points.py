@@ -1,9 +1,10 @@
 """One model of a trade-off: what it is, how good, and at what cost. No torch here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from statistics import mean, stdev
+from dataclasses import dataclass
 from typing import Any, Literal
+
+from pelap.report.numbers import loss, quantity, significant
 
 Role = Literal["unpruned", "random", "pruned"]
 PSNR, NOISE_LOSS = "psnr_db", "noise_loss"
@@ -11,6 +12,9 @@ MACS, PARAMETERS, LATENT_BYTES = "macs", "parameters", "latent_bytes"
 TIME = "time_batch_"
 TO_UNPRUNED = "-to-unpruned"
 """Ends the name of the distance from samples to the unpruned model's reconstructions."""
+COSTS = {MACS: "MACs of a step", PARAMETERS: "parameters", LATENT_BYTES: "bytes of a latent"}
+METRICS = {PSNR: "PSNR in dB", NOISE_LOSS: "noise loss"}
+"""What they are called; other costs are times, and other metrics have names that can be read."""
 HIGHER_IS_BETTER = (PSNR, "ssim", "precision", "recall")
 
 
@@ -31,7 +35,7 @@ class Value:
 
 @dataclass(frozen=True)
 class TradeoffPoint:
-    """One model, or the mean of a group of them."""
+    """One model of a trade-off."""
 
     label: str
     role: Role
@@ -39,12 +43,9 @@ class TradeoffPoint:
     """By metric as `pelap evaluate` names it, e.g. psnr_db or FD-ResNet20."""
     cost: dict[str, Value]
     """MACS, PARAMETERS, LATENT_BYTES, and TIME + batch size relative to the unpruned model."""
-    group: str = ""
-    """Models of one group are drawn as their mean, under this name; e.g. seeds of the same way."""
     description: str = ""
     training_steps: int = 0
     """Of all recoveries."""
-    num_models: int = 1
 
 
 def higher_is_better(metric: str) -> bool:
@@ -52,38 +53,33 @@ def higher_is_better(metric: str) -> bool:
     return metric.startswith(HIGHER_IS_BETTER)
 
 
-def merge_groups(points: Sequence[TradeoffPoint]) -> list[TradeoffPoint]:
-    """One point a group: means, with one standard deviation between its models to each side.
-
-    A group of one keeps its own intervals; a point without a group stands for itself. Figures that
-    not every model of a group has are dropped.
-    """
-    groups: dict[str, list[TradeoffPoint]] = {}
-    for point in points:
-        groups.setdefault(point.group or point.label, []).append(point)
-    return [_merge(name, found) for name, found in groups.items()]
+def is_time(name: str) -> bool:
+    """Whether a cost is a time relative to the unpruned model."""
+    return name.startswith(TIME)
 
 
-def _merge(name: str, points: list[TradeoffPoint]) -> TradeoffPoint:
-    if len(points) == 1:
-        return replace(points[0], label=name)
-    return replace(
-        points[0],
-        label=name,
-        quality=_means([point.quality for point in points]),
-        cost=_means([point.cost for point in points]),
-        num_models=len(points),
-    )
+def cost_title(cost: str) -> str:
+    """For a panel or a column: `time, 16 at a time`."""
+    if is_time(cost):
+        return f"time, {cost.removeprefix(TIME)} at a time (unpruned: 1)"
+    return COSTS.get(cost, cost)
 
 
-def _means(found: list[dict[str, Value]]) -> dict[str, Value]:
-    shared = [name for name in found[0] if all(name in values for values in found)]
-    return {name: _mean([values[name].mean for values in found]) for name in shared}
+def metric_name(metric: str) -> str:
+    """As it stands in a sentence."""
+    return METRICS.get(metric, metric.replace(TO_UNPRUNED, " to unpruned"))
 
 
-def _mean(values: list[float]) -> Value:
-    middle, spread = mean(values), stdev(values)
-    return Value(middle, middle - spread, middle + spread)
+def metric_title(metric: str) -> str:
+    """For an axis, with an arrow towards the better."""
+    return f"{metric_name(metric)} {'↑' if higher_is_better(metric) else '↓'}"
+
+
+def write_figure(name: str, value: float) -> str:
+    """A figure of a metric or a cost as text."""
+    if name in COSTS:
+        return quantity(value)
+    return loss(value) if name == NOISE_LOSS else significant(value, 4 if name == PSNR else 3)
 
 
 def to_point(
@@ -91,24 +87,22 @@ def to_point(
     label: str,
     role: Role,
     *,
-    group: str = "",
     description: str = "",
     training_steps: int = 0,
 ) -> TradeoffPoint:
-    """A point from what `pelap.tradeoff.measure_model` found."""
-    quality = {name: Value(one["value"], one["low"], one["high"])
-               for name, one in measured["quality"].items()}  # fmt: skip
-    found = measured["cost"]
-    cost = {
-        f"{TIME}{one['batch_size']}": Value(
-            1 / one["ratio"], 1 / one["ratio_max"], 1 / one["ratio_min"]
-        )
-        for one in found["times_as_fast"]
+    """A point from the quality and the cost that were measured of a model."""
+    quality = {
+        name: Value(figure["value"], figure["low"], figure["high"])
+        for name, figure in measured["quality"].items()
     }
-    cost |= {MACS: Value(found["macs"]["denoiser_step"]),
-             PARAMETERS: Value(found["parameters"]["total"]),
-             LATENT_BYTES: Value(found["latent_bytes"])}  # fmt: skip
-    return TradeoffPoint(label, role, quality, cost, group, description, training_steps)
+    counted, cost = measured["cost"], {}
+    for timed in counted["times_as_fast"]:
+        ends = 1 / timed["ratio_max"], 1 / timed["ratio_min"]
+        cost[f"{TIME}{timed['batch_size']}"] = Value(1 / timed["ratio"], *ends)
+    cost[MACS] = Value(counted["macs"]["denoiser_step"])
+    cost[PARAMETERS] = Value(counted["parameters"]["total"])
+    cost[LATENT_BYTES] = Value(counted["latent_bytes"])
+    return TradeoffPoint(label, role, quality, cost, description, training_steps)
 
 
 def role_of(history: Sequence[dict[str, Any]]) -> Role:
@@ -123,8 +117,8 @@ def _criteria(record: dict[str, Any]) -> list[str]:
     """Who chose in a pruning: for the latents, for the width."""
     if "pruned" not in record:
         return []
-    found = [record.get("criterion"), record.get("width", {}).get("criterion")]
-    return [name for name in found if name is not None]
+    criteria = [record.get("criterion"), record.get("width", {}).get("criterion")]
+    return [name for name in criteria if name is not None]
 
 
 def training_steps(history: Sequence[dict[str, Any]]) -> int:

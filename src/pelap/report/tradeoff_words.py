@@ -1,9 +1,8 @@
-"""What a trade-off says in words: who beats chance, and who is beaten in every respect."""
+"""Which models beat chance, which are beaten in every respect, and how that is said."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pelap.report.tradeoff_names import cost_title, is_time, metric_name, write_metric
 from pelap.report.tradeoff_points import (
     LATENT_BYTES,
     MACS,
@@ -13,16 +12,25 @@ from pelap.report.tradeoff_points import (
     TO_UNPRUNED,
     TradeoffPoint,
     Value,
+    cost_title,
     higher_is_better,
+    is_time,
+    metric_name,
+    write_figure,
 )
 
 SAME_SIZE = 0.1
 """Models whose counted costs differ by less, relatively, are of the same size."""
+CHANCE = {
+    1: "better than chance",
+    0: "not told apart: the intervals overlap",
+    -1: "worse than chance",
+}
 COUNTED = (MACS, PARAMETERS, LATENT_BYTES)
 
 
 @dataclass(frozen=True)
-class Duel:
+class ChanceComparison:
     """A pruned model against the best random one of its size."""
 
     pruned: TradeoffPoint
@@ -44,8 +52,8 @@ def main_metric(points: Sequence[TradeoffPoint]) -> str:
 
 def metrics_of(points: Sequence[TradeoffPoint]) -> list[str]:
     """Metrics that every model has; noise losses last: those of other latents are no match."""
-    found = [n for n in points[0].quality if all(n in point.quality for point in points)]
-    return sorted(found, key=lambda name: name == NOISE_LOSS)
+    shared = [n for n in points[0].quality if all(n in point.quality for point in points)]
+    return sorted(shared, key=lambda name: name == NOISE_LOSS)
 
 
 def compare(one: Value, other: Value, *, higher: bool) -> int:
@@ -55,22 +63,24 @@ def compare(one: Value, other: Value, *, higher: bool) -> int:
     return 1 if (one.mean > other.mean) == higher else -1
 
 
-def hold_duels(points: Sequence[TradeoffPoint], metric: str) -> list[Duel]:
+def compare_with_chance(points: Sequence[TradeoffPoint], metric: str) -> list[ChanceComparison]:
     """Every pruned model against the random ones of its size, the equally trained ones first."""
-    return [_duel(point, points, metric) for point in points if point.role == "pruned"]
+    return [_beside_chance(point, points, metric) for point in points if point.role == "pruned"]
 
 
-def _duel(point: TradeoffPoint, points: Sequence[TradeoffPoint], metric: str) -> Duel:
+def _beside_chance(
+    point: TradeoffPoint, points: Sequence[TradeoffPoint], metric: str
+) -> ChanceComparison:
     rivals = [other for other in points if other.role == "random" and _same_size(point, other)]
     if not rivals:
-        return Duel(point, None, 0, 0)
+        return ChanceComparison(point, None, 0, 0)
     nearest = min(abs(other.training_steps - point.training_steps) for other in rivals)
     rivals = [r for r in rivals if abs(r.training_steps - point.training_steps) == nearest]
     higher = higher_is_better(metric)
     sign = -1 if higher else 1
     best = min(rivals, key=lambda rival: sign * rival.quality[metric].mean)
     outcome = compare(point.quality[metric], best.quality[metric], higher=higher)
-    return Duel(point, best, len(rivals), outcome)
+    return ChanceComparison(point, best, len(rivals), outcome)
 
 
 def _same_size(one: TradeoffPoint, other: TradeoffPoint) -> bool:
@@ -94,42 +104,70 @@ def dominates(one: TradeoffPoint, other: TradeoffPoint, metric: str) -> bool:
     return no_worse and min(costs) >= 0 and max(better) > 0
 
 
-def lead(duels: Sequence[Duel], metric: str) -> str:
+def pareto_front(
+    costs: Sequence[float], qualities: Sequence[float], *, higher_is_better: bool
+) -> list[int]:
+    """Those that no other one dominates, by rising cost.
+
+    One dominates another if it costs no more, is no worse, and is not its equal in both. Equals
+    stand on the front together.
+
+    Args:
+        costs: Of each model; less is better.
+        qualities: Of each model, in the same order.
+        higher_is_better: Of quality.
+
+    Returns:
+        Places in `costs`.
+
+    Raises:
+        ValueError: If the two differ in length.
+    """
+    sign = -1.0 if higher_is_better else 1.0
+    models = sorted(
+        (cost, sign * quality, place)
+        for place, (cost, quality) in enumerate(zip(costs, qualities, strict=True))
+    )
+    front: list[tuple[float, float, int]] = []
+    for model in models:
+        if not front or model[1] < front[-1][1] or model[:2] == front[-1][:2]:
+            front.append(model)
+    return [place for _, _, place in front]
+
+
+def lead(comparisons: Sequence[ChanceComparison], metric: str) -> str:
     """The page's first sentence."""
-    held = [duel for duel in duels if duel.random is not None]
+    held = [comparison for comparison in comparisons if comparison.random is not None]
     if not held:
         return "No pruned model here has a random one of its size beside it."
-    outcomes = [duel.outcome for duel in held]
+    outcomes = [comparison.outcome for comparison in held]
     chance = f"random removal of the same size in {metric_name(metric)}"
     if len(held) == 1:
         verdict = {1: "better than", 0: "not told apart from", -1: "worse than"}[outcomes[0]]
         return f"{held[0].pruned.label} is {verdict} {chance}."
     won, lost = outcomes.count(1), outcomes.count(-1)
-    who = {0: f"None of the {len(outcomes)} pruned models is",
-           1: f"One of the {len(outcomes)} pruned models is",
-           len(outcomes): f"All {len(outcomes)} pruned models are"}.get(
-        won, f"{won} of the {len(outcomes)} pruned models are"
-    )  # fmt: skip
+    num = len(outcomes)
+    counted = {0: f"None of the {num}", 1: f"One of the {num}", num: f"All {num}"}
+    who = f"{counted.get(won, f'{won} of the {num}')} pruned models {'is' if won < 2 else 'are'}"
     return f"{who} better than {chance}{f'; {lost} did worse' if lost else ''}."
 
 
-def duel_sentence(duel: Duel, metric: str) -> str:
+def chance_sentence(comparison: ChanceComparison, metric: str) -> str:
     """`width against width_random: 41.2 against 45.0 in FD-ResNet20, better than chance.`"""
-    if duel.random is None:
+    pruned, random, num_random = comparison.pruned, comparison.random, comparison.num_random
+    if random is None:
         return (
-            f"{duel.pruned.label} has no random model of its size here: make one with "
+            f"{pruned.label} has no random model of its size here: make one with "
             "`pelap prune MODEL` and the same sizes, --criterion random or "
             "--denoiser-criterion random."
         )
-    ours = write_metric(metric, duel.pruned.quality[metric].mean)
-    theirs = write_metric(metric, duel.random.quality[metric].mean)
-    name = duel.random.label
-    rival = name if duel.num_random == 1 else f"{name}, the best of {duel.num_random} random models"
-    verdict = {1: "better than chance", 0: "not told apart: the intervals overlap",
-               -1: "worse than chance"}[duel.outcome]  # fmt: skip
+    figures = " against ".join(
+        write_figure(metric, point.quality[metric].mean) for point in (pruned, random)
+    )
+    best = "" if num_random == 1 else f", the best of {num_random} random models"
     return (
-        f"{duel.pruned.label} against {rival}: {ours} against {theirs} in {metric_name(metric)}, "
-        f"{verdict}.{_unequal(duel.pruned, duel.random)}"
+        f"{pruned.label} against {random.label}{best}: {figures} in {metric_name(metric)}, "
+        f"{CHANCE[comparison.outcome]}.{_unequal(pruned, random)}"
     )
 
 
@@ -154,7 +192,7 @@ def cost_sentence(point: TradeoffPoint, unpruned: TradeoffPoint, metric: str) ->
     verdict = {1: "better", 0: "not told apart", -1: "worse"}[outcome]
     return (
         f"{point.label} beside {unpruned.label}: {shares}; {metric_name(metric)} "
-        f"{write_metric(metric, ours.mean)} against {write_metric(metric, theirs.mean)}, {verdict}."
+        f"{write_figure(metric, ours.mean)} against {write_figure(metric, theirs.mean)}, {verdict}."
     )
 
 
