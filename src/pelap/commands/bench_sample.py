@@ -1,11 +1,11 @@
 """`pelap bench sample`: what drawing pictures costs, alone or in turn with another model."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import arg
 
-from pelap.commands.verb_settings import JsonSettings, ModelName, Result, fields_of
+from pelap.commands.verb_settings import JsonResult, JsonSettings, ModelName, fields_of
 from pelap.core.errors import ConfigError
 
 BACKENDS = ("torch", "onnxruntime")
@@ -87,22 +87,14 @@ class BenchSampleSettings(JsonSettings, BenchSettings):
     """What MODEL alternates with."""
 
 
-@dataclass(frozen=True)
-class BenchResult(Result):
-    """Times of one model, or of two in turn."""
-
-    values: dict[str, Any]
-    """As docs/bench.md says."""
+class BenchResult(JsonResult):
+    """Times of one model, or of two in turn, as docs/bench.md says."""
 
     def describe(self) -> str:
         """A table of the settings, with ratios where there are two models."""
         from pelap.measure.bench_words import describe_sampling
 
         return describe_sampling(self.values)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As docs/bench.md says."""
-        return self.values
 
 
 def run(settings: BenchSampleSettings) -> BenchResult:

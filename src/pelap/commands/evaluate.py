@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pelap.commands.verb_settings import JsonSettings, OverrideSettings, Result, RunName
+from pelap.commands.verb_settings import JsonResult, JsonSettings, OverrideSettings, RunName
 from pelap.config.overrides import apply_overrides, refuse_others
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder, open_run
@@ -22,20 +22,12 @@ class EvaluateSettings(OverrideSettings, JsonSettings):
     class_accuracy reconstruction_accuracy."""
 
 
-@dataclass(frozen=True)
-class EvaluationResult(Result):
-    """What `evaluate` measured."""
-
-    values: dict[str, Any]
-    """As evaluation.json holds them."""
+class EvaluationResult(JsonResult):
+    """What `evaluate` measured, as evaluation.json holds it."""
 
     def describe(self) -> str:
         """Losses, masks, quality and verdict, a line each."""
         return describe(self)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As evaluation.json."""
-        return self.values
 
 
 def evaluate(

@@ -96,8 +96,8 @@ class Result:
         raise NotImplementedError
 
     def as_dict(self) -> dict[str, Any]:
-        """What `--json` prints."""
-        raise NotImplementedError
+        """What `--json` prints: the fields by name."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
 
     def figure(self) -> bytes | None:
         """A PNG for a notebook; None where there is none."""
@@ -109,6 +109,18 @@ class Result:
         if png is None:
             return text
         return f'{text}<img src="data:image/png;base64,{base64.b64encode(png).decode("ascii")}">'
+
+
+@dataclass(frozen=True)
+class JsonResult(Result):
+    """A result whose one form is its JSON."""
+
+    values: dict[str, Any]
+    """As the verb's JSON file holds them."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The values."""
+        return self.values
 
 
 @dataclass(frozen=True)
