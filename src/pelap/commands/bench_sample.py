@@ -5,7 +5,14 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from pelap.commands.verb_settings import JsonResult, JsonSettings, ModelName, fields_of
+from pelap.commands.verb_settings import (
+    AnyInt,
+    AnyText,
+    JsonResult,
+    JsonSettings,
+    ModelName,
+    fields_of,
+)
 from pelap.core.errors import ConfigError
 
 BACKENDS = ("torch", "onnxruntime")
@@ -32,7 +39,7 @@ class BenchSettings:
     """cpu or cuda."""
     rounds: int = 5
     """Alternations that count, after one that does not."""
-    size: int | None = None
+    size: AnyInt = None
     """Side of the latents (what the model was made for)."""
 
     def check(self) -> None:
@@ -83,7 +90,7 @@ class BenchSampleSettings(JsonSettings, BenchSettings):
 
     model: ModelName
     """A run, a diffusers folder, a hub id, or an export."""
-    against: Annotated[str | None, arg(metavar="OTHER")] = None
+    against: Annotated[AnyText, arg(metavar="OTHER")] = None
     """What MODEL alternates with."""
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pelap.commands.verb_settings import JsonResult, JsonSettings, ModelName
+from pelap.commands.verb_settings import AnyInt, JsonResult, JsonSettings, ModelName
 
 if TYPE_CHECKING:
     from pelap.commands.any_model import AnyModel
@@ -22,7 +22,7 @@ class ExportSettings(JsonSettings):
     """The new folder."""
     int8: bool = False
     """Also denoiser and decoder with 8-bit weights."""
-    size: int | None = None
+    size: AnyInt = None
     """Side of the latents (what the model was made for)."""
     overwrite: bool = False
     """Replace what pelap made at --output."""
