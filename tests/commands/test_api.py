@@ -13,7 +13,7 @@ from torch import nn
 import pelap
 from pelap.cli import main
 from pelap.config.run_folder import RunFolder
-from pelap.core.errors import ConfigError, ModelError
+from pelap.core.errors import ConfigError, ModelError, RunError
 from tiny_pipelines import PIPELINES
 
 PICTURES = pelap.pictures("photos", size=16)
@@ -171,3 +171,11 @@ def test_a_run_from_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert pelap.report([run]).path == tmp_path / "run" / "report.html"
     opened = pelap.open_model(run.path)
     assert pelap.diagnose(opened, num_pictures=8).values["split"] == "test"
+
+
+def test_a_pipeline_in_memory_is_asked_for_its_condition():
+    pipeline = PIPELINES["dit"]()
+    found = pelap.diagnose(pipeline, PICTURES, num_pictures=4, unconditional=True)
+    assert found.values["split"] == "test"
+    with pytest.raises(RunError, match="no denoiser that can be run"):
+        pelap.diagnose(pipeline, PICTURES, num_pictures=4)

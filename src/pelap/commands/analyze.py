@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pelap.analysis.analysis_record import Analysis, AnalysisSettings
-from pelap.commands.verb_settings import JsonSettings, ModelSettings, fields_of
+from pelap.commands.verb_settings import (
+    AnyFloat,
+    AnyInt,
+    JsonSettings,
+    ModelSettings,
+    fields_of,
+)
 from pelap.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,7 +23,7 @@ if TYPE_CHECKING:
 class MeasuredOn:
     """How much an analysis measures, see `AnalysisSettings`."""
 
-    num_pictures: int | None = AnalysisSettings.num_pictures
+    num_pictures: AnyInt = AnalysisSettings.num_pictures
     """Pictures analysed."""
     num_curve: int = AnalysisSettings.num_curve
     """Pictures held apart for the curves."""
@@ -35,9 +41,9 @@ class AnalyzeSettings(ModelSettings, JsonSettings, MeasuredOn):
 
     output: Path
     """Folder for JSON and page."""
-    keep: int | None = None
+    keep: AnyInt = None
     """Recommend so many channels."""
-    max_psnr_drop: float | None = None
+    max_psnr_drop: AnyFloat = None
     """Recommend the fewest within so many dB."""
 
 

@@ -1,11 +1,18 @@
 """`pelap bench sample`: what drawing pictures costs, alone or in turn with another model."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import arg
 
-from pelap.commands.verb_settings import JsonSettings, ModelName, Result, fields_of
+from pelap.commands.verb_settings import (
+    AnyInt,
+    AnyText,
+    JsonSettings,
+    ModelName,
+    Result,
+    fields_of,
+)
 from pelap.core.errors import ConfigError
 from pelap.core.records import to_json_dict
 from pelap.measure.bench_record import SamplingBench
@@ -34,7 +41,7 @@ class BenchSettings:
     """cpu or cuda."""
     rounds: int = 5
     """Alternations that count, after one that does not."""
-    size: int | None = None
+    size: AnyInt = None
     """Side of the latents (what the model was made for)."""
 
     def check(self) -> None:
@@ -85,7 +92,7 @@ class BenchSampleSettings(JsonSettings, BenchSettings):
 
     model: ModelName
     """A run, a diffusers folder, a hub id, or an export."""
-    against: Annotated[str | None, arg(metavar="OTHER")] = None
+    against: Annotated[AnyText, arg(metavar="OTHER")] = None
     """What MODEL alternates with."""
 
 

@@ -1,7 +1,7 @@
 """`pelap bench train`: the training step against the naive one."""
 
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
@@ -49,10 +49,6 @@ class TrainingBench(Result):
             f"{name:32} {value:.3f}" if isinstance(value, float) else f"{name:32} {value}"
             for name, value in self.as_dict().items()
         )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Its fields by name."""
-        return asdict(self)
 
 
 def run(settings: BenchTrainSettings) -> TrainingBench:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from pelap.commands.bench_train import TrainingBench
+from pelap.commands.bench_train import BenchTrainSettings, TrainingBench
 from pelap.config.run_config import RunConfig
 from pelap.core.errors import ConfigError
 from pelap.core.seeding import generator
@@ -66,7 +66,9 @@ class Contestant:
         self.seconds.append(time.perf_counter() - start)
 
 
-def bench_train(config: RunConfig, rounds: int = 5, steps_per_round: int = 2) -> TrainingBench:
+def bench_train(
+    config: RunConfig, rounds: int = BenchTrainSettings.rounds, steps_per_round: int = 2
+) -> TrainingBench:
     """Time the naive step and ours in turn on the same batch size and data.
 
     Naive: float32, contiguous, eager, AdamW as torch has it by default, every picture decoded and

@@ -1,8 +1,8 @@
 """`pelap describe`: parameters, shapes and multiply-accumulates of a preset or a run."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
@@ -41,10 +41,6 @@ class Size(Result):
             lines.append(f"{name + ' shape':24} {' × '.join(map(str, shape)):>14}")
         lines += [f"{name + ' MACs':24} {count:>14,}" for name, count in self.macs.items()]
         return "\n".join(lines)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Its fields by name."""
-        return asdict(self)
 
 
 def measure_size(config: RunConfig) -> Size:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from pelap.commands.verb_settings import JsonSettings, OverrideSettings
+from pelap.commands.verb_settings import AnyPath, JsonSettings, OverrideSettings
 from pelap.config.overrides import apply_overrides, given_settings
 from pelap.core.errors import ConfigError
 
@@ -23,7 +23,7 @@ class DiagnoseSettings(OverrideSettings, JsonSettings):
     """A run, or a diffusers folder."""
     num_pictures: int = 1000
     """Test pictures."""
-    output: Path | None = None
+    output: AnyPath = None
     """Folder for the files (by default the run's)."""
     unconditional: bool = False
     """Run a denoiser that wants text or a class on an empty prompt, or on none."""

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pelap.commands import diagnose as words
 from pelap.commands.any_model import AnyModel, AnyPictures, as_model, as_pictures, told_nothing
-from pelap.commands.verb_settings import Result
+from pelap.commands.diagnose import DiagnoseSettings
+from pelap.commands.verb_settings import JsonResult
 from pelap.config.run_config import DataConfig, NetworkConfig, RunConfig, load_config
 from pelap.config.run_folder import RunFolder, write_whole
 from pelap.core.devices import torch_device
@@ -47,20 +48,12 @@ class Diagnosable:
     """Where the diagnosis is kept; None for a model that is no run of ours."""
 
 
-@dataclass(frozen=True)
-class DiagnosisResult(Result):
-    """What `diagnose` measured."""
-
-    values: dict[str, Any]
-    """As diagnosis.json holds them."""
+class DiagnosisResult(JsonResult):
+    """What `diagnose` measured, as diagnosis.json holds it."""
 
     def describe(self) -> str:
         """Verdict, noise levels, recovery of latents, and channels."""
         return words.describe(self.values)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As diagnosis.json."""
-        return self.values
 
     def figure(self) -> bytes | None:
         """Noise loss by noise level."""
@@ -71,7 +64,7 @@ def diagnose(
     model: AnyModel,
     pictures: AnyPictures = None,
     *,
-    num_pictures: int = 1000,
+    num_pictures: int = DiagnoseSettings.num_pictures,
     output: str | Path | None = None,
     unconditional: bool = False,
 ) -> DiagnosisResult:
@@ -183,7 +176,7 @@ def diagnose_model(
     model: Diagnosable,
     config: RunConfig | None = None,
     *,
-    num_pictures: int = 1000,
+    num_pictures: int = DiagnoseSettings.num_pictures,
     output: Path | None = None,
 ) -> dict[str, Any]:
     """Diagnose a model on pictures of the test split; the same call gives the same numbers.

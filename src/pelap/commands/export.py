@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pelap.commands.verb_settings import JsonSettings, ModelName, Result
+from pelap.commands.verb_settings import AnyInt, JsonResult, JsonSettings, ModelName
 
 if TYPE_CHECKING:
     from pelap.commands.any_model import AnyModel
@@ -22,33 +22,28 @@ class ExportSettings(JsonSettings):
     """The new folder."""
     int8: bool = False
     """Also denoiser and decoder with 8-bit weights."""
-    size: int | None = None
+    size: AnyInt = None
     """Side of the latents (what the model was made for)."""
     overwrite: bool = False
     """Replace what pelap made at --output."""
 
 
 @dataclass(frozen=True)
-class Exported(Result):
-    """An export, each network compared with torch."""
+class Exported(JsonResult):
+    """An export, each network compared with torch; the values are those of export.json."""
 
     folder: Path
-    name: str
-    """Of the model."""
-    networks: dict[str, dict[str, Any]]
-    """By name: class, inputs and outputs with shapes, bytes, and the difference from torch."""
-    values: dict[str, Any]
-    """As export.json holds them."""
+
+    @property
+    def networks(self) -> dict[str, dict[str, Any]]:
+        """By name: class, inputs and outputs with shapes, bytes, and the difference from torch."""
+        return self.values["networks"]
 
     def describe(self) -> str:
         """A few lines a network."""
         from pelap.export.export_words import describe_export
 
         return describe_export(self.values)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As export.json."""
-        return self.values
 
 
 def export(
@@ -84,7 +79,7 @@ def export(
     output = Path(output)
     with claimed(output, overwrite):
         values = export_model(as_model(model), output, side=size, int8=int8, overwrite=overwrite)
-    return Exported(output, values["name"], values["networks"], values)
+    return Exported(values, output)
 
 
 def run(settings: ExportSettings) -> Exported:

@@ -2,11 +2,20 @@
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
+from tyro.conf import arg
+
+from pelap.analysis.analysis_record import Fill
 from pelap.commands.analyze import MeasuredOn
-from pelap.commands.verb_settings import JsonSettings, ModelSettings, fields_of
+from pelap.commands.verb_settings import (
+    AnyFloat,
+    AnyPath,
+    AnyText,
+    JsonSettings,
+    ModelSettings,
+    fields_of,
+)
 from pelap.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,27 +27,27 @@ if TYPE_CHECKING:
 class PruneSettings(ModelSettings, JsonSettings, MeasuredOn):
     """What `pelap prune` takes."""
 
-    output: Path | None = None
+    output: AnyPath = None
     """The new model folder."""
-    keep: str | None = None
+    keep: AnyText = None
     """A number of channels (8), or channels (0,2,3)."""
-    max_psnr_drop: float | None = None
+    max_psnr_drop: AnyFloat = None
     """Keep the fewest within so many dB."""
-    criterion: str | None = None
+    criterion: AnyText = None
     """Who chooses (by default the best one measured)."""
-    fill: Literal["zero", "mean", "linear"] | None = None
+    fill: Annotated[Optional[Fill], arg(metavar="{zero,mean,linear}")] = None  # noqa: UP045
     """What stands in for removed channels (linear where it can be folded)."""
     rotate: Literal["none", "pca", "decoder"] = "none"
     """Change of basis first, so that what matters sits in the first channels."""
-    denoiser_macs: float | None = None
+    denoiser_macs: AnyFloat = None
     """Narrow the denoiser to this share of its MACs (0.55)."""
-    denoiser_latency: float | None = None
+    denoiser_latency: AnyFloat = None
     """Narrow it to this share of a step's time, measured here."""
-    denoiser_widths: str | None = None
+    denoiser_widths: AnyText = None
     """Of each level (24,48), or heads and layers (12,20)."""
-    denoiser_criterion: str | None = None
+    denoiser_criterion: AnyText = None
     """Which units stay: random, magnitude, taylor or diff_pruning (taylor where it can be)."""
-    analysis: Path | None = None
+    analysis: AnyPath = None
     """Of this model, in place of a new one."""
     dry_run: bool = False
     """Print the plan, write nothing."""

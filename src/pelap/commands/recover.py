@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from pelap.commands.verb_settings import JsonSettings, ModelSettings, fields_of
+from pelap.commands.verb_settings import AnyText, JsonSettings, ModelSettings, fields_of
 from pelap.config.overrides import given_settings
 from pelap.core.errors import ConfigError
 from pelap.training.recovery.recovery_settings import RecoverySettings
@@ -21,7 +21,7 @@ class RecoverSettings(ModelSettings, JsonSettings, RecoverySettings):
 
     output: Path
     """The new model folder."""
-    teacher: Annotated[str | None, arg(metavar="ORIGINAL")] = None
+    teacher: Annotated[AnyText, arg(metavar="ORIGINAL")] = None
     """What MODEL was pruned from."""
     overwrite: bool = False
     """Replace what pelap made at --output."""

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from pelap.commands.verb_settings import JsonSettings, OverrideSettings, Written
+from pelap.commands.verb_settings import (
+    AnyInt,
+    AnyPath,
+    AnyText,
+    JsonSettings,
+    OverrideSettings,
+    Written,
+)
 from pelap.config.overrides import given_settings
 from pelap.config.run_folder import RunFolder, open_run
 from pelap.core.errors import ConfigError
@@ -25,19 +32,19 @@ class ReportSettings(OverrideSettings, JsonSettings):
 
     paths: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN|MODEL")] = ()
     """Evaluated runs, or models with an unpruned and a randomly pruned one among them."""
-    output: Path | None = None
+    output: AnyPath = None
     """Folder for the page (of runs: the first one's)."""
-    num_pictures: int | None = None
+    num_pictures: AnyInt = None
     """Models only: test pictures decoded (2000)."""
-    num_samples: int | None = None
+    num_samples: AnyInt = None
     """Models only: samples of each model (5000)."""
-    sampler: str | None = None
+    sampler: AnyText = None
     """Models only: ddpm, ddim or dpm-solver++ (dpm-solver++)."""
-    steps: int | None = None
+    steps: AnyInt = None
     """Models only: denoising steps (15)."""
     batch_sizes: tuple[int, ...] | None = None
     """Models only: pictures at a time, for times (1 16)."""
-    seed: int | None = None
+    seed: AnyInt = None
     """Models only: of the samples (0)."""
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pelap.commands.verb_settings import RunName, Written, fields_of
+from pelap.commands.verb_settings import AnyInt, AnyText, RunName, Written, fields_of
 from pelap.config.run_folder import RunFolder, open_run
 
 
@@ -16,9 +16,9 @@ class DrawSettings:
     """ddpm, ddim or dpm-solver++."""
     steps: int = 50
     """Denoising steps."""
-    num: int | None = None
+    num: AnyInt = None
     """Pictures (64); with --classes, of each (8)."""
-    classes: str | None = None
+    classes: AnyText = None
     """All, or names or numbers (ship,truck); a row of a .png each."""
     guidance: float = 1.0
     """Towards the class; 1 is none."""

@@ -5,9 +5,9 @@ import dataclasses
 import html
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
-from tyro.conf import Positional, Suppress, arg
+from tyro.conf import Fixed, Positional, Suppress, arg
 
 from pelap.config.overrides import apply_overrides
 from pelap.config.presets import PRESETS, get_preset
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 PRESET_NAMES = ", ".join(PRESETS)
 ModelName = Annotated[Positional[str], arg(metavar="MODEL")]
 RunName = Annotated[Positional[Path], arg(metavar="RUN")]
+# A typing.Union in place of `|`: tyro checks that one without importing typeguard, a tenth second.
+AnyPath = Annotated[Optional[Path], arg(metavar="PATH")]  # noqa: UP045
+AnyText = Annotated[Optional[str], arg(metavar="TEXT")]  # noqa: UP045
+AnyInt = Annotated[Optional[int], arg(metavar="INT")]  # noqa: UP045
+AnyFloat = Annotated[Optional[float], arg(metavar="FLOAT")]  # noqa: UP045
 Part = TypeVar("Part")
 
 
@@ -35,7 +40,7 @@ class JsonSettings:
 class OverrideSettings:
     """Of a verb that takes settings of a run."""
 
-    overrides: Suppress[tuple[str, ...]] = ()
+    overrides: Annotated[tuple, Fixed, Suppress] = ()
     """The words of the command line; those that are settings of a run count."""
 
 
@@ -43,8 +48,8 @@ class OverrideSettings:
 class PresetSettings(OverrideSettings):
     """Of a verb that trains."""
 
-    preset: Annotated[Positional[str | None], arg(metavar="PRESET", help=PRESET_NAMES)] = None
-    config: Path | None = None
+    preset: Annotated[Positional[AnyText], arg(metavar="PRESET", help=PRESET_NAMES)] = None
+    config: AnyPath = None
     """A run's config.json, in place of PRESET."""
 
     def run_config(self) -> RunConfig:
@@ -64,9 +69,9 @@ class PresetSettings(OverrideSettings):
 class ModelSettings(OverrideSettings):
     """Of a verb on a model of any origin."""
 
-    model: Annotated[Positional[str | None], arg(metavar="MODEL")] = None
+    model: Annotated[Positional[AnyText], arg(metavar="MODEL")] = None
     """A run, a diffusers folder or a hub id."""
-    autoencoder: Annotated[str | None, arg(metavar="PACKAGE.MODULE:FACTORY")] = None
+    autoencoder: Annotated[AnyText, arg(metavar="PACKAGE.MODULE:FACTORY")] = None
     """One's own autoencoder, in place of MODEL."""
     unconditional: bool = False
     """Run a denoiser that wants text or a class on an empty prompt, or on none."""
@@ -96,8 +101,8 @@ class Result:
         raise NotImplementedError
 
     def as_dict(self) -> dict[str, Any]:
-        """What `--json` prints."""
-        raise NotImplementedError
+        """What `--json` prints: the fields by name."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
 
     def figure(self) -> bytes | None:
         """A PNG for a notebook; None where there is none."""
@@ -109,6 +114,18 @@ class Result:
         if png is None:
             return text
         return f'{text}<img src="data:image/png;base64,{base64.b64encode(png).decode("ascii")}">'
+
+
+@dataclass(frozen=True)
+class JsonResult(Result):
+    """A result whose one form is its JSON."""
+
+    values: dict[str, Any]
+    """As the verb's JSON file holds them."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The values."""
+        return self.values
 
 
 @dataclass(frozen=True)
