@@ -64,11 +64,11 @@ def _short(config: RunConfig) -> RunConfig:
 
 def diagnose_trial(trial: Trial, runs: Path) -> None:
     """`pelap diagnose` on a trial, unless that has been done."""
-    from pelap.commands.diagnose import diagnose_model, load_diagnosable
+    import pelap
 
     folder = RunFolder(runs / trial.folder_name)
     if not folder.diagnosis_path.exists():
-        diagnose_model(load_diagnosable(folder.path), num_pictures=500)
+        pelap.diagnose(folder.path, num_pictures=500)
 
 
 def measure_trial(trial: Trial, runs: Path) -> None:

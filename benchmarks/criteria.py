@@ -157,23 +157,22 @@ def measure_group(group: list[Unit], runs: Path, budget: Path) -> None:
 
 def analyse(subject: str, runs: Path, budget: Path) -> None:
     """Write the analysis of a subject: 2,000 training pictures, 512 others for the curves."""
-    from pelap.analysis.analysis_record import AnalysisSettings
-    from pelap.commands.analyze import ANALYSIS_FILE, analyze_model, write_results
+    import pelap
+    from pelap.commands.analyze_model import ANALYSIS_FILE
 
     folder = runs / "analysis" / subject
     if (folder / ANALYSIS_FILE).exists():
         return
     model = _open(subject, runs, budget)
-    assert model.config is not None
-    settings = AnalysisSettings(
-        num_pictures=2000, num_curve=512, num_search=128, learned_steps=300, batch_size=50
-    )
-    result = analyze_model(model, model.config, settings)
+    result = pelap.analyze(
+        model, keep=8 if subject == MAIN else None,
+        num_pictures=2000, num_curve=512, num_search=128, learned_steps=300, batch_size=50,
+    )  # fmt: skip
     if subject == MAIN:
-        write_results(result, folder, keep=8)
+        result.save(folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / ANALYSIS_FILE, (json.dumps(result, indent=1) + "\n").encode())
+    write_whole(folder / ANALYSIS_FILE, (json.dumps(result.as_dict(), indent=1) + "\n").encode())
 
 
 def _open(subject: str, runs: Path, budget: Path) -> Any:
@@ -209,7 +208,7 @@ def measure_unit(unit: Unit, runs: Path, budget: Path) -> None:
 
 
 def _plan(model: Any, unit: Unit, runs: Path) -> Any:
-    from pelap.commands.analyze import read_analysis
+    from pelap.commands.analyze_model import read_analysis
     from pelap.pruning.apply import plan_pruning
     from pelap.pruning.latents.latent_plan import PruneRequest
 
@@ -229,10 +228,9 @@ def _plan(model: Any, unit: Unit, runs: Path) -> Any:
 
 def _recover(unit: Unit, model: Any, pruned: Any, plan: Any, runs: Path) -> Any:
     """The pruned model after a short training with the unpruned one as its teacher."""
-    from pelap.commands.recover import recover_model
+    import pelap
     from pelap.models.opening import open_model
     from pelap.pruning.apply import PrunedModel, save_pruned
-    from pelap.training.recovery.recovery_settings import RecoverySettings
 
     name = unit.file_name.removesuffix(".json")
     student, teacher = model, None
@@ -240,12 +238,11 @@ def _recover(unit: Unit, model: Any, pruned: Any, plan: Any, runs: Path) -> Any:
         folder = runs / "pruned" / name
         save_pruned(PrunedModel(plan, pruned), folder, {})
         student, teacher = open_model(folder), model
-    settings = RecoverySettings(
-        steps=RECOVERY_STEPS, batch_size=64, learning_rate=3e-4,
-        seed=seed_of(unit.subject), num_pictures=500,
-    )  # fmt: skip
     output = runs / "recovered" / name
-    recover_model(student, teacher, model.config, settings, output)
+    pelap.recover(
+        student, model.config, teacher=teacher, output=output, steps=RECOVERY_STEPS,
+        batch_size=64, learning_rate=3e-4, seed=seed_of(unit.subject), num_pictures=500,
+    )  # fmt: skip
     return replace(open_model(output), config=model.config)
 
 

@@ -84,39 +84,38 @@ def base_folder(seed: int, runs: Path) -> Path:
 
 def analyse(seed: int, runs: Path) -> None:
     """Moments for the rotation: 2,000 training pictures."""
-    from pelap.analysis.analysis_record import AnalysisSettings
-    from pelap.commands.analyze import ANALYSIS_FILE, analyze_model
-    from pelap.models.opening import open_model
+    import pelap
+    from pelap.commands.analyze_model import ANALYSIS_FILE
 
     path = runs / f"analysis-seed={seed}" / ANALYSIS_FILE
     if path.exists():
         return
-    model = open_model(base_folder(seed, runs))
-    assert model.config is not None
-    settings = AnalysisSettings(
-        num_pictures=2000, num_curve=256, num_search=32, learned_steps=0, batch_size=50
-    )
-    result = analyze_model(replace(model, denoiser=None, denoiser_name=""), model.config, settings)
+    model = pelap.open_model(base_folder(seed, runs))
+    result = pelap.analyze(
+        replace(model, denoiser=None, denoiser_name=""),
+        num_pictures=2000, num_curve=256, num_search=32, learned_steps=0, batch_size=50,
+    )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, (json.dumps(result, indent=1) + "\n").encode())
+    write_whole(path, (json.dumps(result.as_dict(), indent=1) + "\n").encode())
 
 
 def make(unit: Unit, runs: Path) -> Path:
     """Prune and recover; the folder of the result."""
-    from pelap.commands.recover import recover_model
+    import pelap
     from pelap.models.opening import open_model
-    from pelap.training.recovery.recovery_settings import RecoverySettings
 
     recovered = runs / "recovered" / unit.name
     if recovered.exists():
         return recovered
     teacher = open_model(base_folder(unit.seed, runs))
-    config = teacher.config
-    assert config is not None
     student, its_teacher = teacher, None
     if unit.way != "unpruned":
         student, its_teacher = open_model(_prune(unit, teacher, runs)), teacher
-    settings = RecoverySettings(
+    pelap.recover(
+        student,
+        teacher.config,
+        teacher=its_teacher,
+        output=recovered,
         steps=STEPS,
         parts="denoiser",
         learning_rate=LEARNING_RATE if its_teacher else UNPRUNED_RATE,
@@ -127,33 +126,23 @@ def make(unit: Unit, runs: Path) -> Path:
         num_pictures=500,
         checkpoint_every=250,
     )
-    recover_model(student, its_teacher, config, settings, recovered)
     return recovered
 
 
 def _prune(unit: Unit, model: Any, runs: Path) -> Path:
-    from pelap.commands.analyze import read_analysis
-    from pelap.commands.prune import prune_model
-    from pelap.pruning.apply import plan_pruning, save_pruned
-    from pelap.pruning.latents.latent_plan import PruneRequest
-    from pelap.pruning.width.width_plan import WidthRequest
+    import pelap
 
     folder = runs / "pruned" / unit.name
     if folder.exists():
         return folder
-    plan, width = None, None
+    chosen: dict[str, Any] = {}
     if unit.cuts_latents:
-        chosen: dict[str, Any] = {"criterion": "random"} if unit.draws_latents else {
-            "rotation": ROTATION
-        }  # fmt: skip
-        request = PruneRequest(num_kept=NUM_KEPT, seed=unit.seed, **chosen)
-        analysis = read_analysis(runs / f"analysis-seed={unit.seed}")
-        plan = plan_pruning(model, request, analysis)
+        chosen |= {"keep": NUM_KEPT, "analysis": runs / f"analysis-seed={unit.seed}"}
+        chosen |= {"criterion": "random"} if unit.draws_latents else {"rotate": ROTATION}
     if unit.cuts_width:
         criterion = "random" if unit.draws_width else CRITERION
-        width = WidthRequest(widths=WIDTHS, criterion=criterion, seed=unit.seed)
-    pruned, costs = prune_model(model, plan, width, model.config, NUM_SCORED)
-    save_pruned(pruned, folder, costs)
+        chosen |= {"denoiser_widths": WIDTHS, "denoiser_criterion": criterion}
+    pelap.prune(model, num_pictures=NUM_SCORED, seed=unit.seed, **chosen).save(folder)
     return folder
 
 
@@ -175,7 +164,7 @@ def measure_unit(unit: Unit, runs: Path) -> None:
 
 
 def _size(model: Any) -> dict[str, Any]:
-    from pelap.commands.prune import count_parameters
+    from pelap.commands.prune_model import count_parameters
     from pelap.measure.macs import count_denoiser_macs
 
     side = model.denoiser.config["sample_size"]
@@ -247,7 +236,8 @@ TIMED_STEPS, TIMED_BATCHES, ROUNDS = (50,), (1, 16, 64, 250), 5
 
 def time_ways(runs: Path) -> None:
     """Whole samplings of each way against the unpruned model, alternating in one run."""
-    from pelap.commands.bench_sample import BenchSettings, bench_sample
+    from pelap.commands.bench_sample import BenchSettings
+    from pelap.commands.bench_sampling import bench_sample
     from pelap.core.records import to_json
     from pelap.models.opening import open_model
 

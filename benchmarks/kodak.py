@@ -19,7 +19,6 @@ from typing import Any
 from budget import FOLDERS, LONGEST, SEEDS
 from evidence import for_each, markdown, plus_minus, put_table, write_experiment
 from evidence_figures import draw_lines, save_figure
-from pelap.config.run_config import DataConfig
 from pelap.config.run_folder import write_whole
 
 BUDGETS = (12, 8, 4)
@@ -31,24 +30,19 @@ DRAWN = ("random", "variance", "leave_one_out", "conditional", "elimination", "p
 
 def analyse(seed: int, runs: Path, budget: Path) -> None:
     """Write the analysis of one autoencoder on the Kodak photographs."""
-    from pelap.analysis.analysis_record import AnalysisSettings
-    from pelap.commands.analyze import analyze_model
-    from pelap.models.opening import open_model
+    import pelap
 
     path = analysis_file(seed, runs)
     if path.exists():
         return
-    model = open_model(budget / FOLDERS[LONGEST] / f"unpruned_16-seed={seed}")
-    assert model.config is not None
-    kodak = str(Path(os.environ["PELAP_DATA"]) / "kodak")
-    data = DataConfig(source="folder", path=kodak, size=SIZE, resize=True)
-    settings = AnalysisSettings(
-        num_pictures=5, num_curve=NUM_CURVE, num_search=2, learned_steps=100, batch_size=1
-    )
-    alone = replace(model, denoiser=None, denoiser_name="")
-    result = analyze_model(alone, replace(model.config, data=data), settings)
+    model = pelap.open_model(budget / FOLDERS[LONGEST] / f"unpruned_16-seed={seed}")
+    result = pelap.analyze(
+        replace(model, denoiser=None, denoiser_name=""),
+        pelap.pictures(Path(os.environ["PELAP_DATA"]) / "kodak", SIZE, resize=True),
+        num_pictures=5, num_curve=NUM_CURVE, num_search=2, learned_steps=100, batch_size=1,
+    )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, (json.dumps(result, indent=1) + "\n").encode())
+    write_whole(path, (json.dumps(result.as_dict(), indent=1) + "\n").encode())
 
 
 def analysis_file(seed: int, runs: Path) -> Path:

@@ -52,11 +52,10 @@ def measure(settings: Settings, runs: Path) -> None:
     """Recover once, and write how far the prediction is from the unpruned one."""
     import torch
 
-    from pelap.commands.recover import recover_model
+    import pelap
     from pelap.measure.encoded_batches import Batches
     from pelap.models.model_pictures import load_splits
     from pelap.models.opening import open_model
-    from pelap.training.recovery.recovery_settings import RecoverySettings
     from width import noisy_latents
 
     path = runs / "recovery" / f"{settings.name}.json"
@@ -68,7 +67,11 @@ def measure(settings: Settings, runs: Path) -> None:
     output = runs / "recovery" / settings.name
     if not output.exists():
         has_teacher = settings.teacher_weight is not None
-        chosen = RecoverySettings(
+        pelap.recover(
+            runs / "pruned" / NARROWED.name,
+            config,
+            teacher=teacher if has_teacher else None,
+            output=output,
             steps=STEPS,
             parts="denoiser",
             learning_rate=settings.learning_rate,
@@ -78,8 +81,6 @@ def measure(settings: Settings, runs: Path) -> None:
             seed=NARROWED.seed,
             num_pictures=NUM_MEASURED,
         )
-        student = open_model(runs / "pruned" / NARROWED.name)
-        recover_model(student, teacher if has_teacher else None, config, chosen, output)
     student = open_model(output)
     batches = Batches(load_splits(teacher, config).test, torch.arange(NUM_MEASURED), 50, 0)
     noisy, steps = noisy_latents(teacher.measured_system(), batches)

@@ -6,10 +6,25 @@ import torch
 import pelap
 from pelap.core.seeding import generator
 
+NAMES = {
+    "CollapseWatch", "ImportancePredictor", "LatentDiffusionPipeline", "LatentGate",
+    "PaperAutoencoder", "PaperUNet", "RunConfig",
+    "analyze", "compare", "diagnose", "evaluate", "export", "get_preset", "load_pipeline",
+    "open_model", "pictures", "prune", "recover", "report", "resume", "sample", "sweep", "train",
+}  # fmt: skip
 
-def test_exported_names_are_there():
+
+MISSING = {"Raises:"}
+
+
+def test_exported_names_are_there_and_documented():
+    assert set(pelap.__all__) == NAMES
     for name in pelap.__all__:
-        assert getattr(pelap, name) is not None
+        exported = getattr(pelap, name)
+        assert exported.__doc__
+        if name.islower() and name not in ("get_preset", "load_pipeline"):
+            assert f"pelap.{name}(" in exported.__doc__, name
+            assert {"Args:", "Returns:", "Raises:"} - set(exported.__doc__.split()) <= MISSING, name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = pelap.nothing
 

@@ -12,7 +12,8 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from pelap.cli import main
-from pelap.commands.bench_sample import BenchSettings, bench_sample, open_subject
+from pelap.commands.bench_sample import BenchSettings
+from pelap.commands.bench_sampling import bench_sample, open_subject
 from pelap.config.run_folder import RunFolder
 from pelap.core.errors import ConfigError, ModelError
 from pelap.export.runtime import OnnxNetworks, pack, unpack
@@ -56,7 +57,7 @@ def networks_of(model: LoadedModel, side: int = 8, **options: Any) -> TorchNetwo
 @pytest.mark.parametrize("name", PIPELINES)
 def test_every_kind_of_model_is_counted_and_timed(models: dict[str, LoadedModel], name: str):
     model = models[name]
-    (found,) = bench_sample(model, None, replace(QUICK, precisions=("bf16", "fp32"))).models
+    (found,) = bench_sample(model, None, replace(QUICK, precision=("bf16", "fp32"))).models
     parameters: Any = found.parameters
     networks: list[Any] = [model.autoencoder, model.denoiser]
     assert parameters["total"] == sum(p.numel() for n in networks for p in n.parameters())
@@ -253,7 +254,7 @@ def test_onnxruntime_times_exports_and_models(tiny_run: RunFolder, tmp_path: Pat
     assert found.models[1].measurements[0].peak_memory_bytes is None
     mixed = bench_sample(model, export, QUICK)
     assert [one.backend for one in mixed.models] == ["torch", "onnxruntime"]
-    for more, match in (({"compile": True}, "--compile"), ({"precisions": ("bf16",)}, "fp32"),
+    for more, match in (({"compile": True}, "--compile"), ({"precision": ("bf16",)}, "fp32"),
                         ({"size": 8}, "exported for latents of 4")):  # fmt: skip
         with pytest.raises((ConfigError, ModelError), match=match):
             bench_sample(export, None, replace(QUICK, **more))
@@ -318,4 +319,4 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch):
         is_available=lambda: True, is_bf16_supported=lambda including_emulation: False
     ))  # fmt: skip
     with pytest.raises(ConfigError, match="bf16"):
-        BenchSettings(device="cuda", precisions=("bf16",)).check()
+        BenchSettings(device="cuda", precision=("bf16",)).check()

@@ -1,14 +1,25 @@
 """The command line as people use it: one process a call, exit codes, one-line errors."""
 
+import importlib
 import json
 import subprocess
 import sys
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
 
-from pelap.cli import main, split_overrides
+import pelap
+from pelap.analysis.analysis_record import AnalysisSettings
+from pelap.cli import VERBS, _parse, main
+from pelap.commands.analyze import AnalyzeSettings, MeasuredOn
+from pelap.commands.verb_settings import fields_of
+from pelap.config.overrides import given_settings, split_overrides
+from pelap.config.presets import tiny
+from pelap.config.run_config import as_option
 from pelap.config.run_folder import RunFolder
+
+SOURCE = Path(str(pelap.__file__)).parent
 
 SMALL = ["--run.max-steps", "2", "--data.num-train", "64", "--data.num-test", "32"]
 
@@ -36,21 +47,49 @@ def test_module_is_the_command():
     assert done.stdout.startswith("pelap ")
 
 
-def test_split_overrides():
-    own, overrides = split_overrides(
-        [
-            "train",
-            "tiny",
-            "--run.seed",
-            "-3",
-            "--output",
-            "a.b",
-            "--data.resize",
-            "--gate.kind=open",
-        ]
-    )
-    assert own == ["train", "tiny", "--output", "a.b"]
-    assert overrides == ["--run.seed", "-3", "--data.resize", "--gate.kind=open"]
+def test_settings_of_a_run_may_stand_anywhere_among_options():
+    words = ["--run.seed", "-3", "--output", "a.b", "tiny", "--data.resize", "--gate.kind=open"]
+    config, own = split_overrides(words, tiny())
+    assert own == ["--output", "a.b", "tiny"]
+    assert (config.run.seed, config.data.resize, config.gate.kind) == (-3, True, "open")
+    assert given_settings(words) == ["--run.seed", "--data.resize", "--gate.kind"]
+
+
+def test_a_model_may_stand_before_or_after_options(
+    capsys: pytest.CaptureFixture[str], tiny_run: RunFolder
+):
+    options = ["--json", "--network.latent-channels", "8"]
+    assert main(["describe", str(tiny_run.path), *options]) == 0
+    before = capsys.readouterr().out
+    assert main(["describe", *options, str(tiny_run.path)]) == 0
+    assert capsys.readouterr().out == before
+
+
+def test_no_argparse_and_no_verb_without_a_file():
+    assert not [path for path in SOURCE.rglob("*.py") if "import argparse" in path.read_text()]
+    for verb, (name, _) in VERBS.items():
+        module = importlib.import_module(f"pelap.commands.{verb.replace(' ', '_')}")
+        assert is_dataclass(getattr(module, name))
+        assert callable(module.run)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_tells_each_option_and_imports_no_torch(verb: str):
+    words = [*verb.split(), "-h"]
+    code = f"import sys, pelap.cli\ntry: pelap.cli.main({words})\nexcept SystemExit: pass\n"
+    code += "assert 'torch' not in sys.modules"
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    kind = getattr(importlib.import_module(f"pelap.commands.{verb.replace(' ', '_')}"),
+                   VERBS[verb][0])  # fmt: skip
+    positional = {"model", "preset", "run_folder", "paths", "subject"}
+    for field in fields(kind):
+        if field.name not in {*positional, "overrides"}:
+            assert as_option(field.name) in told.stdout
+
+
+def test_defaults_stand_once():
+    settings = _parse(AnalyzeSettings, "analyze", ["model", "--output", "x"])
+    assert AnalysisSettings(**fields_of(MeasuredOn, settings)) == AnalysisSettings()
 
 
 def test_describe_prints_one_json_object(capsys: pytest.CaptureFixture[str]):
@@ -135,6 +174,9 @@ def test_reproduce_goes_on_where_it_stopped(capsys: pytest.CaptureFixture[str], 
         (["reproduce", "paper_baseline", "--output", "{tmp}/x"], "has no gate"),
         (["reproduce", "tiny", "--output", "{tmp}/x", "--lambdas", "-1"], "0 or more"),
         (["bench", "train", "tiny", "--rounds", "0"], "--rounds"),
+        (["bench", "train", "tiny", "--round", "1"], "Did you mean --rounds"),
+        (["prun", "model"], "Did you mean prune"),
+        (["report"], "RUN"),
         ([], "VERB"),
     ],
 )  # fmt: skip

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pelap.cli import main
-from pelap.commands.diagnose import diagnose_model, load_diagnosable
+from pelap.commands.diagnose_model import diagnose_model, load_diagnosable
 from pelap.config.presets import paper, tiny
 from pelap.config.run_config import ObjectiveConfig
 from pelap.config.run_folder import RunFolder

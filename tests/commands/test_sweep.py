@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from pelap.cli import main
-from pelap.commands.sweep import GridAxis, Processes, parse_axis, plan_trials, sweep
+from pelap.commands.sweep_plan import GridAxis, parse_axis, plan_trials
 from pelap.commands.sweep_table import SweepResult, TrialResult, summarise, summary, table
+from pelap.commands.sweep_trials import Processes, sweep
 from pelap.config.overrides import apply_overrides
 from pelap.config.presets import tiny
 from pelap.config.run_config import RunConfig

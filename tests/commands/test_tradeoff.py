@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from pelap.cli import main
-from pelap.commands.compare import tradeoff
+from pelap.commands.compare import compare_subjects, giver_of
 from pelap.commands.compare_measure import TradeoffSettings, measure_model
 from pelap.commands.compare_subjects import labels_of, open_subjects
 from pelap.config.presets import tiny
@@ -21,12 +22,26 @@ from pelap.measure.features import ResNet20
 from pelap.measure.model_quality import TO_UNPRUNED, make_references
 from pelap.models.model_pictures import pictures_config
 from pelap.models.opening import open_model
-from pelap.report import tradeoff_points
+from pelap.report import canvas, tradeoff_points
 from pelap.training.trainer import train
 from tiny_pipelines import PIPELINES
 
 CPU = torch.device("cpu")
 SETTINGS = TradeoffSettings(num_pictures=24, num_samples=6, steps=2, batch_sizes=(1, 2), rounds=1)
+
+
+def tradeoff(
+    paths: Sequence[str | Path],
+    output: Path,
+    settings: TradeoffSettings,
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What tradeoff.json holds about these models."""
+    subjects = open_subjects(paths)
+    config = pictures_config(giver_of(subjects), overrides)
+    return compare_subjects(subjects, output, config, settings).as_dict()
+
+
 OPTIONS = ["--num-pictures", "24", "--num-samples", "6", "--steps", "2", "--batch-sizes", "1", "2",
            "--evaluation.num-bootstraps", "3"]  # fmt: skip
 FD = "FD-ResNet20"
@@ -69,7 +84,7 @@ def own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_file(ResNet20().state_dict(), file)
     monkeypatch.setenv("PELAP_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("PELAP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("pelap.report.canvas.DPI", 48)
+    monkeypatch.setattr(canvas, "DPI", 48)
     return file
 
 

@@ -11,14 +11,10 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, LDMPipeline
 
-import pelap
 from pelap.cli import main as command_line
 from tiny_pipelines import PIPELINES
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-needs_functions = pytest.mark.skipif(
-    not hasattr(pelap, "open_model"), reason="pelap has no open_model, pictures, analyze and prune"
-)
 
 
 def load(source: str, name: str) -> ModuleType:
@@ -52,7 +48,6 @@ class TestTrainingLoop:
         load(cls.source, "training_loop").main(folder, size=16, num_steps=30)
         return folder
 
-    @needs_functions
     @torch.no_grad()
     def test_what_the_gate_closed_is_gone_and_changes_nothing(self, output: Path):
         whole, pruned = (LDMPipeline.from_pretrained(output / name) for name in ("whole", "pruned"))
@@ -71,7 +66,6 @@ class TestTrainingLoop:
             atol=1e-5, rtol=1e-4,
         )  # fmt: skip
 
-    @needs_functions
     def test_the_result_is_an_ordinary_pipeline(self, output: Path):
         pipeline: Any = DiffusionPipeline.from_pretrained(output / "pruned")
         pipeline.set_progress_bar_config(disable=True)
@@ -103,7 +97,6 @@ def test_an_analysis_can_be_read_without_pelap(
     assert re.search(r"within 100 dB: --keep \d\n", printed)
 
 
-@needs_functions
 def test_a_folder_becomes_a_smaller_one(folder: Path, tmp_path: Path):
     script = load((EXAMPLES / "prune_folder.py").read_text(), "prune_folder")
     script.main(str(folder), tmp_path / "small", keep=2, size=16, num_pictures=8)
@@ -137,7 +130,6 @@ def test_notebooks_hold_no_output(name: str):
             assert cell["execution_count"] is None
 
 
-@needs_functions
 def test_a_pipeline_is_pruned_in_memory(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(EXAMPLES)
     found = run_notebook("prune_in_memory")
@@ -146,7 +138,6 @@ def test_a_pipeline_is_pruned_in_memory(monkeypatch: pytest.MonkeyPatch):
     assert len(found["images"]) == 2
 
 
-@needs_functions
 def test_an_analysis_is_read(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(EXAMPLES)
     found = run_notebook("read_an_analysis")

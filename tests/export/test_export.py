@@ -15,12 +15,12 @@ import torch
 from diffusers import AutoencoderTiny, DDIMScheduler
 from torch import Tensor, nn
 
-import pelap.export.onnx_export as export_module
-import pelap.export.onnx_files as files_module
 from pelap.cli import main
 from pelap.config.presets import kl16_small
 from pelap.config.run_config import AutoencoderConfig
 from pelap.core.errors import ModelError
+from pelap.export import onnx_export as export_module
+from pelap.export import onnx_files as files_module
 from pelap.export import runtime
 from pelap.export.export_words import describe_export
 from pelap.export.graphs import Graph, Tensors, build_graphs

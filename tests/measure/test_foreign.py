@@ -18,7 +18,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 )
 
 from pelap.cli import main
-from pelap.commands.diagnose import load_diagnosable
+from pelap.commands.diagnose_model import load_diagnosable
 from pelap.core.errors import ModelError
 
 

@@ -190,7 +190,7 @@ def test_a_model_without_what_is_asked_for_is_refused(
 
 
 def test_a_model_that_pelap_opened_keeps_its_record_out(ldm: Path, tmp_path: Path) -> None:
-    from pelap.commands.prune import prune_model
+    from pelap.commands.prune_model import prune_model
     from pelap.pruning.apply import save_pruned
     from pelap.pruning.width.width_plan import WidthRequest
 

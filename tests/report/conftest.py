@@ -12,6 +12,7 @@ import pytest
 from pelap.config.presets import as_baseline, paper_small
 from pelap.config.run_config import GateConfig, RunConfig, save_config
 from pelap.config.run_folder import RunFolder
+from pelap.report import canvas
 
 CLASSES = ("airplane", "bird", "cat", "dog", "ship")
 STEPS_PER_EPOCH = 50
@@ -127,7 +128,7 @@ def make_run(tmp_path: Path) -> MakeRun:
 @pytest.fixture
 def small_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures of few pixels, for tests that read the page's words."""
-    monkeypatch.setattr("pelap.report.canvas.DPI", 48)
+    monkeypatch.setattr(canvas, "DPI", 48)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pelap.commands.diagnose import diagnose_model, load_diagnosable
+from pelap.commands.diagnose_model import diagnose_model, load_diagnosable
 from pelap.config.run_config import GateConfig, GateKind, NoiseConfig, ObjectiveConfig, RunConfig
 from pelap.config.run_folder import RunFolder, open_run
 from pelap.core.errors import ConfigError, RunError

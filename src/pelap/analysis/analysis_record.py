@@ -12,7 +12,7 @@ Fill = Literal["zero", "mean", "linear"]
 class AnalysisSettings:
     """How much is measured, and on how many pictures."""
 
-    num_pictures: int | None = None
+    num_pictures: int | None = 1000
     """Pictures of the pass; None takes all but those held apart for the curves."""
     batch_size: int = 32
     """Pictures in memory at a time."""
@@ -21,7 +21,7 @@ class AnalysisSettings:
     """Random vectors a batch that measure the decoder's Jacobian."""
     num_search: int = 64
     """Pictures of the pass on which channels are eliminated one by one."""
-    num_curve: int = 512
+    num_curve: int = 256
     """Pictures held apart for the curves, at most half of all where the pass takes the rest."""
     num_random: int = 5
     """Random rankings to compare with."""

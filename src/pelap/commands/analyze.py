@@ -1,125 +1,86 @@
-"""`pelap analyze`: any model in; analysis.json, figures and one page out."""
+"""`pelap analyze`: which latent channels a model uses, and which to keep."""
 
-import json
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from accelerate import PartialState
+from typing import TYPE_CHECKING
 
 from pelap.analysis.analysis_record import Analysis, AnalysisSettings
-from pelap.analysis.channel_analysis import analyze
-from pelap.analysis.recommendation import Recommendation, recommend
-from pelap.config.run_config import RunConfig
-from pelap.config.run_folder import write_whole
+from pelap.commands.verb_settings import (
+    AnyFloat,
+    AnyInt,
+    JsonSettings,
+    ModelSettings,
+    fields_of,
+)
 from pelap.core.errors import ConfigError
-from pelap.core.records import from_json_dict, read_record, to_json_dict
-from pelap.models.loaded import LoadedModel
-from pelap.models.model_pictures import describe_pictures, load_splits
 
-ANALYSIS_FILE = "analysis.json"
-
-
-def analyze_model(
-    model: LoadedModel, config: RunConfig, settings: AnalysisSettings
-) -> dict[str, Any]:
-    """Analyse a model on training pictures; several processes share them and return the same.
-
-    Returns:
-        What analysis.json holds: an `Analysis` as plain values, and `data`.
-
-    Raises:
-        ConfigError: If the model cannot take these pictures, or there are too few.
-        DataError: If they cannot be read.
-    """
-    state = PartialState()
-    model.check()
-    pictures = load_splits(model, config).train
-    system = model.measured_system(state.device or "cpu")
-    try:
-        found = analyze(system, pictures, settings, model.name)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    return to_json_dict(replace(found, data=describe_pictures(config)))
+if TYPE_CHECKING:
+    from pelap.analysis.recommendation import Recommendation
+    from pelap.commands.analyze_model import AnalysisResult
 
 
-def check_wanted(model: LoadedModel, keep: int | None, max_psnr_drop: float | None) -> None:
-    """Refuse an impossible recommendation before anything long begins.
+@dataclass(frozen=True, kw_only=True)
+class MeasuredOn:
+    """How much an analysis measures, see `AnalysisSettings`."""
 
-    Raises:
-        ConfigError: If both are given, or one is out of range.
-    """
-    if keep is not None and max_psnr_drop is not None:
-        raise ConfigError("Give one of --keep and --max-psnr-drop.")
-    if keep is not None and not 1 <= keep <= model.num_channels:
-        raise ConfigError(f"--keep is {keep}: it must be from 1 to {model.num_channels}.")
-    if max_psnr_drop is not None and not max_psnr_drop >= 0:
-        raise ConfigError(f"--max-psnr-drop is {max_psnr_drop:g}: it must be at least 0.")
-
-
-def write_results(
-    result: dict[str, Any],
-    output: Path,
-    *,
-    keep: int | None = None,
-    max_psnr_drop: float | None = None,
-) -> Recommendation | None:
-    """Write analysis.json, figures and analysis.html; only the first process does.
-
-    Args:
-        result: From `analyze_model`.
-        output: Folder.
-        keep: Recommend so many channels.
-        max_psnr_drop: Recommend as few as lose at most so many dB.
-
-    Raises:
-        ConfigError: If the recommendation that is asked for is impossible.
-    """
-    analysis = from_json_dict(Analysis, result, "the analysis")
-    recommendation = None
-    if keep is not None or max_psnr_drop is not None:
-        try:
-            recommendation = recommend(analysis, keep=keep, max_psnr_drop=max_psnr_drop)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-    if is_first_process():
-        from pelap.report.analysis_page import write_analysis  # matplotlib takes a second
-
-        output.mkdir(parents=True, exist_ok=True)
-        write_whole(output / ANALYSIS_FILE, (json.dumps(result, indent=1) + "\n").encode())
-        write_analysis(analysis, recommendation, output)
-    return recommendation
+    num_pictures: AnyInt = AnalysisSettings.num_pictures
+    """Pictures analysed."""
+    num_curve: int = AnalysisSettings.num_curve
+    """Pictures held apart for the curves."""
+    num_search: int = AnalysisSettings.num_search
+    """Pictures for the greedy search."""
+    learned_steps: int = AnalysisSettings.learned_steps
+    """Training steps of the importance predictor."""
+    seed: int = AnalysisSettings.seed
+    """Of all that is drawn."""
 
 
-def is_first_process() -> bool:
-    """Whether this is the process that writes and prints."""
-    return PartialState().is_main_process
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeSettings(ModelSettings, JsonSettings, MeasuredOn):
+    """What `pelap analyze` takes."""
+
+    output: Path
+    """Folder for JSON and page."""
+    keep: AnyInt = None
+    """Recommend so many channels."""
+    max_psnr_drop: AnyFloat = None
+    """Recommend the fewest within so many dB."""
 
 
-def read_analysis(path: Path) -> Analysis:
-    """An analysis from its file, or from the folder that holds it.
+def run(settings: AnalyzeSettings) -> "AnalysisResult":
+    """Analyse the model and write analysis.json, the figures and the page."""
+    if settings.output.is_file():
+        raise ConfigError(f"--output {settings.output} is a file: give a folder.")
+    measured = fields_of(MeasuredOn, settings)
+    from pelap.commands.analyze_model import analysis_settings, analyze, check_wanted
+    from pelap.models.model_pictures import pictures_config
 
-    Raises:
-        ConfigError: If it is missing or no analysis.
-    """
-    file = path / ANALYSIS_FILE if path.is_dir() else path
-    try:
-        return read_record(Analysis, file, ConfigError)
-    except OSError as error:
-        raise ConfigError(f"No analysis at {path}: `pelap analyze MODEL --output DIR`.") from error
+    analysis_settings(measured)  # refused before the model is opened
+    model = settings.open()
+    check_wanted(model, settings.keep, settings.max_psnr_drop)
+    result = analyze(
+        model,
+        pictures_config(model, settings.overrides),
+        keep=settings.keep,
+        max_psnr_drop=settings.max_psnr_drop,
+        unconditional=settings.unconditional,
+        **measured,
+    )
+    result.save(settings.output)
+    return result
 
 
-def describe_analysis(analysis: Analysis, recommendation: Recommendation | None) -> str:
+def describe(analysis: Analysis, recommendation: "Recommendation | None") -> str:
     """The channels as a table, best first, and what is recommended."""
     best = analysis.criteria[0]
-    by_name = {one.name: one for one in analysis.criteria}
+    by_name = {criterion.name: criterion for criterion in analysis.criteria}
     ranking = by_name.get("elimination", best).ranking
     lines = [f"{'channel':>7} {'std':>8} {'KL':>8} {'R²':>6} {'ΔPSNR dB':>9} {'linear dB':>9}"]
-    for channel in ranking:
-        one = analysis.channels[channel]
+    for number in ranking:
+        channel = analysis.channels[number]
         lines.append(
-            f"{channel:7d} {one.std:8.3f} {one.kl:8.2f} {one.r2:6.2f} "
-            f"{one.leave_one_out_db:9.2f} {one.leave_one_out_linear_db:9.2f}"
+            f"{number:7d} {channel.std:8.3f} {channel.kl:8.2f} {channel.r2:6.2f} "
+            f"{channel.leave_one_out_db:9.2f} {channel.leave_one_out_linear_db:9.2f}"
         )
     lines.append(
         f"all {analysis.num_channels}: {analysis.psnr_db:.2f} dB on {analysis.num_curve:,} pictures"

@@ -1,14 +1,16 @@
-"""`pelap report MODEL MODEL …`: measure each model once, then draw them all."""
+"""Models compared, quality against cost: measure each once, then draw them all."""
 
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pelap.commands.any_model import AnyPictures, as_pictures
 from pelap.commands.compare_measure import TradeoffSettings, fingerprint, measure_model
-from pelap.commands.compare_subjects import Subject, open_subjects
+from pelap.commands.compare_subjects import ComparedModel, open_subjects
+from pelap.commands.verb_settings import Result
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import write_whole
 from pelap.core.devices import torch_device
@@ -16,45 +18,100 @@ from pelap.core.errors import ConfigError
 from pelap.measure.machine import machine, versions
 from pelap.measure.model_quality import References, make_references
 from pelap.models.loaded import LoadedModel
-from pelap.models.model_pictures import describe_pictures, pictures_config
-from pelap.report.tradeoff_page import PAGE, find, write_tradeoff
+from pelap.models.model_pictures import describe_pictures
+from pelap.report.tradeoff_page import PAGE, Findings, find, write_tradeoff
+from pelap.report.tradeoff_points import TradeoffPoint
 from pelap.report.tradeoff_words import SAME_SIZE
 
 RESULT, MEASURED = "tradeoff.json", "measured"
 
 
-def tradeoff(
-    paths: Sequence[str | Path],
-    output: Path,
-    settings: TradeoffSettings | None = None,
-    overrides: Sequence[str] = (),
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ModelComparison(Result):
+    """Models beside each other."""
+
+    page: Path
+    """Self-contained HTML."""
+    points: tuple[TradeoffPoint, ...]
+    """A model each, the unpruned one first."""
+    measured: tuple[dict[str, Any], ...]
+    """Quality and cost of each, with intervals."""
+    findings: Findings
+    """What the numbers say, in sentences."""
+    notes: tuple[str, ...]
+    """How it was measured."""
+    settings: TradeoffSettings
+
+    def describe(self) -> str:
+        """The findings, then where the page is."""
+        return "\n".join([self.findings.lead, *self.findings.sentences, str(self.page)])
+
+    def as_dict(self) -> dict[str, Any]:
+        """What tradeoff.json holds."""
+        pairs = zip(self.points, self.measured, strict=True)
+        return {
+            "models": [{**asdict(point), "measured": measured} for point, measured in pairs],
+            "findings": asdict(self.findings),
+            "notes": list(self.notes),
+            "settings": asdict(self.settings),
+            "machine": machine(),
+            "versions": versions(),
+        }
+
+
+def compare(
+    models: Sequence[str | Path],
+    output: str | Path,
+    pictures: AnyPictures = None,
+    **settings: Any,
+) -> ModelComparison:
     """Measure every model and write tradeoff.html, tradeoff.json and figures/ into `output`.
 
-    What has been measured stays in output/measured/, so that the same command goes on.
+    What has been measured stays in output/measured/, so that the same call goes on.
+
+        pelap.compare(["model", "half", "half_random"], "page", pelap.pictures("cifar10"))
 
     Args:
-        paths: Models; at least one is unpruned, and one pruned at random. A run gives the pictures.
+        models: Folders, runs or hub ids; at least one is unpruned, and one pruned at random.
         output: Folder, made if need be.
-        settings: How much to measure.
-        overrides: Settings such as --data.source, as on the command line.
+        pictures: Those of the first run among the models by default.
+        **settings: Fields of `TradeoffSettings`.
 
     Returns:
-        What tradeoff.json holds.
+        Quality and cost of each model, and what that says.
 
     Raises:
         ConfigError: If a setting is wrong, or an unpruned or a random model is missing.
         ModelError: If a model cannot be opened, or has no denoiser.
         DataError: If the pictures cannot be read.
     """
-    settings = settings or TradeoffSettings()
+    chosen, output = TradeoffSettings(**settings), Path(output)
+    check_comparison(output, chosen)
+    subjects = open_subjects(models)
+    return compare_subjects(subjects, output, as_pictures(giver_of(subjects), pictures), chosen)
+
+
+def check_comparison(output: Path, settings: TradeoffSettings) -> None:
+    """Refuse what cannot be measured or written before a model is opened.
+
+    Raises:
+        ConfigError: One line.
+    """
     settings.check()
     if output.is_file():
         raise ConfigError(f"--output {output} is a file: give a folder.")
-    subjects = open_subjects(paths)
+
+
+def giver_of(subjects: Sequence[ComparedModel]) -> LoadedModel:
+    """The model that says which pictures: the first run among them, or the unpruned model."""
+    return next((s.model for s in subjects if s.model.config is not None), subjects[0].model)
+
+
+def compare_subjects(
+    subjects: Sequence[ComparedModel], output: Path, config: RunConfig, settings: TradeoffSettings
+) -> ModelComparison:
+    """Measure opened models, the unpruned one first; otherwise as `compare`."""
     unpruned = subjects[0].model
-    giver = next((s.model for s in subjects if s.model.config is not None), unpruned)
-    config = pictures_config(giver, overrides)
     references = make_references(unpruned, config, settings, torch_device())
     measured = [
         _measure_once(subject.model, unpruned, config, settings, references, output / MEASURED)
@@ -62,26 +119,13 @@ def tradeoff(
     ]
     points = [s.point(found) for s, found in zip(subjects, measured, strict=True)]
     notes = _notes(subjects, config, settings, references)
-    result = {
-        "models": [
-            {**asdict(point), "measured": found}
-            for point, found in zip(points, measured, strict=True)
-        ],
-        "findings": asdict(find(points, points[0])),
-        "notes": notes,
-        "settings": asdict(settings),
-        "machine": machine(),
-        "versions": versions(),
-    }
+    result = ModelComparison(
+        output / PAGE, tuple(points), tuple(measured), find(points, points[0]), tuple(notes),
+        settings,
+    )  # fmt: skip
     write_tradeoff(points, notes, output)
-    write_whole(output / RESULT, (json.dumps(result, indent=1) + "\n").encode())
+    write_whole(output / RESULT, (json.dumps(result.as_dict(), indent=1) + "\n").encode())
     return result
-
-
-def describe_tradeoff(result: dict[str, Any], output: Path) -> str:
-    """The findings, then where the page is."""
-    found = result["findings"]
-    return "\n".join([found["lead"], *found["sentences"], str(output / PAGE)])
 
 
 def _measure_once(
@@ -105,7 +149,7 @@ def _measure_once(
 
 
 def _notes(
-    subjects: Sequence[Subject],
+    subjects: Sequence[ComparedModel],
     config: RunConfig,
     settings: TradeoffSettings,
     references: References,

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from pelap.commands.bench_sample import BenchSettings, bench_sample
+from pelap.commands.bench_sample import BenchSettings
+from pelap.commands.bench_sampling import bench_sample
 from pelap.config.run_config import RunConfig
 from pelap.core.devices import torch_device
 from pelap.core.digests import digest
@@ -50,7 +51,7 @@ class TradeoffSettings(QualitySettings):
         """As `pelap bench sample` takes them."""
         device = torch_device().type
         return BenchSettings(
-            self.sampler, self.steps, self.batch_sizes, device=device, rounds=self.rounds
+            self.sampler, self.steps, tuple(self.batch_sizes), device=device, rounds=self.rounds
         )
 
 

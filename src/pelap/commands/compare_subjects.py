@@ -22,7 +22,7 @@ ORDER: tuple[Role, ...] = ("unpruned", "random", "pruned")
 
 
 @dataclass(frozen=True)
-class Subject:
+class ComparedModel:
     """One of the models, under a name that no other one has."""
 
     model: LoadedModel
@@ -50,7 +50,7 @@ class Subject:
         )
 
 
-def open_subjects(paths: Sequence[str | Path]) -> list[Subject]:
+def open_subjects(paths: Sequence[str | Path]) -> list[ComparedModel]:
     """All models: the unpruned first, then those pruned at random, then the others.
 
     Raises:
@@ -59,7 +59,7 @@ def open_subjects(paths: Sequence[str | Path]) -> list[Subject]:
     """
     labels = labels_of(paths)
     found = [
-        Subject(replace(open_model(path), name=label))
+        ComparedModel(replace(open_model(path), name=label))
         for path, label in zip(paths, labels, strict=True)
     ]
     for subject in found:

@@ -1,158 +1,120 @@
-"""`pelap prune`: a model in; an ordinary, smaller diffusers model out, with what it cost."""
+"""`pelap prune`: latent channels and the denoiser's width removed; a diffusers folder comes out."""
 
-import copy
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
-import torch
+from tyro.conf import arg
 
-from pelap.analysis.analysis_record import Analysis, AnalysisSettings
-from pelap.analysis.decoding import measure_maps
-from pelap.commands.analyze import analyze_model, read_analysis
-from pelap.config.run_config import RunConfig
+from pelap.analysis.analysis_record import Fill
+from pelap.commands.analyze import MeasuredOn
+from pelap.commands.verb_settings import (
+    AnyFloat,
+    AnyPath,
+    AnyText,
+    JsonSettings,
+    ModelSettings,
+    fields_of,
+)
 from pelap.core.errors import ConfigError
-from pelap.core.records import from_json_dict
-from pelap.data.pictures import Pictures
-from pelap.families.ports import autoencoder_ports
-from pelap.measure.encoded_batches import Batches
-from pelap.measure.noise_levels import to_db
-from pelap.measure.run_cost import num_parameters
-from pelap.method.latent_map import LatentMap
-from pelap.models.loaded import LoadedModel
-from pelap.models.model_pictures import describe_pictures, load_splits
-from pelap.pruning.apply import PrunedModel, prune
-from pelap.pruning.latents.latent_plan import PrunePlan, PruneRequest, check_request
-from pelap.pruning.narrowing import check_width, gather_evidence, narrow_model, width_record
-from pelap.pruning.width.width_plan import WidthRequest
+
+if TYPE_CHECKING:
+    from pelap.commands.prune_model import Pruned
+    from pelap.pruning.latents.latent_plan import PrunePlan
 
 
-@dataclass(frozen=True)
-class Wish:
-    """What the user asked for: latent channels, the denoiser's width, or both."""
+@dataclass(frozen=True, kw_only=True)
+class PruneSettings(ModelSettings, JsonSettings, MeasuredOn):
+    """What `pelap prune` takes."""
 
-    latents: PruneRequest | None
-    width: WidthRequest | None
-
-
-def check_pruning(model: LoadedModel, wish: Wish, has_pictures: bool) -> None:
-    """Refuse what cannot work before anything long begins.
-
-    Raises:
-        ConfigError: If the wish is empty, or contradicts itself or the model.
-        ModelError: If a class is not supported.
-    """
-    if wish.latents is None and wish.width is None:
-        raise ConfigError("Say what to remove: --keep, --max-psnr-drop or --denoiser-macs.")
-    model.check()
-    if wish.latents is not None:
-        check_request(wish.latents, model.num_channels, autoencoder_ports(model.autoencoder))
-    if wish.width is not None:
-        check_width(model, wish.width, has_pictures)
-
-
-def find_analysis(
-    model: LoadedModel,
-    request: PruneRequest,
-    config: RunConfig | None,
-    analysis_path: Path | None,
-    settings: AnalysisSettings,
-) -> Analysis | None:
-    """The analysis at that path, or one made now; None if the request needs none."""
-    if analysis_path is not None:
-        return read_analysis(analysis_path)
-    if config is None or not (request.needs_analysis() or request.fill is None):
-        return None
-    return from_json_dict(Analysis, analyze_model(model, config, settings), "the analysis")
+    output: AnyPath = None
+    """The new model folder."""
+    keep: AnyText = None
+    """A number of channels (8), or channels (0,2,3)."""
+    max_psnr_drop: AnyFloat = None
+    """Keep the fewest within so many dB."""
+    criterion: AnyText = None
+    """Who chooses (by default the best one measured)."""
+    fill: Annotated[Optional[Fill], arg(metavar="{zero,mean,linear}")] = None  # noqa: UP045
+    """What stands in for removed channels (linear where it can be folded)."""
+    rotate: Literal["none", "pca", "decoder"] = "none"
+    """Change of basis first, so that what matters sits in the first channels."""
+    denoiser_macs: AnyFloat = None
+    """Narrow the denoiser to this share of its MACs (0.55)."""
+    denoiser_latency: AnyFloat = None
+    """Narrow it to this share of a step's time, measured here."""
+    denoiser_widths: AnyText = None
+    """Of each level (24,48), or heads and layers (12,20)."""
+    denoiser_criterion: AnyText = None
+    """Which units stay: random, magnitude, taylor or diff_pruning (taylor where it can be)."""
+    analysis: AnyPath = None
+    """Of this model, in place of a new one."""
+    dry_run: bool = False
+    """Print the plan, write nothing."""
+    overwrite: bool = False
+    """Replace what pelap made at --output."""
 
 
-def prune_model(
-    model: LoadedModel,
-    plan: PrunePlan | None,
-    width: WidthRequest | None,
-    config: RunConfig | None,
-    num_pictures: int,
-) -> tuple[PrunedModel, dict[str, Any]]:
-    """Remove channels and width, and measure what that costs.
-
-    Args:
-        model: Left as it is.
-        plan: Of the latent channels, from `plan_pruning`; None keeps all.
-        width: Of the denoiser; None leaves it as wide.
-        config: Says which pictures the denoiser's weights are measured on (training) and the
-            reconstructions (test); None measures nothing.
-        num_pictures: At most so many of each.
-
-    Returns:
-        The pruned model, and figures for its record: parameters, and PSNR where there are pictures.
-    """
-    same = replace(model, autoencoder=copy.copy(model.autoencoder))  # its config gets a record
-    pruned = PrunedModel(None, same) if plan is None else prune(model, plan)
-    splits = None if config is None else load_splits(model, config, needs_train=width is not None)
-    if width is not None:
-        batches = _batches(splits.train, num_pictures, config) if splits and config else None
-        evidence = gather_evidence(pruned.model, width, batches)
-        narrower, found = narrow_model(pruned.model, width, evidence, model)
-        pruned = PrunedModel(plan, narrower, width_record(found, model))
-    costs: dict[str, Any] = {
-        "parameters_before": count_parameters(model),
-        "parameters": count_parameters(pruned.model),
-    }
-    if splits is None or config is None or plan is None:
-        return pruned, costs
-    batches = _batches(splits.test, num_pictures, config)
-    costs |= {
-        "psnr_db_before": _psnr(model, batches),
-        "psnr_db": _psnr(pruned.model, batches),
-        "num_pictures": batches.num_pictures,
-        "data": describe_pictures(config),
-    }
-    return pruned, costs
+PASSED = ("max_psnr_drop", "criterion", "fill", "rotate", "denoiser_macs", "denoiser_latency",
+          "denoiser_criterion", "dry_run", "unconditional")  # fmt: skip
 
 
-def _batches(pictures: Pictures, num_pictures: int, config: RunConfig) -> Batches:
-    indices = torch.arange(min(num_pictures, len(pictures)))
-    return Batches(pictures, indices, 32, config.evaluation.seed)
+def run(settings: PruneSettings) -> "Pruned":
+    """Prune the model and write it, or only plan that."""
+    if settings.output is None and not settings.dry_run:
+        raise ConfigError("Give --output FOLDER, or --dry-run.")
+    from pelap.core.output import claimed
+
+    with claimed(settings.output, settings.overwrite):
+        return _prune(settings)
 
 
-def _psnr(model: LoadedModel, batches: Batches) -> float:
-    system = model.measured_system()
-    whole = torch.eye(model.num_channels, dtype=torch.float64)
-    same = LatentMap(whole, whole, torch.zeros(len(whole), dtype=torch.float64))
-    return to_db(measure_maps(system, batches, [same])[0])
+def _prune(settings: PruneSettings) -> "Pruned":
+    from pelap.commands.analyze_model import analysis_settings
+    from pelap.commands.prune_model import prune
+    from pelap.config.overrides import given_settings
+    from pelap.models.model_pictures import pictures_config
 
-
-PADDING_MATTERS_DB = 0.5
-
-
-def padding_note(plan: PrunePlan | None, costs: dict[str, Any]) -> str | None:
-    """One line where the sliced model loses much more than the analysis said; None elsewhere."""
-    if (
-        "psnr_db" not in costs
-        or plan is None
-        or plan.psnr_db is None
-        or plan.psnr_db_before is None
-    ):
-        return None
-    measured = costs["psnr_db_before"] - costs["psnr_db"]
-    more = measured - (plan.psnr_db_before - plan.psnr_db)
-    if more < PADDING_MATTERS_DB:
-        return None
-    return (
-        f"the sliced model loses {more:.1f} dB more than the analysis says: the zero padding of "
-        "its decoder's first layer cannot hold all of the fill (docs/prune.md); "
-        "`pelap recover` wins it back."
+    measured = fields_of(MeasuredOn, settings)
+    analysis_settings(measured)  # refused before the model is opened
+    chosen = _chosen(settings)
+    model = settings.open()
+    has_pictures = model.config is not None or bool(given_settings(settings.overrides))
+    pruned = prune(
+        model,
+        pictures_config(model, settings.overrides) if has_pictures else None,
+        analysis=settings.analysis,
+        **chosen,
+        **measured,
     )
+    if not settings.dry_run and settings.output is not None:
+        pruned.save(settings.output, overwrite=settings.overwrite)
+        if pruned.note is not None:
+            print(f"note: {pruned.note}", file=sys.stderr)  # noqa: T201
+    return pruned
 
 
-def count_parameters(model: LoadedModel) -> int:
-    """Of autoencoder and denoiser."""
-    return num_parameters(model.autoencoder, model.denoiser)
+def _chosen(settings: PruneSettings) -> dict[str, Any]:
+    """Arguments of `prune`."""
+    from pelap.pruning.latents.latent_plan import parse_keep
+
+    chosen = {name: getattr(settings, name) for name in PASSED}
+    if settings.keep is not None:
+        channels, number = parse_keep(settings.keep)
+        chosen["keep"] = number if channels is None else channels
+    if settings.denoiser_widths is not None:
+        chosen["denoiser_widths"] = _numbers("--denoiser-widths", settings.denoiser_widths)
+    return chosen
 
 
-def describe_pruned(
-    plan: PrunePlan | None, width: dict[str, Any] | None, costs: dict[str, Any]
-) -> str:
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{option} is {text!r}: give numbers with commas (24,48).") from error
+
+
+def describe(plan: "PrunePlan | None", width: dict[str, Any] | None, costs: dict[str, Any]) -> str:
     """What is kept and removed, why, and what it costs."""
     lines = [] if plan is None else _describe_latents(plan, costs)
     if width is not None:
@@ -162,7 +124,7 @@ def describe_pruned(
     return "\n".join(lines)
 
 
-def _describe_latents(plan: PrunePlan, costs: dict[str, Any]) -> list[str]:
+def _describe_latents(plan: "PrunePlan", costs: dict[str, Any]) -> list[str]:
     lines = [f"{'latent channels':24} {plan.num_channels} → {plan.latent_map.num_kept}"]
     if plan.rotation == "none":
         lines.append(f"{'kept':24} {' '.join(map(str, plan.channels))}")

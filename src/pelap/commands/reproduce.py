@@ -1,20 +1,36 @@
-"""The paper's comparison in one resumable call: baseline and PeLAP-A, evaluated and reported."""
+"""`pelap reproduce`: the paper's comparison in one resumable call, baseline and PeLAP-A."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pelap.commands.evaluate import evaluate
+from pelap.commands.report import report
+from pelap.commands.resume import resume
+from pelap.commands.train import train
+from pelap.commands.verb_settings import PresetSettings, Written
 from pelap.config.presets import as_baseline
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder, open_run
 from pelap.core.errors import ConfigError, RunError
-from pelap.measure.run_evaluation import evaluate_run
-from pelap.report.run_page import write_report
-from pelap.training.checkpoint import is_finished
-from pelap.training.trainer import resume, train
 
 
-def reproduce(config: RunConfig, output: Path, lambdas: Sequence[float] = ()) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class ReproduceSettings(PresetSettings):
+    """What `pelap reproduce` takes."""
+
+    output: Path
+    """Folder of the runs and the page."""
+    lambdas: tuple[float, ...] = ()
+    """Further λ to train."""
+
+
+def run(settings: ReproduceSettings) -> Written:
+    """Train, evaluate and report what is not done yet."""
+    return reproduce(settings.run_config(), settings.output, settings.lambdas)
+
+
+def reproduce(config: RunConfig, output: Path, lambdas: Sequence[float] = ()) -> Written:
     """Train, evaluate and report; what is done already is not done again.
 
     Args:
@@ -23,7 +39,7 @@ def reproduce(config: RunConfig, output: Path, lambdas: Sequence[float] = ()) ->
         lambdas: Sparsity weights to train beside the config's own.
 
     Returns:
-        Path of the page.
+        Where the page is.
 
     Raises:
         ConfigError: If the config has no gate, or a λ is negative.
@@ -33,9 +49,9 @@ def reproduce(config: RunConfig, output: Path, lambdas: Sequence[float] = ()) ->
     for name, run_config in planned_runs(config, lambdas).items():
         folder = _trained(run_config, output / name)
         if not folder.evaluation_path.exists():
-            evaluate_run(folder)
+            evaluate(folder)
         folders.append(folder)
-    return write_report(folders, output)
+    return report(folders, output)
 
 
 def planned_runs(config: RunConfig, lambdas: Sequence[float]) -> dict[str, RunConfig]:
@@ -62,4 +78,6 @@ def _trained(config: RunConfig, path: Path) -> RunFolder:
         raise RunError(
             f"{path} was made with other settings: choose another --output, or remove that run."
         )
+    from pelap.training.checkpoint import is_finished
+
     return folder if is_finished(folder) else resume(path)

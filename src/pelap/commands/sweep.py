@@ -1,319 +1,45 @@
-"""`pelap sweep`: every point of a grid with several seeds, each trial a run folder of its own.
+"""`pelap sweep`: a grid of settings trained with several seeds; call again to go on."""
 
-DIR/NAME/        a run for each trial       DIR/logs/NAME.txt   what it said
-DIR/sweep.json   everything measured        DIR/sweep.md        the table
-DIR/figures/sweep.png
-"""
-
-import itertools
-import os
-import re
 import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tyro.conf import UseAppendAction, arg
 
-from pelap.commands.sweep_table import (
-    SweepResult,
-    TrialResult,
-    chosen_figures,
-    summarise,
-    write_result,
-)
-from pelap.config.overrides import apply_overrides
-from pelap.config.run_config import RunConfig, as_option, save_config
-from pelap.config.run_folder import RunFolder, open_run
-from pelap.core.errors import ConfigError, RunError
-from pelap.measure.quality import check_metrics, was_measured
-from pelap.training.checkpoint import is_finished
+from pelap.commands.verb_settings import JsonSettings, PresetSettings
+
+if TYPE_CHECKING:
+    from pelap.commands.sweep_table import SweepResult
 
 
-@dataclass(frozen=True)
-class GridAxis:
-    """One setting and the values to try."""
+@dataclass(frozen=True, kw_only=True)
+class SweepSettings(PresetSettings, JsonSettings):
+    """What `pelap sweep` takes."""
 
-    name: str
-    """Dotted, as in the config: objective.sparsity_weight."""
-    values: tuple[str, ...]
-    """As one would write them on the command line; true and false for a switch."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One training of the sweep."""
-
-    name: str
-    settings: dict[str, str]
-    """Value of each axis."""
-    config: RunConfig
+    output: Path
+    """Folder of trials and results."""
+    grid: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="GROUP.FIELD=A,B")] = ()
+    """A setting and its values; several make all combinations."""
+    seeds: int = 1
+    """Trainings of each combination."""
+    jobs: int = 1
+    """Trials at a time."""
+    metrics: tuple[str, ...] = ()
+    """Quality metrics, as for evaluate."""
 
 
-def parse_axis(text: str) -> GridAxis:
-    """`group.field=a,b,c` as an axis.
+def run(settings: SweepSettings) -> "SweepResult":
+    """Train and evaluate what is not done yet."""
+    config = settings.run_config()
+    from pelap.commands.sweep_trials import sweep
 
-    Raises:
-        ConfigError: If it has another form.
-    """
-    name, equals, values = text.partition("=")
-    name = name.strip().lstrip("-").replace("-", "_")
-    found = tuple(value.strip() for value in values.split(",") if value.strip())
-    if not equals or "." not in name or not found:
-        raise ConfigError(f"--grid {text}: give group.field=value,value, e.g. gate.budget=2,4.")
-    return GridAxis(name, found)
-
-
-def plan_trials(config: RunConfig, grid: Sequence[GridAxis], num_seeds: int) -> list[Trial]:
-    """Every combination of the axes' values with every seed, checked.
-
-    Seeds are the config's own and those that follow it, and vary slowest, so that an interrupted
-    sweep has seen the whole grid.
-
-    Raises:
-        ConfigError: If a setting or value cannot be used, or is given twice.
-    """
-    if num_seeds < 1:
-        raise ConfigError(f"--seeds is {num_seeds}: it must be at least 1.")
-    names = [axis.name for axis in grid]
-    if len(set(names)) < len(names):
-        raise ConfigError("--grid names a setting twice: put all its values into one --grid.")
-    if "run.seed" in names and num_seeds > 1:
-        raise ConfigError("--grid run.seed and --seeds both vary the seed: give one.")
-    trials = []
-    for offset in range(num_seeds):
-        for values in itertools.product(*(axis.values for axis in grid)):
-            settings = dict(zip(names, values, strict=True))
-            options = [_as_override(config, name, value) for name, value in settings.items()]
-            point = apply_overrides(config, list(itertools.chain(*options)))
-            point = replace(point, run=replace(point.run, seed=point.run.seed + offset))
-            trials.append(Trial(_folder_name(settings, point.run.seed), settings, point))
-    _refuse_twins(trials)
-    return trials
-
-
-def _as_override(config: RunConfig, name: str, value: str) -> list[str]:
-    """As on the command line, where a switch has no value but a second name."""
-    group, _, field = name.partition(".")
-    if not isinstance(getattr(getattr(config, group, None), field, None), bool):
-        return [as_option(name), value]
-    if value.lower() not in ("true", "false"):
-        raise ConfigError(f"--grid {name}={value}: it must be true or false.")
-    return [as_option(name if value.lower() == "true" else f"{group}.no_{field}")]
-
-
-def _folder_name(settings: dict[str, str], seed: int) -> str:
-    fields = ["seed", *(name.split(".")[-1] for name in settings)]
-    parts = []
-    for name, value in settings.items():
-        field = name.split(".")[-1]
-        is_clear = fields.count(field) == 1 or name == "run.seed"
-        parts.append(f"{field if is_clear else name}={value}")
-    if "run.seed" not in settings:
-        parts.append(f"seed={seed}")
-    return re.sub(r"[^\w.=+-]", "_", "-".join(parts), flags=re.ASCII)
-
-
-def _refuse_twins(trials: Sequence[Trial]) -> None:
-    """One folder for two trainings would give one of them the other's figures."""
-    seen: dict[str | RunConfig, Trial] = {}
-    for trial in trials:
-        for key in (trial.config, trial.name):
-            twin = seen.setdefault(key, trial)
-            if twin is not trial:
-                what = "train the same" if key is trial.config else f"both need a folder {key}"
-                values = [" and ".join(one.settings.values()) for one in (twin, trial)]
-                raise ConfigError(f"--grid: {values[0]!r} and {values[1]!r} {what}: drop one.")
-
-
-class Processes:
-    """Runs `pelap` commands, each in a process of its own, until stopped."""
-
-    def __init__(self, num_threads: int):
-        self.environment = {"OMP_NUM_THREADS": str(num_threads), **os.environ}
-        self.running: set[subprocess.Popen[bytes]] = set()
-        self.is_stopped = False
-        self.lock = threading.Lock()
-
-    def run(self, command: Sequence[str], log: Path) -> int:
-        """Run a command to its end, add what it says to `log`, return its exit code."""
-        with log.open("ab") as said:
-            with self.lock:
-                if self.is_stopped:
-                    return 130
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "pelap", *command],
-                    stdout=said,
-                    stderr=said,
-                    env=self.environment,
-                )
-                self.running.add(process)
-            code = process.wait()
-        with self.lock:
-            self.running.discard(process)
-        return code
-
-    def stop(self) -> None:
-        """Interrupt what runs and start nothing more."""
-        with self.lock:
-            self.is_stopped = True
-            for process in self.running:
-                process.send_signal(signal.SIGINT)
-
-
-def sweep(
-    config: RunConfig,
-    grid: Sequence[GridAxis],
-    num_seeds: int,
-    output: Path,
-    *,
-    jobs: int = 1,
-    metrics: Sequence[str] = (),
-    processes: Processes | None = None,
-) -> SweepResult:
-    """Train and evaluate every trial that is not done yet, then write table and figure.
-
-    Args:
-        config: What all trials share.
-        grid: The axes; may be empty to vary the seed alone.
-        num_seeds: Trainings of each grid point.
-        output: Folder of the trials and results.
-        jobs: Trials at a time, each a process; they share the processor's cores.
-        metrics: Quality metrics, as for `evaluate_run`.
-        processes: What runs the commands of the trials.
-
-    Returns:
-        Also holds the trials that failed; the others go on.
-
-    Raises:
-        ConfigError: If a setting cannot be used. Nothing is started then.
-        RunError: If a trial's folder was made with other settings. Nothing is started then.
-    """
-    if jobs < 1:
-        raise ConfigError(f"--jobs is {jobs}: it must be at least 1.")
-    trials = plan_trials(config, grid, num_seeds)
-    for extractor in {trial.config.evaluation.extractor for trial in trials}:
-        check_metrics(metrics, extractor, torch.device("cpu"))
-    for trial in trials:
-        _refuse_other_settings(trial, output)
-    processes = processes or Processes(max(1, (os.cpu_count() or 1) // jobs))
-    errors = _run_all(trials, output, jobs, metrics, processes)
-    results = [_collect(trial, output, errors.get(trial.name)) for trial in trials]
-    result = summarise(config.preset, {axis.name: list(axis.values) for axis in grid}, results)
-    write_result(result, output)
-    return result
-
-
-def _refuse_other_settings(trial: Trial, output: Path) -> None:
-    if output.exists() and not output.is_dir():
-        raise RunError(f"{output} is not a folder: choose another --output.")
-    path = output / trial.name
-    if path.exists() and open_run(path).config() != trial.config:
-        raise RunError(
-            f"{path} was made with other settings: choose another --output, or remove that run."
-        )
-
-
-def _is_done(path: Path, metrics: Sequence[str] = ()) -> bool:
-    run = RunFolder(path)
-    if not (path.is_dir() and is_finished(run) and run.evaluation_path.exists()):
-        return False
-    quality = run.evaluation().get("quality", {})
-    return all(was_measured(metric, quality) for metric in metrics)
-
-
-def _run_all(
-    trials: Sequence[Trial],
-    output: Path,
-    jobs: int,
-    metrics: Sequence[str],
-    processes: Processes,
-) -> dict[str, str]:
-    """Run the trials that are not done; the last line of what each failed one said, by name."""
-    waiting = [trial for trial in trials if not _is_done(output / trial.name, metrics)]
-    num_done = len(trials) - len(waiting)
-    (output / "logs").mkdir(parents=True, exist_ok=True)
-    console = Console(file=sys.stderr, markup=False, highlight=False, soft_wrap=True)
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not sys.stderr.isatty(),
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # trials are to end with it
+    return sweep(
+        config,
+        settings.grid,
+        settings.seeds,
+        settings.output,
+        jobs=settings.jobs,
+        metrics=settings.metrics,
     )
-    bar = progress.add_task("trials", total=len(trials), completed=num_done)
-    errors: dict[str, str] = {}
-    with progress, ThreadPoolExecutor(jobs) as pool:
-        try:
-            futures = {
-                pool.submit(_run_trial, trial, output, metrics, processes): trial
-                for trial in waiting
-            }
-            for count, done in enumerate(_as_completed(futures), num_done + 1):
-                trial, error = futures[done], done.result()
-                if error is not None:
-                    errors[trial.name] = error
-                told = f"failed: {error}" if error else "done"
-                console.print(f"{count} of {len(trials)} · {trial.name} · {told}")
-                progress.advance(bar)
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            processes.stop()
-            raise
-    return errors
-
-
-def _as_completed(futures: Iterable[Future[str | None]]) -> Iterator[Future[str | None]]:
-    """Futures as they end, awake once a second.
-
-    A signal that comes just before an endless wait would not be seen until that wait ends.
-    """
-    waiting = set(futures)
-    while waiting:
-        done, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
-        yield from done
-
-
-def _run_trial(
-    trial: Trial, output: Path, metrics: Sequence[str], processes: Processes
-) -> str | None:
-    path, log = output / trial.name, output / "logs" / f"{trial.name}.txt"
-    if path.exists():  # a killed sweep may have left its trials running
-        RunFolder(path).wait_until_free()
-        if _is_done(path, metrics):
-            return None
-    commands = [["evaluate", str(path), *(["--metrics", *metrics] if metrics else [])]]
-    if not path.exists():
-        config = log.with_suffix(".json")
-        save_config(trial.config, config)
-        commands.insert(0, ["train", "--config", str(config), "--output", str(path)])
-    elif not is_finished(RunFolder(path)):
-        commands.insert(0, ["resume", str(path)])
-    log.write_bytes(b"")
-    for command in commands:
-        code = processes.run(command, log)
-        if code != 0:
-            return _last_line(log) or f"`pelap {command[0]}` ended with code {code}"
-    return None
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else ""
-
-
-def _collect(trial: Trial, output: Path, error: str | None) -> TrialResult:
-    seed, path = trial.config.run.seed, output / trial.name
-    if error is not None or not _is_done(path):
-        said = error or "not finished"
-        return TrialResult(trial.name, trial.settings, seed, "failed", said, None, {})
-    evaluation = RunFolder(path).evaluation()
-    verdict, figures = evaluation["collapse"]["verdict"], chosen_figures(evaluation)
-    return TrialResult(trial.name, trial.settings, seed, "done", None, verdict, figures)

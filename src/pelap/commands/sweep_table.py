@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pelap.commands.verb_settings import Result
 from pelap.config.run_folder import write_whole
 from pelap.report import numbers
 from pelap.report.sweep_figure import draw_sweep
@@ -38,7 +39,7 @@ class TrialResult:
 
 
 @dataclass(frozen=True)
-class SweepResult:
+class SweepResult(Result):
     """All trials, and mean and spread over the seeds of each grid point."""
 
     preset: str
@@ -51,6 +52,15 @@ class SweepResult:
     @property
     def failed(self) -> list[TrialResult]:
         return [trial for trial in self.trials if trial.status == "failed"]
+
+    def describe(self) -> str:
+        """Markdown: a row for each grid point."""
+        return table(self)
+
+    def figure(self) -> bytes | None:
+        """Each measured figure over the grid; None where every trial failed."""
+        has_figures = any(point["figures"] for point in self.points)
+        return draw_sweep(asdict(self)).png if has_figures else None
 
     def as_dict(self) -> dict[str, Any]:
         """As in sweep.json, where a figure that is not finite is null."""
@@ -127,5 +137,6 @@ def write_result(result: SweepResult, output: Path) -> None:
     write_whole(output / "sweep.json", content.encode())
     write_whole(output / "sweep.md", table(result).encode())
     (output / "figures").mkdir(exist_ok=True)
-    if any(point["figures"] for point in result.points):
-        write_whole(output / "figures" / "sweep.png", draw_sweep(asdict(result)).png)
+    png = result.figure()
+    if png is not None:
+        write_whole(output / "figures" / "sweep.png", png)

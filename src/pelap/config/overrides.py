@@ -1,35 +1,108 @@
-"""Dotted settings (`--objective.sparsity-weight 0.01`) onto a config, parsed by tyro."""
+"""Options of dataclasses, parsed by tyro; dotted settings (`--run.seed 1`) onto a config."""
 
 import contextlib
 import dataclasses
+import difflib
 import io
 import re
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from pelap.config.run_config import RunConfig, as_option, validate
 from pelap.core.errors import ConfigError
 
+Options = TypeVar("Options")
 
-def apply_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """The config with dotted settings replaced.
+
+def parse_options(
+    kind: type[Options], words: Sequence[str], command: str, description: str = "", **how: Any
+) -> Options:
+    """A dataclass from words of the command line; `-h` prints the help.
+
+    Args:
+        kind: A dataclass, whose fields are the options.
+        words: Of the command line.
+        command: What stands before the words, for help and errors.
+        description: For the help.
+        **how: Further arguments of `tyro.cli`.
 
     Raises:
-        ConfigError: If a setting is unknown or its value does not fit.
+        ConfigError: If a word does not fit. One line.
+        SystemExit: With code 0, after the help.
     """
     import tyro
 
     complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint):
-            config, unknown = tyro.cli(
-                RunConfig, default=config, args=list(overrides), return_unknown_args=True
-            )
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, args=words, prog=command, description=description, **how)
     except SystemExit as error:
-        raise ConfigError(_one_line(complaint.getvalue())) from error
-    if unknown:
-        raise ConfigError(_unknown_setting(unknown[0], config))
+        if not error.code:
+            raise
+        helper = f"{command} --help" if how.get("add_help", True) else command
+        raise ConfigError(f"{_one_line(complaint.getvalue())}; see `{helper}`.") from error
+
+
+def apply_overrides(config: RunConfig, words: Sequence[str]) -> RunConfig:
+    """The config with the dotted settings among the words in their places.
+
+    Raises:
+        ConfigError: If a setting is unknown or its value does not fit.
+    """
+    given = given_settings(words)
+    if not given:
+        return config
+    refuse_unknown(given, known_settings(), "`pelap settings PRESET` lists them all.")
+    config, _ = split_overrides(words, config)
     validate(config)
     return config
+
+
+def split_overrides(words: Sequence[str], config: RunConfig) -> tuple[RunConfig, list[str]]:
+    """The config with the dotted settings, unchecked, and the words that are none of theirs.
+
+    Raises:
+        ConfigError: If a value does not fit its setting.
+    """
+    return parse_options(
+        RunConfig,  # type: ignore[arg-type]
+        words,
+        "pelap settings PRESET",
+        default=config,
+        return_unknown_args=True,
+        add_help=False,
+    )  # type: ignore[return-value]
+
+
+def given_settings(words: Sequence[str]) -> list[str]:
+    """The options with a dot in their name, as they are written: `--data.source`."""
+    names = [word.partition("=")[0].replace("_", "-") for word in words]
+    return [name for name in names if name.startswith("--") and "." in name]
+
+
+def known_settings() -> list[str]:
+    """Every setting of a run as an option; of a switch also its opposite, `--run.no-compile`."""
+    config, known = RunConfig(), []
+    for group in dataclasses.fields(config):
+        values = getattr(config, group.name)
+        for field in dataclasses.fields(values) if dataclasses.is_dataclass(values) else ():
+            known.append(as_option(f"{group.name}.{field.name}"))
+            if isinstance(getattr(values, field.name), bool):
+                known.append(as_option(f"{group.name}.no_{field.name}"))
+    return known
+
+
+def refuse_unknown(given: Sequence[str], known: Sequence[str], hint: str) -> None:
+    """Refuse an option that there is not, and name the nearest.
+
+    Raises:
+        ConfigError: With the hint where none is near.
+    """
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            advice = f"Did you mean {near[0]}?" if near else hint
+            raise ConfigError(f"Unknown setting {name}. {advice}")
 
 
 def refuse_others(config: RunConfig, own: RunConfig, allowed: Sequence[str]) -> None:
@@ -56,22 +129,8 @@ def refuse_others(config: RunConfig, own: RunConfig, allowed: Sequence[str]) -> 
                 )
 
 
-def _unknown_setting(name: str, config: RunConfig) -> str:
-    import difflib
-
-    known = [
-        as_option(f"{group.name}.{field.name}")
-        for group in dataclasses.fields(config)
-        if dataclasses.is_dataclass(getattr(config, group.name))
-        for field in dataclasses.fields(getattr(config, group.name))
-    ]
-    near = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
-    hint = f" Did you mean {near[0]}?" if near else " `pelap settings PRESET` lists them all."
-    return f"Unknown setting {name}.{hint}"
-
-
 def _one_line(text: str) -> str:
-    """What tyro complains of, without its box, its help and its candidates."""
-    words = " ".join(text.replace("│", " ").split())
-    sections = re.split(r" -{9,} ", words)  # title, complaint, help
-    return sections[min(1, len(sections) - 1)].split(" Got errors:")[0].strip("╭╮╰╯─ ")
+    """What tyro complains of, without its box, its title, its help and its candidates."""
+    words = " ".join(text.translate(dict.fromkeys(map(ord, "│╭╮╰╯"))).split())
+    sections = re.split(r"(?: |^)[-─]{3,}(?: |$)", words)  # title, complaint, help
+    return sections[min(1, len(sections) - 1)].split(" Got errors:")[0].strip(" .")

@@ -24,8 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from pelap.config.run_config import RunConfig, load_config, save_config, to_dict
 from pelap.core.errors import RunError
 
@@ -87,6 +85,8 @@ class RunFolder:
         Raises:
             RunError: If another process holds it.
         """
+        from filelock import FileLock, Timeout  # imports much that `--help` does not need
+
         try:
             with FileLock(self.path / ".lock", timeout=0):
                 yield
@@ -97,6 +97,8 @@ class RunFolder:
 
     def wait_until_free(self) -> None:
         """Wait until no process trains or evaluates this run."""
+        from filelock import FileLock
+
         with FileLock(self.path / ".lock"):
             pass
 

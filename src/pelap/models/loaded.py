@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import nn
 
@@ -32,7 +33,7 @@ class LoadedModel:
     autoencoder: nn.Module
     denoiser: nn.Module | None = None
     folder: Path | None = None
-    """Its diffusers folder; None if it comes from a factory."""
+    """Its diffusers folder; None if it comes from a factory or from memory."""
     parts: dict[str, Any] = field(default_factory=dict)
     """What model_index.json says; empty for an autoencoder on its own."""
     autoencoder_name: str = ""
@@ -43,6 +44,10 @@ class LoadedModel:
     """Of the weight files, e.g. fp16."""
     config: RunConfig | None = None
     """Of the run that it is the model of."""
+    memory: DiffusionPipeline | None = None
+    """The pipeline in memory that it was taken from; its other parts are there."""
+    card: str | None = None
+    """Model card in place of the folder's, of a model that was changed in memory."""
     condition: Condition | None = None
     """What its denoiser is told, see `without_condition`; None where it is not run conditioned."""
 

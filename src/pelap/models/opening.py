@@ -10,6 +10,7 @@ import diffusers
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import logging
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
@@ -20,6 +21,7 @@ from pelap.core.errors import ModelError
 from pelap.families.ports import AUTOENCODER_PORTS, DENOISER_PORTS
 from pelap.method import paper_networks
 from pelap.method.normalizer import fold_normalizer, read_statistics
+from pelap.models.in_memory import read_pipeline
 from pelap.models.loaded import LoadedModel
 
 AUTOENCODER_NAMES = ("vae", "vqvae", "autoencoder")
@@ -31,16 +33,29 @@ HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md"]
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def open_model(source: str | Path) -> LoadedModel:
+def open_model(source: str | Path | DiffusionPipeline) -> LoadedModel:
     """Load autoencoder and denoiser; only safetensors and known classes are read, never code.
 
+        model = pelap.open_model("runs/first")
+
     Args:
-        source: A diffusers pipeline folder, an autoencoder's folder, a run, or a hub id.
+        source: A diffusers pipeline folder, an autoencoder's folder, a run, a hub id, a factory of
+            one's own (package.module:factory), or a pipeline in memory, whose networks are shared.
+
+    Returns:
+        The model; nothing that is done with it changes its networks.
 
     Raises:
         ModelError: If there is none, it is of an unknown class, or has no safetensors. One line.
     """
+    if isinstance(source, DiffusionPipeline):
+        parts: Any = source.config
+        return read_pipeline(
+            source, find_part(parts, AUTOENCODER_NAMES), find_part(parts, DENOISER_NAMES)
+        )
     path = Path(source)
+    if not path.exists() and ":" in str(source):
+        return open_factory(str(source))
     if not path.exists():
         path = _download(str(source))
     logging.disable_progress_bar()
@@ -151,7 +166,7 @@ def find_part(parts: dict[str, Any], names: tuple[str, ...]) -> str | None:
     """The first of these names under which a pipeline's index has a part."""
     for name in names:
         part = parts.get(name)
-        if isinstance(part, list) and len(part) == 2 and part[1] is not None:
+        if isinstance(part, list | tuple) and len(part) == 2 and part[1] is not None:
             return name
     return None
 

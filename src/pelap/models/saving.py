@@ -36,7 +36,9 @@ def save_model(
     """Write the folder, see `write_output`."""
 
     def write(folder: Path) -> None:
-        if model.folder is not None:
+        if model.memory is not None:
+            _save_others(model, folder)
+        elif model.folder is not None:
             _copy_others(model, folder)
         history = [*model.history, changed.record]
         _save_part(changed.autoencoder, folder / model.autoencoder_name, model.variant, history)
@@ -44,7 +46,7 @@ def save_model(
             _save_part(changed.denoiser, folder / model.denoiser_name, model.variant, None)
         for name, content in changed.files.items():
             (folder / name).write_text(content)
-        (folder / "README.md").write_text(_card(model, changed.card))
+        (folder / "README.md").write_text(whole_card(model, changed.card))
 
     write_output(output, write, overwrite=overwrite)
 
@@ -77,10 +79,19 @@ def _save_part(
     save(folder, safe_serialization=True, variant=variant)
 
 
-def _card(model: LoadedModel, ours: str) -> str:
+def _save_others(model: LoadedModel, folder: Path) -> None:
+    """Likewise of a pipeline in memory."""
+    (folder / "model_index.json").write_text(json.dumps(model.parts, indent=2) + "\n")
+    others: dict[str, Any] = model.memory.components if model.memory else {}
+    for name, part in others.items():
+        if name not in (model.autoencoder_name, model.denoiser_name) and part is not None:
+            part.save_pretrained(folder / name)
+
+
+def whole_card(model: LoadedModel, ours: str) -> str:
     """Our card in front of the old one, which keeps its front matter."""
-    old = ""
-    if model.folder is not None and (model.folder / "README.md").is_file():
+    old = model.card or ""
+    if not old and model.folder is not None and (model.folder / "README.md").is_file():
         old = (model.folder / "README.md").read_text()
     front = "---\nlibrary_name: diffusers\ntags:\n- pelap\n---\n"
     if old.startswith("---\n") and "\n---\n" in old[4:]:

@@ -9,12 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.utils import logging
 from torch import nn
 
 from pelap.core.errors import ModelError
 from pelap.families.conditioned import Condition
+from pelap.models.in_memory import make_pipeline
 from pelap.models.loaded import LoadedModel, is_flow, runs_on_latents
 
 FIXED: dict[str, Any] = {
@@ -75,18 +74,9 @@ def _refuse_classes(denoiser: nn.Module, name: str) -> None:
 
 
 def _open_pipeline(model: LoadedModel) -> Any:
-    if model.folder is None or not model.parts:
+    if not model.parts:
         raise ModelError(f"{model.name} is no pipeline: there is nobody to ask for its condition.")
-    own = {model.autoencoder_name: model.autoencoder, model.denoiser_name: model.denoiser}
-    logging.disable_progress_bar()
-    try:
-        pipeline = DiffusionPipeline.from_pretrained(
-            model.folder, use_safetensors=True, local_files_only=True, variant=model.variant, **own
-        )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise ModelError(f"{model.name} cannot be loaded whole: {_line(error)}") from error
-    finally:
-        logging.enable_progress_bar()
+    pipeline = make_pipeline(model)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -102,17 +102,23 @@ def save_pruned(
         overwrite: Whether a folder that pelap made may be replaced.
     """
     plan, model = pruned.plan, pruned.model
-    record = {
+    record = pruning_record(pruned, costs)
+    card = describe_pruning(model.name, plan, record, model.history)
+    changed = ChangedModel(model.autoencoder, model.denoiser, card, record, {})
+    save_model(model, changed, output, overwrite=overwrite)
+    return record
+
+
+def pruning_record(pruned: PrunedModel, costs: dict[str, Any]) -> dict[str, Any]:
+    """What was removed and what it costs, as it stands in the history of the pruned model."""
+    plan, model = pruned.plan, pruned.model
+    return {
         "pruned": date.today().isoformat(),
         "pelap": __version__,
         **_latents_record(plan, model.num_channels),
         **({} if pruned.width is None else {"width": pruned.width}),
         **costs,
     }
-    card = describe_pruning(model.name, plan, record, model.history)
-    changed = ChangedModel(model.autoencoder, model.denoiser, card, record, {})
-    save_model(model, changed, output, overwrite=overwrite)
-    return record
 
 
 def _latents_record(plan: PrunePlan | None, num_channels: int) -> dict[str, Any]:

@@ -1,0 +1,168 @@
+"""Any model in; which of its latent channels matter out, as a record, JSON, figures and a page."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from pelap.analysis import channel_analysis
+from pelap.analysis.analysis_record import Analysis, AnalysisSettings
+from pelap.analysis.recommendation import Recommendation, recommend
+from pelap.commands import analyze as words
+from pelap.commands.any_model import AnyModel, AnyPictures, as_model, as_pictures, told_nothing
+from pelap.commands.verb_settings import Result
+from pelap.config.run_config import RunConfig
+from pelap.config.run_folder import write_whole
+from pelap.core.errors import ConfigError
+from pelap.core.records import read_record, to_json_dict
+from pelap.models.loaded import LoadedModel
+from pelap.models.model_pictures import describe_pictures, load_splits
+
+ANALYSIS_FILE = "analysis.json"
+
+
+@dataclass(frozen=True)
+class AnalysisResult(Result):
+    """An analysis, and what it recommends."""
+
+    analysis: Analysis
+    data: str
+    """Which pictures, in words."""
+    recommendation: Recommendation | None = None
+    """Which channels to keep; None where nothing was asked for."""
+
+    def describe(self) -> str:
+        """The channels as a table, best first, and what is recommended."""
+        return words.describe(self.analysis, self.recommendation)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What analysis.json holds."""
+        return to_json_dict(replace(self.analysis, data=self.data))
+
+    def figure(self) -> bytes | None:
+        """The first figure of the page."""
+        from pelap.report.analysis_page import draw_cards  # matplotlib takes a second
+
+        return draw_cards(self.analysis, self.recommendation)[0].image.png
+
+    def save(self, folder: str | Path) -> None:
+        """Write analysis.json, figures and analysis.html; only the first process does."""
+        if not is_first_process():
+            return
+        from pelap.report.analysis_page import write_analysis
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / ANALYSIS_FILE, (json.dumps(self.as_dict(), indent=1) + "\n").encode())
+        write_analysis(self.analysis, self.recommendation, folder)
+
+
+def analyze(
+    model: AnyModel,
+    pictures: AnyPictures = None,
+    *,
+    keep: int | None = None,
+    max_psnr_drop: float | None = None,
+    unconditional: bool = False,
+    **settings: Any,
+) -> AnalysisResult:
+    """Find which latent channels a model uses; several processes share the pictures.
+
+        analysis = pelap.analyze(model, pelap.pictures("photos", size=16), num_pictures=64)
+        analysis.analysis.channels[0].std
+
+    Args:
+        model: An autoencoder, with its denoiser where it has one; left as it is.
+        pictures: Training pictures; a run's own by default.
+        keep: Recommend so many channels.
+        max_psnr_drop: Recommend the fewest that lose at most so many dB.
+        unconditional: Run a denoiser that wants text or a class on an empty prompt, or on none.
+        **settings: Fields of `AnalysisSettings`.
+
+    Returns:
+        Statistics of each channel (of latents as the denoiser sees them), rankings by several
+        criteria and their curves (PSNR in dB by number of kept channels).
+
+    Raises:
+        ConfigError: If the model cannot take these pictures, there are too few, a setting cannot
+            be used, or the recommendation is impossible.
+        ModelError: If a class is not supported.
+        DataError: If pictures cannot be read.
+    """
+    model = as_model(model)
+    chosen = analysis_settings(settings)
+    check_wanted(model, keep, max_psnr_drop)
+    config = as_pictures(model, pictures)
+    if unconditional:
+        model = told_nothing(model, config)
+    analysis = analyze_model(model, config, chosen)
+    recommendation = None
+    if keep is not None or max_psnr_drop is not None:
+        try:
+            recommendation = recommend(analysis, keep=keep, max_psnr_drop=max_psnr_drop)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    return AnalysisResult(analysis, describe_pictures(config), recommendation)
+
+
+def analysis_settings(settings: dict[str, Any]) -> AnalysisSettings:
+    """The settings of an analysis.
+
+    Raises:
+        ConfigError: If a value is out of range.
+    """
+    try:
+        return AnalysisSettings(**settings)
+    except ValueError as error:
+        raise ConfigError(f"{error}") from error
+
+
+def analyze_model(model: LoadedModel, config: RunConfig, settings: AnalysisSettings) -> Analysis:
+    """Analyse a model on training pictures; several processes share them and return the same.
+
+    Raises:
+        ConfigError: If the model cannot take these pictures, or there are too few.
+        DataError: If they cannot be read.
+    """
+    state = PartialState()
+    model.check()
+    pictures = load_splits(model, config).train
+    system = model.measured_system(state.device or "cpu")
+    try:
+        return channel_analysis.analyze(system, pictures, settings, model.name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def check_wanted(model: LoadedModel, keep: int | None, max_psnr_drop: float | None) -> None:
+    """Refuse an impossible recommendation before anything long begins.
+
+    Raises:
+        ConfigError: If both are given, or one is out of range.
+    """
+    if keep is not None and max_psnr_drop is not None:
+        raise ConfigError("Give one of --keep and --max-psnr-drop.")
+    if keep is not None and not 1 <= keep <= model.num_channels:
+        raise ConfigError(f"--keep is {keep}: it must be from 1 to {model.num_channels}.")
+    if max_psnr_drop is not None and not max_psnr_drop >= 0:
+        raise ConfigError(f"--max-psnr-drop is {max_psnr_drop:g}: it must be at least 0.")
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes and prints."""
+    return PartialState().is_main_process
+
+
+def read_analysis(path: Path) -> Analysis:
+    """An analysis from its file, or from the folder that holds it.
+
+    Raises:
+        ConfigError: If it is missing or no analysis.
+    """
+    file = path / ANALYSIS_FILE if path.is_dir() else path
+    try:
+        return read_record(Analysis, file, ConfigError)
+    except OSError as error:
+        raise ConfigError(f"No analysis at {path}: `pelap analyze MODEL --output DIR`.") from error

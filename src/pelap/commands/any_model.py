@@ -1,0 +1,92 @@
+"""What the public functions take as a model and as pictures."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+from pelap.commands.verb_settings import Result
+from pelap.config.run_config import DataConfig, DataSource, RunConfig
+from pelap.core.errors import ConfigError
+from pelap.models.in_memory import make_pipeline
+from pelap.models.loaded import LoadedModel
+from pelap.models.opening import open_model
+from pelap.models.unconditional import without_condition
+
+SOURCES: tuple[DataSource, ...] = ("photos", "cifar10")
+"""That need no path."""
+
+
+class ModelResult(Result):
+    """A result with a changed model in it."""
+
+    def loaded(self) -> LoadedModel:
+        """The model, with what was done to it in its history."""
+        raise NotImplementedError
+
+    def pipeline(self) -> DiffusionPipeline:
+        """The model as its own stock diffusers pipeline, in memory; nothing is written.
+
+        Raises:
+            ModelError: If it is an autoencoder on its own, or its other parts cannot be loaded.
+        """
+        return make_pipeline(self.loaded())
+
+
+AnyModel = LoadedModel | ModelResult | DiffusionPipeline | str | Path
+"""A model from `open_model`, the result of an earlier step, or what `open_model` takes."""
+AnyPictures = DataConfig | RunConfig | None
+"""From `pictures`; a whole run's config; or None for the pictures of the run that a model is of."""
+
+
+def as_model(model: AnyModel) -> LoadedModel:
+    """The model, opened where it is not yet; see `open_model` for the errors."""
+    if isinstance(model, LoadedModel):
+        return model
+    return model.loaded() if isinstance(model, ModelResult) else open_model(model)
+
+
+def pictures(source: str | Path, size: int = DataConfig.size, **settings: Any) -> DataConfig:
+    """Say which pictures to measure or train on.
+
+        pelap.pictures("holiday/", size=512, resize=True)
+
+    Args:
+        source: photos (embedded), cifar10, a folder with a folder of pictures for each class, a
+            parquet file, or a data set's id on the hub.
+        size: Side of the square pictures in pixels, a multiple of 8.
+        **settings: Further fields of `DataConfig`, e.g. `resize`, `num_train`.
+
+    Returns:
+        The choice; nothing is read yet.
+    """
+    kind: DataSource | None = next((known for known in SOURCES if known == source), None)
+    if kind is not None:
+        return DataConfig(source=kind, size=size, **settings)
+    found: DataSource = "folder" if Path(source).is_dir() else "dataset"
+    return DataConfig(source=found, path=str(source), size=size, **settings)
+
+
+def as_pictures(model: LoadedModel, chosen: AnyPictures) -> RunConfig:
+    """The config that says which pictures.
+
+    Raises:
+        ConfigError: If nothing says so.
+    """
+    if isinstance(chosen, RunConfig):
+        return chosen
+    if chosen is None and model.config is None:
+        raise ConfigError(f"{model.name} names no pictures: give pictures=pelap.pictures(…).")
+    own = model.config or RunConfig()
+    return own if chosen is None else replace(own, data=chosen)
+
+
+def told_nothing(model: LoadedModel, config: RunConfig | None) -> LoadedModel:
+    """The model, its denoiser run on an empty prompt; said on stderr where that changes nothing."""
+    changed = model if config is None else without_condition(model, config.data.size)
+    if changed is model:
+        why = f"{model.name} wants no condition" if config else "there are no pictures"
+        print(f"note: --unconditional has no effect: {why}.", file=sys.stderr)  # noqa: T201
+    return changed

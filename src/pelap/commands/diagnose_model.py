@@ -1,0 +1,266 @@
+"""Any autoencoder with a denoiser in; diagnosis.json and figures out."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pelap.commands import diagnose as words
+from pelap.commands.any_model import AnyModel, AnyPictures, as_model, as_pictures, told_nothing
+from pelap.commands.diagnose import DiagnoseSettings
+from pelap.commands.verb_settings import JsonResult
+from pelap.config.run_config import DataConfig, NetworkConfig, RunConfig, load_config
+from pelap.config.run_folder import RunFolder, write_whole
+from pelap.core.devices import torch_device
+from pelap.core.errors import ConfigError, RunError
+from pelap.core.records import to_json_dict
+from pelap.core.seeding import generator
+from pelap.data.load import load_pictures
+from pelap.data.pictures import Pictures, to_batch
+from pelap.measure import noise_levels
+from pelap.measure.diagnosis_record import DiagnosedPictures
+from pelap.measure.foreign_denoiser import open_foreign
+from pelap.measure.machine import versions
+from pelap.method.borrowing import meet_budget
+from pelap.method.pipeline import LatentDiffusionPipeline, load_pipeline, to_system
+from pelap.method.system import LatentDiffusion
+from pelap.models.loaded import LoadedModel
+from pelap.models.model_pictures import picture_size
+from pelap.models.opening import open_model
+from pelap.models.unconditional import without_condition
+from pelap.report.diagnosis_figures import draw_all
+
+
+@dataclass(frozen=True)
+class Diagnosable:
+    """A model that can be diagnosed."""
+
+    name: str
+    system: LatentDiffusion
+    config: RunConfig
+    """Of the run; for a model without one, defaults with the size that it was made for."""
+    is_run_config: bool
+    """Whether the config says which pictures belong to the model."""
+    run: RunFolder | None
+    """Where the diagnosis is kept; None for a model that is no run of ours."""
+
+
+class DiagnosisResult(JsonResult):
+    """What `diagnose` measured, as diagnosis.json holds it."""
+
+    def describe(self) -> str:
+        """Verdict, noise levels, recovery of latents, and channels."""
+        return words.describe(self.values)
+
+    def figure(self) -> bytes | None:
+        """Noise loss by noise level."""
+        return next(iter(draw_all({self.values["model"]: self.values}).values()))
+
+
+def diagnose(
+    model: AnyModel,
+    pictures: AnyPictures = None,
+    *,
+    num_pictures: int = DiagnoseSettings.num_pictures,
+    output: str | Path | None = None,
+    unconditional: bool = False,
+) -> DiagnosisResult:
+    """Find at which noise levels a denoiser works, and whether the model is healthy.
+
+        pelap.diagnose("runs/first", num_pictures=64).values["collapse"]["verdict"]
+
+    Args:
+        model: A run, or any model whose denoiser can be run on latents.
+        pictures: A run's own by default; their test split is used.
+        num_pictures: At most so many.
+        output: Folder for diagnosis.json and figures/; a run's own by default, else none.
+        unconditional: Run a denoiser that wants text or a class on an empty prompt, or on none.
+
+    Returns:
+        Losses (mean squared errors) by noise level (signal-to-noise ratio in dB), and the verdict.
+
+    Raises:
+        ConfigError: If the model cannot take such pictures, or none are named.
+        RunError: If there is no model, or it has no denoiser that can be run.
+        DataError: If the pictures cannot be read.
+    """
+    if isinstance(model, str | Path):
+        opened = load_diagnosable(model, unconditional=unconditional)
+    else:
+        loaded = as_model(model)
+        opened = _from_memory(loaded, as_pictures(loaded, pictures), unconditional)
+    if pictures is None and not opened.is_run_config:
+        raise ConfigError(f"{opened.name} names no pictures: give pictures=pelap.pictures(…).")
+    config = opened.config
+    if pictures is not None:
+        config = pictures if isinstance(pictures, RunConfig) else replace(config, data=pictures)
+    folder = None if output is None else Path(output)
+    return DiagnosisResult(diagnose_model(opened, config, num_pictures=num_pictures, output=folder))
+
+
+def _from_memory(model: LoadedModel, config: RunConfig, unconditional: bool) -> Diagnosable:
+    if unconditional:
+        model = told_nothing(model, config)
+    system = model.measured_system()
+    if system.denoiser is None:
+        raise RunError(f"{model.name} has no denoiser that can be run.")
+    return Diagnosable(model.name, system, config, True, None)
+
+
+def load_diagnosable(path: Path | str, *, unconditional: bool = False) -> Diagnosable:
+    """Load a run, the model folder of one, or a diffusers folder (see `open_foreign`).
+
+    Args:
+        path: Of the folder.
+        unconditional: Run a conditional denoiser without its condition, see `without_condition`.
+
+    Raises:
+        RunError: If there is none, or it is of a kind that cannot be diagnosed. One line.
+        ModelError: If its condition cannot be left out.
+    """
+    path = Path(path)
+    if (path / "model_index.json").is_file():
+        return _load_folder(path, unconditional)
+    if not (path / "config.json").is_file():
+        raise RunError(
+            f"No model at {path}: give a run folder, or a diffusers folder with model_index.json."
+        )
+    run = RunFolder(path)
+    config = run.config()
+    return Diagnosable(run.name, to_system(load_pipeline(run.model), config), config, True, run)
+
+
+def _load_folder(path: Path, unconditional: bool) -> Diagnosable:
+    name = path.resolve().name
+    if _pipeline_class(path) != LatentDiffusionPipeline.__name__:
+        return _load_foreign(path, name, unconditional)
+    of_run = path.resolve().parent / "config.json"
+    pipeline = load_pipeline(path)
+    if of_run.is_file():
+        config = load_config(of_run)
+        return Diagnosable(name, to_system(pipeline, config), config, True, None)
+    if pipeline.importance is not None or pipeline.gate is not None:
+        raise RunError(
+            f"{path} has a gate, and only its run's config.json says where the mask acts: "
+            "keep that in the folder above."
+        )
+    channels = pipeline.autoencoder.config["latent_channels"]
+    config = RunConfig(network=NetworkConfig(latent_channels=channels))
+    return Diagnosable(name, to_system(pipeline, config), config, False, None)
+
+
+def _load_foreign(path: Path, name: str, unconditional: bool) -> Diagnosable:
+    model = open_model(path) if unconditional else open_foreign(path)
+    size = picture_size(model)
+    if unconditional:
+        model = without_condition(model, size)
+    system = model.measured_system()
+    if system.denoiser is None:
+        raise RunError(f"{path} has no denoiser that can be run.")
+    network = NetworkConfig(latent_channels=model.num_channels)
+    config = RunConfig(data=DataConfig(size=size), network=network)
+    return Diagnosable(name, system, config, False, None)
+
+
+def _pipeline_class(path: Path) -> str | None:
+    try:
+        return json.loads((path / "model_index.json").read_text())["_class_name"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def diagnose_model(
+    model: Diagnosable,
+    config: RunConfig | None = None,
+    *,
+    num_pictures: int = DiagnoseSettings.num_pictures,
+    output: Path | None = None,
+) -> dict[str, Any]:
+    """Diagnose a model on pictures of the test split; the same call gives the same numbers.
+
+    Args:
+        model: From `load_diagnosable`.
+        config: The model's own by default; its data, its evaluation and, for a nested gate, its
+            budget are used.
+        num_pictures: Drawn from the test split by the evaluation's seed; fewer if there are fewer.
+        output: Folder for diagnosis.json and figures/; a run's own by default, else none.
+
+    Returns:
+        What diagnosis.json holds.
+
+    Raises:
+        ConfigError: If the model cannot take pictures of that size, or the budget cannot be met.
+        DataError: If the pictures cannot be read.
+    """
+    if num_pictures < 1:
+        raise ConfigError(f"--num-pictures is {num_pictures}: it must be at least 1.")
+    config = config or model.config
+    system = model.system.to(torch_device()).eval()
+    system.options = config.objective
+    meet_budget(system, config.gate.budget, model.config.gate.budget)
+    batches = _draw_batches(config, num_pictures)
+    _try_one(system, batches, config.data.size)
+    diagnosis = noise_levels.diagnose(system, batches, seed=config.evaluation.seed)
+    data = config.data
+    result = to_json_dict(
+        replace(
+            diagnosis,
+            model=model.name,
+            split="test",
+            data=DiagnosedPictures(data.source, data.path, data.size),
+            seed=config.evaluation.seed,
+            versions=versions(),
+        )
+    )
+    folder = output or (model.run.path if model.run else None)
+    if folder is not None:
+        _write(result, folder)
+    return result
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Images in [-1, 1], decoded again at each pass."""
+
+    pictures: Pictures
+    parts: tuple[Tensor, ...]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for indices in self.parts:
+            yield to_batch(self.pictures.fetch(indices), "cpu")
+
+
+def _draw_batches(config: RunConfig, num_pictures: int) -> _Batches:
+    # Neither the training pictures nor all of the test pictures are needed: decode none ahead.
+    data = replace(config.data, num_train=1, memory_gb=1e-9)
+    pictures = load_pictures(data, config.run.seed).test
+    order = torch.randperm(len(pictures), generator=generator(config.evaluation.seed, "order"))
+    drawn = order[:num_pictures].sort().values
+    return _Batches(pictures, drawn.split(config.evaluation.batch_size))
+
+
+@torch.no_grad()
+def _try_one(system: LatentDiffusion, batches: _Batches, size: int) -> None:
+    image = next(iter(batches))[:1].to(next(system.parameters()).device)
+    try:
+        latents = system.encode_moments(image).chunk(2, dim=1)[0]
+        system.predict_noise(latents, torch.zeros(1, dtype=torch.long, device=latents.device))
+        system.decode(latents)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"--data.size is {size}: this model cannot take such pictures ({reason})."
+        ) from error
+
+
+def _write(result: dict[str, Any], folder: Path) -> None:
+    figures = draw_all({result["model"]: result})
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for name, png in figures.items():
+        write_whole(folder / "figures" / f"{name}.png", png)
+    content = json.dumps(result, indent=2) + "\n"
+    write_whole(RunFolder(folder).diagnosis_path, content.encode())

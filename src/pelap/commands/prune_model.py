@@ -1,0 +1,299 @@
+"""A model in; an ordinary, smaller diffusers model out, with what it cost."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pelap.analysis.analysis_record import Analysis, AnalysisSettings
+from pelap.analysis.decoding import measure_maps
+from pelap.commands import prune as words
+from pelap.commands.analyze_model import (
+    AnalysisResult,
+    analysis_settings,
+    analyze_model,
+    read_analysis,
+)
+from pelap.commands.any_model import (
+    AnyModel,
+    AnyPictures,
+    ModelResult,
+    as_model,
+    as_pictures,
+    told_nothing,
+)
+from pelap.config.run_config import RunConfig
+from pelap.core.errors import ConfigError
+from pelap.data.pictures import Pictures
+from pelap.families.ports import autoencoder_ports
+from pelap.measure.encoded_batches import Batches
+from pelap.measure.noise_levels import to_db
+from pelap.method.latent_map import Fill, LatentMap, Rotation
+from pelap.models.loaded import LoadedModel
+from pelap.models.model_pictures import describe_pictures, load_splits
+from pelap.models.saving import whole_card
+from pelap.pruning import apply
+from pelap.pruning.apply import PrunedModel, plan_pruning, pruning_record, save_pruned
+from pelap.pruning.latents.latent_plan import PrunePlan, PruneRequest, check_request
+from pelap.pruning.narrowing import check_width, gather_evidence, narrow_model, width_record
+from pelap.pruning.pruning_card import describe_pruning
+from pelap.pruning.width.width_plan import WidthRequest
+
+
+@dataclass(frozen=True)
+class Pruned(ModelResult):
+    """A pruned model, and what that cost; of a dry run the plan alone."""
+
+    plan: PrunePlan | None
+    """Of the latent channels; None where they all stay."""
+    width: dict[str, Any] | None
+    """Of the denoiser: what it was and is; None where it stays as wide."""
+    costs: dict[str, Any]
+    """Parameters before and after, and PSNR in dB where there were pictures."""
+    pruned: PrunedModel | None
+    """The networks; None where nothing was sliced."""
+
+    @property
+    def note(self) -> str | None:
+        """What the analysis did not foresee, in one line."""
+        return padding_note(self.plan, self.costs)
+
+    def describe(self) -> str:
+        """What is kept and removed, why, and what it costs."""
+        return words.describe(self.plan, self.width, self.costs)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As in the history of the pruned model; of a dry run, its words."""
+        if self.pruned is None:
+            return {"plan": self.describe()}
+        return pruning_record(self.pruned, self.costs)
+
+    def loaded(self) -> LoadedModel:
+        """The pruned model, this pruning the last of its history."""
+        model, record = self._networks().model, self.as_dict()
+        card = whole_card(model, describe_pruning(model.name, self.plan, record, model.history))
+        autoencoder: Any = copy.copy(model.autoencoder)
+        if hasattr(autoencoder, "register_to_config"):
+            autoencoder.register_to_config(_pelap=[*model.history, record])
+        return replace(model, autoencoder=autoencoder, card=card)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write an ordinary diffusers folder with its card.
+
+        Raises:
+            ConfigError: If something stands there that is not to be replaced.
+        """
+        save_pruned(self._networks(), Path(folder), self.costs, overwrite=overwrite)
+
+    def _networks(self) -> PrunedModel:
+        if self.pruned is None:
+            raise ConfigError("This is the plan of a dry run: prune without dry_run first.")
+        return self.pruned
+
+
+def prune(
+    model: AnyModel,
+    pictures: AnyPictures = None,
+    *,
+    keep: int | Sequence[int] | None = None,
+    max_psnr_drop: float | None = None,
+    criterion: str | None = None,
+    fill: Fill | None = None,
+    rotate: Rotation = "none",
+    denoiser_macs: float | None = None,
+    denoiser_latency: float | None = None,
+    denoiser_widths: Sequence[int] | None = None,
+    denoiser_criterion: str | None = None,
+    analysis: Analysis | AnalysisResult | str | Path | None = None,
+    unconditional: bool = False,
+    dry_run: bool = False,
+    num_pictures: int | None = AnalysisSettings.num_pictures,
+    **settings: Any,
+) -> Pruned:
+    """Remove latent channels, and width of the denoiser, for real.
+
+        small = pelap.prune(model, keep=2, analysis=analysis)
+        small.pipeline()  # a stock DiffusionPipeline
+
+    Args:
+        model: Left as it is.
+        pictures: For an analysis made now, the denoiser's evidence and the PSNR; a run's own by
+            default, and none for another model.
+        keep: How many latent channels, or which.
+        max_psnr_drop: Keep the fewest that lose at most so many dB.
+        criterion: Who chooses; the best one measured by default, or "random".
+        fill: What stands in for removed channels; linear where it can be folded.
+        rotate: Change of basis first.
+        denoiser_macs: Narrow the denoiser to this share of its multiply-accumulates, in (0, 1).
+        denoiser_latency: Narrow it to this share of a step's time, measured here.
+        denoiser_widths: Of each level, or heads and layers.
+        denoiser_criterion: Which units stay: random, magnitude, taylor or diff_pruning.
+        analysis: Of this model (from `analyze`, or its file); otherwise one is made if need be.
+        unconditional: Run a denoiser that wants text or a class on an empty prompt, or on none.
+        dry_run: Slice and measure nothing that the plan does not need.
+        num_pictures: At most so many for each of these.
+        **settings: Further fields of `AnalysisSettings`; `seed` is also that of random choices.
+
+    Returns:
+        The pruned model with the plan and its costs.
+
+    Raises:
+        ConfigError: If nothing is to be removed, or the wish contradicts itself or the model.
+        ModelError: If a class is not supported.
+        DataError: If pictures cannot be read.
+    """
+    chosen = analysis_settings({"num_pictures": num_pictures, **settings})
+    channels = None if keep is None or isinstance(keep, int) else tuple(sorted(keep))
+    number = keep if isinstance(keep, int) else None
+    latents = PruneRequest(channels, number, max_psnr_drop, criterion, fill, rotate, chosen.seed)
+    widths = None if denoiser_widths is None else tuple(denoiser_widths)
+    width = WidthRequest(denoiser_macs, denoiser_latency, widths, denoiser_criterion, chosen.seed)
+    wish = Wish(latents if latents.is_asked() else None, width if width.is_asked() else None)
+    model = as_model(model)
+    config = None
+    if pictures is not None or model.config is not None:
+        config = as_pictures(model, pictures)
+    check_pruning(model, wish, config is not None)
+    if unconditional:
+        model = told_nothing(model, config)
+    plan = None
+    if wish.latents is not None:
+        evidence = _find_analysis(
+            model, wish.latents, config, analysis, replace(chosen, fill=fill or "linear")
+        )
+        plan = plan_pruning(model, wish.latents, evidence)
+    if dry_run and wish.width is None:
+        return Pruned(plan, None, {}, None)
+    pruned, costs = prune_model(model, plan, wish.width, config, num_pictures)
+    return Pruned(plan, pruned.width, {} if dry_run else costs, None if dry_run else pruned)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asked for: latent channels, the denoiser's width, or both."""
+
+    latents: PruneRequest | None
+    width: WidthRequest | None
+
+
+def check_pruning(model: LoadedModel, wish: Wish, has_pictures: bool) -> None:
+    """Refuse what cannot work before anything long begins.
+
+    Raises:
+        ConfigError: If the wish is empty, or contradicts itself or the model.
+        ModelError: If a class is not supported.
+    """
+    if wish.latents is None and wish.width is None:
+        raise ConfigError("Say what to remove: --keep, --max-psnr-drop or --denoiser-macs.")
+    model.check()
+    if wish.latents is not None:
+        check_request(wish.latents, model.num_channels, autoencoder_ports(model.autoencoder))
+    if wish.width is not None:
+        check_width(model, wish.width, has_pictures)
+
+
+def _find_analysis(
+    model: LoadedModel,
+    request: PruneRequest,
+    config: RunConfig | None,
+    given: Analysis | AnalysisResult | str | Path | None,
+    settings: AnalysisSettings,
+) -> Analysis | None:
+    """What was given, or an analysis made now; None if the request needs none."""
+    if isinstance(given, str | Path):
+        return read_analysis(Path(given))
+    if given is not None:
+        return given.analysis if isinstance(given, AnalysisResult) else given
+    if config is None or not (request.needs_analysis() or request.fill is None):
+        return None
+    return analyze_model(model, config, settings)
+
+
+def prune_model(
+    model: LoadedModel,
+    plan: PrunePlan | None,
+    width: WidthRequest | None,
+    config: RunConfig | None,
+    num_pictures: int | None,
+) -> tuple[PrunedModel, dict[str, Any]]:
+    """Remove channels and width, and measure what that costs.
+
+    Args:
+        model: Left as it is.
+        plan: Of the latent channels, from `plan_pruning`; None keeps all.
+        width: Of the denoiser; None leaves it as wide.
+        config: Says which pictures the denoiser's weights are measured on (training) and the
+            reconstructions (test); None measures nothing.
+        num_pictures: At most so many of each.
+
+    Returns:
+        The pruned model, and figures for its record: parameters, and PSNR where there are pictures.
+    """
+    same = replace(model, autoencoder=copy.copy(model.autoencoder))  # its config gets a record
+    pruned = PrunedModel(None, same) if plan is None else apply.prune(model, plan)
+    splits = None if config is None else load_splits(model, config, needs_train=width is not None)
+    if width is not None:
+        batches = _batches(splits.train, num_pictures, config) if splits and config else None
+        evidence = gather_evidence(pruned.model, width, batches)
+        narrower, found = narrow_model(pruned.model, width, evidence, model)
+        pruned = PrunedModel(plan, narrower, width_record(found, model))
+    costs: dict[str, Any] = {
+        "parameters_before": count_parameters(model),
+        "parameters": count_parameters(pruned.model),
+    }
+    if splits is None or config is None or plan is None:
+        return pruned, costs
+    batches = _batches(splits.test, num_pictures, config)
+    costs |= {
+        "psnr_db_before": _psnr(model, batches),
+        "psnr_db": _psnr(pruned.model, batches),
+        "num_pictures": batches.num_pictures,
+        "data": describe_pictures(config),
+    }
+    return pruned, costs
+
+
+def _batches(pictures: Pictures, num_pictures: int | None, config: RunConfig) -> Batches:
+    indices = torch.arange(len(pictures))[:num_pictures]
+    return Batches(pictures, indices, 32, config.evaluation.seed)
+
+
+def _psnr(model: LoadedModel, batches: Batches) -> float:
+    system = model.measured_system()
+    whole = torch.eye(model.num_channels, dtype=torch.float64)
+    same = LatentMap(whole, whole, torch.zeros(len(whole), dtype=torch.float64))
+    return to_db(measure_maps(system, batches, [same])[0])
+
+
+PADDING_MATTERS_DB = 0.5
+
+
+def padding_note(plan: PrunePlan | None, costs: dict[str, Any]) -> str | None:
+    """One line where the sliced model loses much more than the analysis said; None elsewhere."""
+    if (
+        "psnr_db" not in costs
+        or plan is None
+        or plan.psnr_db is None
+        or plan.psnr_db_before is None
+    ):
+        return None
+    measured = costs["psnr_db_before"] - costs["psnr_db"]
+    more = measured - (plan.psnr_db_before - plan.psnr_db)
+    if more < PADDING_MATTERS_DB:
+        return None
+    return (
+        f"the sliced model loses {more:.1f} dB more than the analysis says: the zero padding of "
+        "its decoder's first layer cannot hold all of the fill (docs/prune.md); "
+        "`pelap recover` wins it back."
+    )
+
+
+def count_parameters(model: LoadedModel) -> int:
+    """Of autoencoder and denoiser."""
+    networks = (model.autoencoder, model.denoiser)
+    return sum(
+        p.numel() for network in networks if network is not None for p in network.parameters()
+    )

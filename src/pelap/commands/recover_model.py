@@ -1,0 +1,255 @@
+"""A pruned model in; the same model, trained for a few steps, out."""
+
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from pelap import __version__
+from pelap.commands import recover as words
+from pelap.commands.any_model import (
+    AnyModel,
+    AnyPictures,
+    ModelResult,
+    as_model,
+    as_pictures,
+    told_nothing,
+)
+from pelap.config.run_config import RunConfig
+from pelap.config.run_folder import RunFolder
+from pelap.core.errors import ConfigError
+from pelap.data.pictures import Splits, to_batch
+from pelap.measure.encoded_batches import Batches
+from pelap.models.loaded import LoadedModel
+from pelap.models.model_pictures import describe_pictures, load_splits
+from pelap.models.saving import ChangedModel, save_model, whole_card
+from pelap.training.recovery.recovered_quality import Quality, measure_quality
+from pelap.training.recovery.recovery_card import NO_LONGER_TOLD, describe_recovery
+from pelap.training.recovery.recovery_settings import RecoverySettings
+from pelap.training.recovery.student import (
+    find_encode,
+    make_student,
+    make_teacher,
+    restore_precision,
+    round_weights,
+    why_left,
+)
+from pelap.training.recovery.student_training import StudentTraining, begin, train_student
+from pelap.training.recovery.taps import find_taps
+
+BATCH_SIZE = 32
+"""Pictures measured at a time, as in pruning."""
+
+
+@dataclass(frozen=True)
+class Recovered(ModelResult):
+    """A trained model, and what the training brought."""
+
+    record: dict[str, Any]
+    """As in the history of the model."""
+    source: LoadedModel
+    """Before."""
+    changed: ChangedModel
+    """What takes the place of its networks."""
+
+    def describe(self) -> str:
+        """What it brought, line by line."""
+        return words.describe(self.record)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As in the history of the model."""
+        return self.record
+
+    def loaded(self) -> LoadedModel:
+        """The trained model, this recovery the last of its history."""
+        autoencoder: Any = self.changed.autoencoder
+        if hasattr(autoencoder, "register_to_config"):
+            autoencoder.register_to_config(_pelap=[*self.source.history, self.record])
+        return replace(
+            self.source,
+            autoencoder=autoencoder,
+            denoiser=self.changed.denoiser,
+            card=whole_card(self.source, self.changed.card),
+        )
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write an ordinary diffusers folder with its card and metrics.jsonl.
+
+        Raises:
+            ConfigError: If something stands there that is not to be replaced.
+        """
+        save_model(self.source, self.changed, Path(folder), overwrite=overwrite)
+
+
+def recover(
+    model: AnyModel,
+    pictures: AnyPictures = None,
+    *,
+    teacher: AnyModel | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    unconditional: bool = False,
+    **settings: Any,
+) -> Recovered:
+    """Train a pruned model for a few steps, towards pictures, noise and a teacher.
+
+        pelap.recover(small, pictures, teacher=model, steps=1000).save("recovered")
+
+    Args:
+        model: Left as it is.
+        pictures: To train and to measure on; a run's own by default.
+        teacher: What it was pruned from.
+        output: Write the model there. Until then checkpoints lie in `.NAME.recovery` beside it,
+            and the same call goes on from there; without, they lie in a temporary folder.
+        overwrite: Whether a folder that pelap made may be replaced.
+        unconditional: Train a denoiser that wants text or a class on an empty prompt, or on none.
+        **settings: Fields of `RecoverySettings`; `steps` must be given.
+
+    Returns:
+        The trained model; PSNR in dB and noise loss before and after.
+
+    Raises:
+        ConfigError: If a setting cannot be used, or the two models do not belong together.
+        ModelError: If a class is not supported.
+        DataError: If the pictures cannot be read.
+        RunError: If the loss stops being finite.
+    """
+    chosen = RecoverySettings(**settings)
+    model = as_model(model)
+    config = as_pictures(model, pictures)
+    original = None if teacher is None else as_model(teacher)
+    if unconditional:
+        model = told_nothing(model, config)
+        original = None if original is None else told_nothing(original, config)
+    if output is not None:
+        return recover_model(model, original, config, chosen, Path(output), overwrite=overwrite)
+    with tempfile.TemporaryDirectory() as folder:
+        return recover_model(model, original, config, chosen, Path(folder) / "model", keep=False)
+
+
+def recover_model(
+    model: LoadedModel,
+    teacher: LoadedModel | None,
+    config: RunConfig,
+    settings: RecoverySettings,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    keep: bool = True,
+) -> Recovered:
+    """Train a pruned model and write it as an ordinary diffusers folder.
+
+    Until that is written, checkpoints and metrics lie in `.NAME.recovery` beside it; the same call
+    goes on from there.
+
+    Args:
+        model: Left as it is.
+        teacher: What it was pruned from, or None.
+        config: Says which pictures.
+        settings: Of the training.
+        output: The new folder.
+        overwrite: Whether a folder that pelap made may be replaced.
+        keep: Whether the model is written at all.
+
+    Raises:
+        PelapError: As `recover`.
+    """
+    settings.check()
+    if settings.feature_weight > 0 and teacher is None:
+        raise ConfigError("--feature-weight needs whom to learn from: give --teacher.")
+    if model.denoiser is not None:
+        model.check()
+    encode = None if teacher is None else find_encode(model, teacher)
+    accelerator = Accelerator()
+    training, splits = _gather(model, teacher, encode, config, settings, accelerator)
+    left = why_left(model)
+    if left is not None and accelerator.is_main_process:
+        print(f"note: the denoiser is left as it is: {left}.", file=sys.stderr)  # noqa: T201
+    if left is None and model.condition is not None and accelerator.is_main_process:
+        print(f"note: {NO_LONGER_TOLD}.", file=sys.stderr)  # noqa: T201
+    indices = torch.arange(min(settings.num_pictures, len(splits.test)))
+    batches = Batches(splits.test, indices, BATCH_SIZE, settings.seed)
+    described = {
+        "teacher": teacher.name if teacher else None,
+        "data": describe_pictures(config),
+        "unconditional": model.condition is not None,
+    }
+    folder = working_folder(output)
+    begin(training, folder, described | {"flip": training.flip, "num_train": len(splits.train)})
+    before = measure_quality(training.student.system, batches, "Measuring")
+    train_student(training, folder)
+    round_weights(training.student, model)
+    after = measure_quality(training.student.system, batches, "Measuring")
+    record = _record(settings, before, after, len(indices), described)
+    restore_precision(training.student, model)
+    trained = training.student.model
+    card = describe_recovery(model.name, record, left)
+    is_main = accelerator.is_main_process  # which alone may remove the file
+    files = {"metrics.jsonl": folder.metrics_path.read_text()} if is_main else {}
+    changed = ChangedModel(trained.autoencoder, trained.denoiser, card, record, files)
+    recovered = Recovered(record, model, changed)
+    if keep and is_main:
+        recovered.save(output, overwrite=overwrite)
+        shutil.rmtree(folder.path)
+    accelerator.wait_for_everyone()
+    return recovered
+
+
+def working_folder(output: Path) -> RunFolder:
+    """Where checkpoints and metrics lie until the model is written."""
+    output = output.resolve()
+    return RunFolder(output.with_name(f".{output.name}.recovery"))
+
+
+def _gather(
+    model: LoadedModel,
+    teacher: LoadedModel | None,
+    encode: torch.Tensor | None,
+    config: RunConfig,
+    settings: RecoverySettings,
+    accelerator: Accelerator,
+) -> tuple[StudentTraining, Splits]:
+    splits = load_splits(model, config)
+    image = to_batch(splits.test.fetch(torch.tensor([0])), "cpu")  # (1, 3, H, W)
+    student = make_student(model, settings.parts, image)
+    made = None
+    if teacher is not None and encode is not None:
+        taps = find_taps(model, teacher) if settings.feature_weight > 0 else []
+        made = make_teacher(teacher, student, encode, image, taps)
+        made.system.to(accelerator.device)
+    student.system.to(accelerator.device)
+    training = StudentTraining(student, made, splits.train, config.data.flip, settings, accelerator)
+    return training, splits
+
+
+def _record(
+    settings: RecoverySettings,
+    before: Quality,
+    after: Quality,
+    num_pictures: int,
+    described: dict[str, Any],
+) -> dict[str, Any]:
+    return {
+        "recovered": date.today().isoformat(),
+        "pelap": __version__,
+        "steps": settings.steps,
+        "teacher": described["teacher"],
+        "parts": settings.parts,
+        "unconditional": described["unconditional"],
+        "feature_weight": settings.feature_weight,
+        "learning_rate": settings.learning_rate,
+        "batch_size": settings.batch_size,
+        "seed": settings.seed,
+        "psnr_db_before": before.psnr_db,
+        "psnr_db": after.psnr_db,
+        "noise_loss_before": before.noise_loss,
+        "noise_loss": after.noise_loss,
+        "num_pictures": num_pictures,
+        "data": described["data"],
+    }

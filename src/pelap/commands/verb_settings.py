@@ -1,0 +1,143 @@
+"""What several verbs take, and what their records have in common. No torch here."""
+
+import base64
+import dataclasses
+import html
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
+
+from tyro.conf import Fixed, Positional, Suppress, arg
+
+from pelap.config.overrides import apply_overrides
+from pelap.config.presets import PRESETS, get_preset
+from pelap.config.run_config import RunConfig, load_config
+from pelap.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pelap.models.loaded import LoadedModel
+
+PRESET_NAMES = ", ".join(PRESETS)
+ModelName = Annotated[Positional[str], arg(metavar="MODEL")]
+RunName = Annotated[Positional[Path], arg(metavar="RUN")]
+# A typing.Union in place of `|`: tyro checks that one without importing typeguard, a tenth second.
+AnyPath = Annotated[Optional[Path], arg(metavar="PATH")]  # noqa: UP045
+AnyText = Annotated[Optional[str], arg(metavar="TEXT")]  # noqa: UP045
+AnyInt = Annotated[Optional[int], arg(metavar="INT")]  # noqa: UP045
+AnyFloat = Annotated[Optional[float], arg(metavar="FLOAT")]  # noqa: UP045
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonSettings:
+    """Of a verb that prints a record."""
+
+    json: bool = False
+    """One JSON object on stdout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverrideSettings:
+    """Of a verb that takes settings of a run."""
+
+    overrides: Annotated[tuple, Fixed, Suppress] = ()
+    """The words of the command line; those that are settings of a run count."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PresetSettings(OverrideSettings):
+    """Of a verb that trains."""
+
+    preset: Annotated[Positional[AnyText], arg(metavar="PRESET", help=PRESET_NAMES)] = None
+    config: AnyPath = None
+    """A run's config.json, in place of PRESET."""
+
+    def run_config(self) -> RunConfig:
+        """The preset or the file, with the overrides.
+
+        Raises:
+            ConfigError: If both or none are given, or a value cannot be used.
+        """
+        if self.preset is not None and self.config is None:
+            return apply_overrides(get_preset(self.preset), self.overrides)
+        if self.preset is None and self.config is not None:
+            return apply_overrides(load_config(self.config), self.overrides)
+        raise ConfigError(f"Give one of PRESET ({PRESET_NAMES}) and --config FILE.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings(OverrideSettings):
+    """Of a verb on a model of any origin."""
+
+    model: Annotated[Positional[AnyText], arg(metavar="MODEL")] = None
+    """A run, a diffusers folder or a hub id."""
+    autoencoder: Annotated[AnyText, arg(metavar="PACKAGE.MODULE:FACTORY")] = None
+    """One's own autoencoder, in place of MODEL."""
+    unconditional: bool = False
+    """Run a denoiser that wants text or a class on an empty prompt, or on none."""
+
+    def open(self) -> "LoadedModel":
+        """The model.
+
+        Raises:
+            ConfigError: If both or none are given.
+            ModelError: If it cannot be opened.
+        """
+        from pelap.models.model_pictures import open_any
+
+        return open_any(self.model, self.autoencoder)
+
+
+def fields_of(kind: type[Part], settings: Any) -> dict[str, Any]:
+    """Those of the settings that are fields of `kind`, by name."""
+    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+
+
+class Result:
+    """Base of what a public function returns: text in a terminal, HTML in a notebook."""
+
+    def describe(self) -> str:
+        """For a terminal, without a newline at its end."""
+        raise NotImplementedError
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `--json` prints: the fields by name."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    def figure(self) -> bytes | None:
+        """A PNG for a notebook; None where there is none."""
+        return None
+
+    def _repr_html_(self) -> str:
+        text = f"<pre>{html.escape(self.describe())}</pre>"
+        png = self.figure()
+        if png is None:
+            return text
+        return f'{text}<img src="data:image/png;base64,{base64.b64encode(png).decode("ascii")}">'
+
+
+@dataclass(frozen=True)
+class JsonResult(Result):
+    """A result whose one form is its JSON."""
+
+    values: dict[str, Any]
+    """As the verb's JSON file holds them."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The values."""
+        return self.values
+
+
+@dataclass(frozen=True)
+class Written(Result):
+    """What a verb wrote."""
+
+    path: Path
+
+    def describe(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The path by its name."""
+        return {"path": str(self.path)}
