@@ -15,8 +15,8 @@ from pelap.cli import main
 from pelap.commands.bench_sample import BenchSettings, bench_sample, open_subject
 from pelap.config.run_folder import RunFolder
 from pelap.core.errors import ConfigError, ModelError
-from pelap.export.runtime import OnnxNetworks, pack, unpack
-from pelap.families.example_inputs import example_inputs
+from pelap.export.runtime import OnnxNetworks
+from pelap.families.registry import denoiser_family, example_inputs
 from pelap.measure.alternation import alternate, ratio
 from pelap.measure.macs import count_call_macs, count_denoiser_macs
 from pelap.measure.sampling_networks import TorchNetworks
@@ -91,13 +91,9 @@ def test_networks_compute_what_the_model_computes(models: dict[str, LoadedModel]
     inputs = example_inputs(denoiser, 2, 8)
     first = next(iter(inputs))
     latents = torch.randn(2, model.num_channels, 8, 8)
-    is_flux = name == "flux"
-    inputs |= {
-        first: pack(latents) if is_flux else latents,
-        "timestep": torch.full((2,), 321.0 / (1000 if is_flux else 1)),
-    }
-    expected = denoiser(**inputs).sample
-    expected = unpack(expected, latents.shape[1:]) if is_flux else expected[:, : latents.shape[1]]
+    packing, divisor = denoiser_family(denoiser).packing, 1000 if name == "flux" else 1
+    inputs |= {first: packing.pack(latents), "timestep": torch.full((2,), 321.0 / divisor)}
+    expected = packing.unpack(denoiser(**inputs).sample, 8, 8)[:, : latents.shape[1]]
     networks = networks_of(model)
     found = networks.predict(latents, torch.tensor(321.0))
     assert found.shape == latents.shape

@@ -13,7 +13,7 @@ from pelap.commands.analyze import analyze_model, read_analysis
 from pelap.config.run_config import RunConfig
 from pelap.core.errors import ConfigError
 from pelap.data.pictures import Pictures
-from pelap.families.ports import autoencoder_ports
+from pelap.families.registry import autoencoder_ports
 from pelap.measure.encoded_batches import Batches
 from pelap.method.latent_map import LatentMap
 from pelap.models.loaded import LoadedModel

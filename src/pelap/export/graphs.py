@@ -9,17 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from pelap.core.errors import ConfigError
-from pelap.families.example_inputs import example_inputs
+from pelap.families.registry import denoiser_family, example_inputs
 from pelap.method.normalizer import LatentNormalizer
 from pelap.method.sampling import kept_channels, load_pipeline
 from pelap.models.foreign_autoencoder import NO_VARIANCE, ForeignAutoencoder
 from pelap.models.loaded import LoadedModel
 
 NUM_TIMESTEPS = 1000
-UNBATCHED = ("img_ids", "txt_ids")
-"""Inputs that all pictures of a batch share."""
-FLOAT_TIMESTEPS = ("SD3Transformer2DModel", "FluxTransformer2DModel", "SanaTransformer2DModel")
-"""Denoisers whose schedulers stop between whole timesteps."""
 
 Tensors = dict[str, Tensor]
 
@@ -35,6 +31,8 @@ class Graph:
     """From named inputs to named outputs."""
     inputs: Callable[[int, int], Tensors]
     """From a number of pictures B and a seed to random inputs."""
+    shared: tuple[str, ...] = ()
+    """Inputs that all pictures of a batch share."""
 
     @torch.no_grad()
     def run(self, inputs: Tensors) -> Tensors:
@@ -184,24 +182,19 @@ def _autoencoder_graphs(model: LoadedModel, side: int, mask: Tensor | None) -> l
 
 
 def _denoiser_graph(denoiser: nn.Module, side: int, mask: Tensor | None) -> Graph:
-    network = _as_float32(denoiser)
-    name = type(denoiser).__name__
+    network, family = _as_float32(denoiser), denoiser_family(denoiser)
 
     def inputs(num_pictures: int, seed: int) -> Tensors:
         found = flatten(example_inputs(network, num_pictures, side, seed))
         source = torch.Generator().manual_seed(seed)
         steps = torch.randint(NUM_TIMESTEPS, (num_pictures,), generator=source)
-        if name in FLOAT_TIMESTEPS:
-            steps = steps.float() / (NUM_TIMESTEPS if is_packed(name) else 1)
+        if family.has_float_timesteps:
+            steps = steps.float() / family.timestep_divisor
         return found | {"timestep": steps}
 
     template = example_inputs(network, 1, side)
-    return Graph("denoiser", name, Denoiser(network, template, mask).eval(), inputs)
-
-
-def is_packed(denoiser: str) -> bool:
-    """Whether a class of denoisers takes latents as 2×2 patches, and timesteps from 0 to 1."""
-    return denoiser == "FluxTransformer2DModel"
+    module = Denoiser(network, template, mask).eval()
+    return Graph("denoiser", family.class_name, module, inputs, family.shared_inputs)
 
 
 def _as_float32(network: nn.Module) -> nn.Module:

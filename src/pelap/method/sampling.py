@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 from diffusers.pipelines.dit.pipeline_dit import DiTPipeline
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -31,6 +30,7 @@ from pelap.families.conditioned import (
     class_condition,
     tell_classes,
 )
+from pelap.families.registry import denoiser_family
 from pelap.method.gates import Gate, NestedGate, build_gate
 from pelap.method.importance import ImportancePredictor
 from pelap.method.normalizer import fold_normalizer, read_statistics, write_statistics
@@ -138,7 +138,7 @@ def to_pipeline(
     """
     denoiser = bare(system.denoiser)
     id2label = dict(enumerate(class_names)) if denoiser is not system.denoiser else None
-    if isinstance(denoiser, DiTTransformer2DModel):
+    if denoiser_family(denoiser).stock_pipeline == DiTPipeline.__name__:
         return _to_dit_pipeline(system, denoiser, id2label)
     if system.normalizer is not None:
         write_statistics(system.normalizer, system.autoencoder)
@@ -153,7 +153,7 @@ def to_pipeline(
 
 
 def _to_dit_pipeline(
-    system: LatentDiffusion, transformer: DiTTransformer2DModel, id2label: dict[int, str] | None
+    system: LatentDiffusion, transformer: Any, id2label: dict[int, str] | None
 ) -> DiTPipeline:
     autoencoder = system.autoencoder
     if system.normalizer is not None:
@@ -245,7 +245,8 @@ def _check_autoencoder(system: LatentDiffusion, source: LatentDiffusion, path: P
             f"--run.autoencoder {path} shrinks pictures by {2 ** (len(levels) - 1)}: runs here "
             f"need {LATENT_FACTOR}."
         )
-    is_folded = isinstance(bare(system.denoiser), DiTTransformer2DModel)
+    family = denoiser_family(bare(system.denoiser))
+    is_folded = family.stock_pipeline == DiTPipeline.__name__
     if is_folded and source.normalizer is not None:
         try:  # before training, what saving will do
             fold_normalizer(source.normalizer, copy.deepcopy(source.autoencoder))

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
@@ -33,14 +32,14 @@ from pelap.method.build_networks import build_networks
 from pelap.method.gates import Gate, GateOutput, build_gate
 from pelap.method.importance import ImportancePredictor
 from pelap.method.normalizer import LatentNormalizer
-from pelap.method.paper_denoiser import PaperUNet
 
 LATENT_FACTOR = 4
 """Pixels of an image's side to one of its latent's."""
 
 Autoencoder = Any
 """PaperAutoencoder, AutoencoderKL …: they share methods, not a type that declares them."""
-Denoiser = PaperUNet | UNet2DModel | ConditionedDenoiser
+Denoiser = Any
+"""PaperUNet, ConditionedDenoiser …, likewise."""
 Stage = Literal["joint", "autoencoder", "denoiser"]
 """What is trained: all together, or one after the other."""
 

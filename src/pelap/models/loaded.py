@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import nn
 
 from pelap.config.run_config import NoiseConfig, RunConfig
 from pelap.core.errors import ModelError
 from pelap.families.conditioned import Condition, ConditionedDenoiser
-from pelap.families.example_inputs import LATENT_SIDE, latent_side
-from pelap.families.ports import check_denoiser
+from pelap.families.registry import (
+    LATENT_SIDE,
+    check_denoiser,
+    denoiser_families,
+    denoiser_family,
+    latent_side,
+)
 from pelap.method.normalizer import LatentNormalizer, read_statistics
-from pelap.method.paper_denoiser import PaperUNet
 from pelap.method.system import LATENT_FACTOR, LatentDiffusion, build_scheduler, flow_process
 from pelap.models.foreign_autoencoder import ForeignAutoencoder
 
@@ -108,10 +111,10 @@ class LoadedModel:
 
 def runs_on_latents(denoiser: nn.Module | None) -> bool:
     """Whether a denoiser needs noisy latents and a timestep, and nothing else."""
-    if not isinstance(denoiser, UNet2DModel | PaperUNet):
+    if type(denoiser).__name__ not in denoiser_families():
         return False
-    config: Any = denoiser.config
-    return not (config.get("num_class_embeds") or config.get("class_embed_type"))
+    found: Any = denoiser
+    return denoiser_family(found).runs_on_latents(found.config)
 
 
 def is_flow(config: dict[str, Any]) -> bool:

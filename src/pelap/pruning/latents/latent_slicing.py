@@ -11,18 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from pelap.core.errors import ModelError
-from pelap.families.ports import (
-    AutoencoderPorts,
-    DenoiserPorts,
-    Port,
-    autoencoder_ports,
-    check_denoiser,
-    denoiser_ports,
-)
+from pelap.families.ports import MOMENTS, AutoencoderPorts, DenoiserPorts, Port, State
+from pelap.families.registry import autoencoder_ports, check_denoiser, denoiser_ports
 from pelap.method.latent_map import LatentMap, LatentMoments
 from pelap.method.normalizer import LatentNormalizer
 from pelap.pruning.latents.raw_map import RawMap, raw_map
-from pelap.pruning.rebuild import State, rebuild
+from pelap.pruning.rebuild import rebuild
 
 
 def slice_autoencoder(
@@ -38,7 +32,7 @@ def slice_autoencoder(
     it.
 
     Args:
-        autoencoder: Of a class in `AUTOENCODER_PORTS`, or with its own `ports`.
+        autoencoder: Of a known class, or with its own `ports`.
         latent_map: Which channels or directions are kept, and what stands in for the others.
         moments: Of the latents as the denoiser sees them.
         normalizer: Scale and shift that the denoiser's latents have been through.
@@ -53,8 +47,8 @@ def slice_autoencoder(
     _check(ports, latent_map, type(autoencoder).__name__)
     state: State = dict(autoencoder.state_dict())
     updates: dict[str, Any] = {"latent_channels": latent_map.num_kept}
-    if ports.averages_encoder:
-        updates |= _fold_shortcuts(state, ports, config)
+    if ports.fold_shortcuts is not None:
+        updates |= ports.fold_shortcuts(state, config)
     if not keeps_scalars:
         updates |= {"latents_mean": raw.mean.tolist(), "latents_std": raw.std.tolist()}
     _slice_encoder(state, ports, raw)
@@ -81,7 +75,7 @@ def slice_denoiser(
     """A denoiser of the same class with the kept channels.
 
     Args:
-        denoiser: Of a class in `DENOISER_PORTS`.
+        denoiser: Of a known class.
         latent_map: Which channels or directions are kept.
         stand_in: (C, K): what it gets for noisy latents is this matrix times the kept ones; without
             it, or behind a norm of the latents, removed ones are zero.
@@ -97,7 +91,7 @@ def slice_denoiser(
     check_denoiser(denoiser, num_channels)
     output = ports.output
     if config.get("out_channels") == 2 * num_channels:  # learned variance
-        output = replace(output, kinds=("mean", "variance"))
+        output = replace(output, kinds=MOMENTS)
     shown = encode if stand_in is None else stand_in.T  # (K, C)
     if ports.input_norm is not None:
         _slice_norm(state, ports, latent_map)
@@ -270,29 +264,6 @@ def _outside(kernel: Tensor) -> Tensor:
     if not sides:  # a 1×1 convolution has no padding: anything will do
         sides = [kernel]
     return torch.cat([side.flatten(2).sum(dim=2) for side in sides])
-
-
-def _fold_shortcuts(
-    state: State, ports: AutoencoderPorts, config: dict[str, Any]
-) -> dict[str, Any]:
-    """Write AutoencoderDC's parameter-free shortcuts into the convolutions beside them."""
-    (encoder,) = ports.encoder
-    if config["encoder_out_shortcut"]:
-        _write(state, f"{encoder.layer}.weight", lambda t: _add_groups(t, mean=True))
-    if config["decoder_in_shortcut"]:
-        _write(state, f"{ports.decoder}.weight", lambda t: _add_groups(t, mean=False))
-    return {"encoder_out_shortcut": False, "decoder_in_shortcut": False}
-
-
-def _add_groups(weight: Tensor, mean: bool) -> Tensor:
-    """Add the mean over groups of inputs, or the repetition over groups of outputs."""
-    added = weight.clone()
-    outputs, inputs, height, width = weight.shape
-    group = inputs // outputs if mean else outputs // inputs
-    for index in range(inputs if mean else outputs):
-        row, column = (index // group, index) if mean else (index, index // group)
-        added[row, column, height // 2, width // 2] += 1 / group if mean else 1.0
-    return added
 
 
 def _slice_norm(state: State, ports: DenoiserPorts, latent_map: LatentMap) -> None:
