@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pelap.core.errors import ConfigError
+from pelap.families.latent_axes import by_channel
 from pelap.families.registry import denoiser_family, example_inputs
 from pelap.method.normalizer import LatentNormalizer
 from pelap.method.sampling import kept_channels, load_pipeline
@@ -57,7 +58,7 @@ class Encoder(nn.Module):
         mean = self.normalizer(found.mean)
         if not self.has_variance:
             return {"latents": mean}
-        logvar = found.logvar - 2 * self.normalizer.std.log()[:, None, None]
+        logvar = found.logvar - 2 * by_channel(self.normalizer.std.log(), mean)
         return {"latents": mean, "logvar": logvar}
 
 
@@ -98,7 +99,7 @@ class Denoiser(nn.Module):
 
 
 def _masked(latents: Tensor, mask: Tensor | None) -> Tensor:
-    return latents if mask is None else latents * mask
+    return latents if mask is None else latents * by_channel(mask, latents)
 
 
 def flatten(inputs: dict[str, Any]) -> Tensors:
@@ -153,11 +154,11 @@ def build_graphs(model: LoadedModel, side: int | None) -> list[Graph]:
 
 
 def _latent_mask(model: LoadedModel) -> Tensor | None:
-    """Zero in the channels (C, 1, 1) that the gate of a run has closed for good."""
+    """Zero in the channels (C,) that the gate of a run has closed for good."""
     if model.config is None or model.folder is None or model.config.gate.kind == "open":
         return None
     kept = kept_channels(load_pipeline(model.folder).gate)
-    return None if kept is None else kept.float()[:, None, None]
+    return None if kept is None else kept.float()
 
 
 def _autoencoder_graphs(model: LoadedModel, side: int, mask: Tensor | None) -> list[Graph]:

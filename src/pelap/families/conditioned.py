@@ -8,6 +8,7 @@ from diffusers.models.embeddings import LabelEmbedding
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
+from pelap.families.latent_axes import by_picture
 from pelap.families.packing import UNPACKED, Packing
 from pelap.families.registry import denoiser_family
 
@@ -61,7 +62,7 @@ class ConditionedDenoiser(nn.Module):
         return self.denoiser.config
 
     def forward(self, noisy: Tensor, timesteps: Tensor, told: Told | None = None) -> UNet2DOutput:
-        """Its prediction (B, C, h, w) for noisy latents (B, C, h, w) at timesteps (B,).
+        """Its prediction (B, C, *axes) for noisy latents (B, C, *axes) at timesteps (B,).
 
         Args:
             noisy: Latents with noise.
@@ -73,9 +74,9 @@ class ConditionedDenoiser(nn.Module):
         timesteps = torch.as_tensor(timesteps, device=noisy.device).expand(len(noisy))
         exact = torch.promote_types(noisy.dtype, torch.float32)
         sigmas = flow_sigmas().to(noisy.device, exact)[timesteps]  # (B,)
-        size = flow_size(timesteps).to(noisy.device, exact)[:, None, None, None]
+        size = by_picture(flow_size(timesteps).to(noisy.device, exact), noisy)
         flow = self.native((size * noisy).to(noisy.dtype), 1000 * sigmas, told)  # (B, C, h, w)
-        velocity = (1 - 2 * sigmas)[:, None, None, None] * noisy + size * flow
+        velocity = by_picture(1 - 2 * sigmas, noisy) * noisy + size * flow
         return UNet2DOutput(sample=velocity.to(noisy.dtype))
 
     def native(self, noisy: Tensor, timesteps: Tensor, told: Told | None = None) -> Tensor:

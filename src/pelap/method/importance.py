@@ -5,6 +5,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from pelap.families.latent_axes import axes_of
+
 
 class ImportancePredictor(ModelMixin, ConfigMixin):
     """Latents (B, C, h, w) → scores (B, C): global average pool and a two-layer MLP.
@@ -31,5 +33,5 @@ class ImportancePredictor(ModelMixin, ConfigMixin):
 
     def forward(self, latents: Tensor) -> Tensor:
         with torch.autocast(latents.device.type, enabled=False):
-            pooled = latents.float().mean(dim=(2, 3))  # (B, C)
+            pooled = latents.float().mean(dim=axes_of(latents))  # (B, C)
             return self.out(torch.relu(self.hidden(pooled)))  # (B, C)

@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pelap.families.latent_axes import by_channel
+
 Fill = Literal["zero", "mean", "linear"]
 FILLS: tuple[Fill, ...] = ("zero", "mean", "linear")
 Rotation = Literal["none", "pca", "decoder"]
@@ -56,10 +58,10 @@ class LatentMap:
         return not torch.equal(self.decode, self.encode.T)
 
     def substitute(self, latents: Tensor) -> Tensor:
-        """What the decoder gets in place of latents (B, C, h, w)."""
+        """What the decoder gets in place of latents (B, C, *axes)."""
         projector = (self.decode @ self.encode).to(latents)  # (C, C)
-        offset = self.offset.to(latents)[:, None, None]
-        return torch.einsum("dc,bchw->bdhw", projector, latents) + offset
+        offset = by_channel(self.offset.to(latents), latents)
+        return torch.einsum("dc,bc...->bd...", projector, latents) + offset
 
 
 def keep_channels(
@@ -106,6 +108,10 @@ def predict_noisy(latent_map: LatentMap, covariance: Tensor) -> Tensor:
     Where the map predicts removed channels, they are predicted here too: linearly, at the noise
     level at which latents and noise weigh the same (ᾱ = ½), since weights do not know the timestep.
     Elsewhere they are zero. Ours.
+
+    At that level noisy latents have a covariance proportional to Σ + 1, and the best linear
+    prediction from the kept ones, E of them, is (Σ + 1) Eᵀ (E (Σ + 1) Eᵀ)⁻¹. E's rows are
+    orthonormal, so its kept part is Eᵀ, and its removed part (1 − Eᵀ E) Σ Eᵀ (E Σ Eᵀ + 1)⁻¹.
 
     Args:
         latent_map: Between latents as the denoiser sees them.

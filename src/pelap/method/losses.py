@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pelap.config.run_config import AutoencoderConfig, ObjectiveConfig
+from pelap.families.latent_axes import axes_of
 from pelap.method.system import SystemOutput
 
 LEAST_WEIGHT = 1e-8
@@ -97,7 +98,8 @@ def channel_mean(values: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         return values.mean()
     weights = weights.detach()
-    return (values.mean(dim=(2, 3)) * weights).sum() / weights.sum().clamp(min=LEAST_WEIGHT)
+    means = values.mean(dim=axes_of(values))  # (B, C)
+    return (means * weights).sum() / weights.sum().clamp(min=LEAST_WEIGHT)
 
 
 def sparsity_loss(mask: Tensor) -> Tensor:

@@ -5,11 +5,12 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
 from pelap.core.processes import mean_over_processes
+from pelap.families.latent_axes import axes_of, by_channel
 from pelap.method.paper_autoencoder import PaperAutoencoder
 
 
 class LatentNormalizer(nn.Module):
-    """Latents (B, C, h, w) ↔ latents of mean 0 and variance 1 in each channel.
+    """Latents (B, C, *axes) ↔ latents of mean 0 and variance 1 in each channel.
 
     Batch normalisation without affine whose running statistics are used in training too, as
     constants: what is trained is what is deployed, and several processes train like one. The cure
@@ -42,11 +43,12 @@ class LatentNormalizer(nn.Module):
 
     @torch.no_grad()
     def update(self, latents: Tensor) -> None:
-        """Take a batch (B, C, h, w) into the running statistics."""
+        """Take a batch (B, C, *axes) into the running statistics."""
         values = latents.detach().float()
-        mean = mean_over_processes(values.mean(dim=(0, 2, 3)))  # (C,)
-        deviations = values - mean[:, None, None]
-        var = mean_over_processes(deviations.square().mean(dim=(0, 2, 3)))  # (C,)
+        within = (0, *axes_of(values))
+        mean = mean_over_processes(values.mean(dim=within))  # (C,)
+        deviations = values - by_channel(mean, values)
+        var = mean_over_processes(deviations.square().mean(dim=within))  # (C,)
         # The first batches count in full, so that the initial values leave no trace.
         share = max(self.momentum, 1 / (1 + int(self.num_batches)))
         between = share * (1 - share) * (mean - self.mean).square()
@@ -55,14 +57,14 @@ class LatentNormalizer(nn.Module):
         self.num_batches += 1
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Normalised latents (B, C, h, w); in training mode the statistics move first."""
+        """Normalised latents (B, C, *axes); in training mode the statistics move first."""
         if self.training:
             self.update(latents)
-        return (latents - self.mean[:, None, None]) / self.std[:, None, None]
+        return (latents - by_channel(self.mean, latents)) / by_channel(self.std, latents)
 
     def inverse(self, latents: Tensor) -> Tensor:
-        """The latents (B, C, h, w) that were normalised."""
-        return latents * self.std[:, None, None] + self.mean[:, None, None]
+        """The latents (B, C, *axes) that were normalised."""
+        return latents * by_channel(self.std, latents) + by_channel(self.mean, latents)
 
 
 def write_statistics(

@@ -30,6 +30,7 @@ from pelap.families.conditioned import (
     class_condition,
     tell_classes,
 )
+from pelap.families.latent_axes import by_channel
 from pelap.families.registry import denoiser_family
 from pelap.method.gates import Gate, NestedGate, build_gate
 from pelap.method.importance import ImportancePredictor
@@ -394,7 +395,7 @@ def denoise(
             Salimans, arXiv 2207.12598); 1 goes there and no further.
     """
     predict = _predictor(denoiser, sampler, told, guidance)
-    open_ = 1.0 if mask is None else mask.expand(len(noise), -1)[:, :, None, None]
+    open_ = 1.0 if mask is None else by_channel(mask, noise)
     sampler.set_timesteps(num_steps, device=noise.device)
     latents = noise * getattr(sampler, "init_noise_sigma", 1.0)
     step_noise = step_noise or generator(0, "sampling", 1, noise.device)

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pelap.config.run_config import Precision, RunConfig
 from pelap.core.seeding import generator
 from pelap.families.conditioned import Told
+from pelap.families.latent_axes import axes_of, by_channel
 from pelap.method.cifar_resnet import CifarResNet, fuse_batch_norms, load_cifar_resnet
 from pelap.method.losses import Losses, objective
 from pelap.method.system import Draws, Stage, SystemOutput, latent_shape
@@ -106,9 +107,11 @@ def forward_step(
     gated = config.gate.kind != "open" and stage != "denoiser"
     losses = objective(output, inputs, config.objective, gated, config.autoencoder)
     mask = output.gate.mask.detach()
-    masked = output.latent.latents.detach() * mask[:, :, None, None]  # (B, C, h, w)
+    latents = output.latent.latents.detach()
+    masked = latents * by_channel(mask, latents)  # (B, C, h, w)
+    within = (0, *axes_of(masked))
     return StepOutput(
-        losses, mask.mean(dim=0), masked.mean(dim=(0, 2, 3)), masked.square().mean(dim=(0, 2, 3))
+        losses, mask.mean(dim=0), masked.mean(dim=within), masked.square().mean(dim=within)
     )
 
 

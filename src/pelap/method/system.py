@@ -28,6 +28,7 @@ from pelap.families.conditioned import (
     flow_alphas_cumprod,
     flow_size,
 )
+from pelap.families.latent_axes import by_channel, by_picture
 from pelap.method.build_networks import build_networks
 from pelap.method.gates import Gate, GateOutput, build_gate
 from pelap.method.importance import ImportancePredictor
@@ -145,7 +146,7 @@ class LatentDiffusion(nn.Module):
         mean, logvar = distribution.mean.float(), distribution.logvar.float()
         if self.normalizer is not None:
             mean = self.normalizer(mean)
-            logvar = logvar - 2 * self.normalizer.std.log()[:, None, None]
+            logvar = logvar - 2 * by_channel(self.normalizer.std.log(), logvar)
         return torch.cat([mean, logvar], dim=1)
 
     def mask(self, latents: Tensor, gate_noise: Tensor | None = None) -> GateOutput:
@@ -169,7 +170,7 @@ class LatentDiffusion(nn.Module):
 
     def add_noise(self, latents: Tensor, mask: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Noisy latents (B, C, h, w) of latents before their mask (B, C)."""
-        weights = mask[:, :, None, None]
+        weights = by_channel(mask, latents)
         if self.options.open_channels_only:
             return weights * self.scheduler.add_noise(latents, noise, timesteps)  # type: ignore[arg-type]
         return self.scheduler.add_noise(weights * latents, noise, timesteps)  # type: ignore[arg-type]
@@ -184,7 +185,8 @@ class LatentDiffusion(nn.Module):
         prediction = self.predict(noisy, timesteps, told)
         if not self.predicts_velocity:
             return prediction
-        alphas = self.scheduler.alphas_cumprod.to(noisy.device)[timesteps][:, None, None, None]
+        alphas = self.scheduler.alphas_cumprod.to(noisy.device)[timesteps]  # (B,)
+        alphas = by_picture(alphas, noisy)
         return alphas.sqrt() * prediction + (1 - alphas).sqrt() * noisy
 
     @property
@@ -220,7 +222,7 @@ class LatentDiffusion(nn.Module):
         if stage != "denoiser":
             seen = latent.latents
             if self.options.decoder_sees_mask:
-                seen = seen * gate.mask[:, :, None, None]
+                seen = seen * by_channel(gate.mask, seen)
             reconstruction = self.decode(seen)  # (B, 3, H, W)
         if stage != "autoencoder":
             prediction, target = self._denoise(latent.latents, gate.mask, draws, told)
@@ -235,12 +237,12 @@ class LatentDiffusion(nn.Module):
         prediction = self.predict(noisy, draws.timesteps, told)  # (B, C, h, w)
         if not self.predicts_velocity:
             return prediction, draws.noise
-        seen = latents if self.options.open_channels_only else latents * mask[:, :, None, None]
+        seen = latents if self.options.open_channels_only else latents * by_channel(mask, latents)
         target = self.scheduler.get_velocity(seen, draws.noise, draws.timesteps)  # type: ignore[arg-type]
         if not self.is_flow:
             return prediction, target
         # (prediction − target) / s is the error of the flow itself
-        size = flow_size(draws.timesteps).to(noisy)[:, None, None, None]
+        size = by_picture(flow_size(draws.timesteps).to(noisy), noisy)
         return prediction / size, target / size
 
 
