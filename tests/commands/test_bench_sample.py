@@ -30,6 +30,7 @@ CPU = torch.device("cpu")
 QUICK = BenchSettings(steps=2, batch_sizes=(1, 2), rounds=1)
 FLOW = {"stable_diffusion_3": "FlowMatchEulerDiscreteScheduler",
         "flux": "FlowMatchEulerDiscreteScheduler",
+        "chroma": "FlowMatchEulerDiscreteScheduler",
         "sana": "DPMSolverMultistepScheduler"}  # fmt: skip
 
 
@@ -91,7 +92,7 @@ def test_networks_compute_what_the_model_computes(models: dict[str, LoadedModel]
     inputs = example_inputs(denoiser, 2, 8)
     first = next(iter(inputs))
     latents = torch.randn(2, model.num_channels, 8, 8)
-    packing, divisor = denoiser_family(denoiser).packing, 1000 if name == "flux" else 1
+    packing, divisor = denoiser_family(denoiser).packing, 1000 if name in ("flux", "chroma") else 1
     inputs |= {first: packing.pack(latents), "timestep": torch.full((2,), 321.0 / divisor)}
     expected = packing.unpack(denoiser(**inputs).sample, 8, 8)[:, : latents.shape[1]]
     networks = networks_of(model)

@@ -71,6 +71,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "stable_diffusion_xl": {"guidance_scale": 1.0},
     "stable_diffusion_3": {"guidance_scale": 1.0},
     "flux": {},
+    "chroma": {"guidance_scale": 1.0},
     "dit": {"guidance_scale": 1.0, "class_labels": [1000]},
     "pixart_sigma": {"guidance_scale": 1.0, "use_resolution_binning": False},
     "sana": {"guidance_scale": 1.0, "use_resolution_binning": False},

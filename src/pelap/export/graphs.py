@@ -183,7 +183,8 @@ def _autoencoder_graphs(model: LoadedModel, side: int, mask: Tensor | None) -> l
 
 
 def _denoiser_graph(denoiser: nn.Module, side: int, mask: Tensor | None) -> Graph:
-    network, family = _as_float32(denoiser), denoiser_family(denoiser)
+    family = denoiser_family(denoiser)
+    network = family.traceable(_as_float32(denoiser))
 
     def inputs(num_pictures: int, seed: int) -> Tensors:
         found = flatten(example_inputs(network, num_pictures, side, seed))

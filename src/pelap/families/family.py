@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pelap.core.errors import ModelError
 from pelap.families.layout import WidthLayout
@@ -108,6 +108,11 @@ class DenoiserFamily(ABC):
     def depth_updates(self, config: Config, updates: Config, kept: Layers) -> dict[str, Any]:
         """Those config fields of `updates` that make it as shallow, but no narrower."""
         return {field: updates[field] for field in self.depth if field in updates}
+
+    def traceable(self, denoiser: nn.Module) -> nn.Module:
+        """A denoiser that computes the same and can be traced for any number of pictures; shares
+        its weights."""
+        return denoiser
 
     def check(self, config: Config) -> None:
         """Refuse a variant whose latents reach it elsewhere than through its ports.
