@@ -38,7 +38,7 @@ class LoadedModel:
     parts: dict[str, Any] = field(default_factory=dict)
     """What model_index.json says; empty for an autoencoder on its own."""
     autoencoder_name: str = ""
-    """Of its part; empty for an autoencoder on its own."""
+    """The part's name in the pipeline; empty for an autoencoder on its own."""
     denoiser_name: str = ""
     scheduler_config: dict[str, Any] = field(default_factory=dict)
     variant: str | None = None

@@ -16,7 +16,7 @@ from pelap.pruning.width.layers import take_layers
 from pelap.pruning.width.unit_slicing import score_units
 
 LOSS_SHARE = 0.05
-"""Of the largest loss: timesteps with less say nothing in `diff_pruning`. Theirs."""
+"""Of the largest loss: timesteps with less say nothing in `diff_pruning`; its authors' value."""
 
 
 @dataclass(frozen=True)

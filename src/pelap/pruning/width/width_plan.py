@@ -33,7 +33,7 @@ class WidthRequest:
     macs: float | None = None
     """Most of a step's multiply-accumulates, as a share of what it cost before."""
     latency: float | None = None
-    """Most of a step's time on this machine, likewise."""
+    """Most of a step's time on this machine, as a share of what it took before."""
     widths: Widths | None = None
     criterion: str | None = None
     """None takes taylor where the denoiser can be run, else magnitude."""
