@@ -122,6 +122,13 @@ def for_flux(pipeline: Any) -> dict[str, Any]:
     )
 
 
+def for_chroma(pipeline: Any) -> dict[str, Any]:
+    """Prompt embeddings with masks, and small."""
+    width = pipeline.transformer.config.joint_attention_dim
+    shown = {name: mask.float() for name, mask in masks(MASKS).items()}
+    return {"height": 16, "width": 16} | embeddings(width, PROMPTS) | shown
+
+
 def for_dit(pipeline: Any) -> dict[str, Any]:
     """A class."""
     return {"class_labels": [1]}
@@ -157,6 +164,7 @@ ARGUMENTS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "StableDiffusionXLPipeline": for_stable_diffusion_xl,
     "StableDiffusion3Pipeline": for_stable_diffusion_3,
     "FluxPipeline": for_flux,
+    "ChromaPipeline": for_chroma,
     "DiTPipeline": for_dit,
     "PixArtSigmaPipeline": for_pixart_sigma,
     "SanaPipeline": for_sana,

@@ -150,15 +150,21 @@ def unpack(packed: Tensor) -> Tensor:
     return diffusers.FluxPipeline._unpack_latents(packed, SIDE * 8, SIDE * 8, 8)
 
 
-def _call_flux(model: Any, latents: Tensor) -> Tensor:
+def _call_flux(model: Any, latents: Tensor, **others: Tensor) -> Tensor:
     packed = pack(latents)
     ids = torch.zeros(packed.shape[1], 3)
     ids[:, 1] = torch.arange(packed.shape[1])
     out = model(
-        packed, encoder_hidden_states=_text(latents), pooled_projections=_text(latents)[:, 0],
-        timestep=_time(latents) / 1000, img_ids=ids, txt_ids=torch.zeros(5, 3),
+        packed, encoder_hidden_states=_text(latents), timestep=_time(latents) / 1000, img_ids=ids,
+        txt_ids=torch.zeros(5, 3), **others or {"pooled_projections": _text(latents)[:, 0]},
     ).sample  # fmt: skip
     return unpack(out)
+
+
+def _call_chroma(model: Any, latents: Tensor) -> Tensor:
+    mask = torch.ones(len(latents), 5 + (SIDE // 2) ** 2)
+    mask[:, 3:5] = 0
+    return _call_flux(model, latents, attention_mask=mask)
 
 
 def _call_sana(model: Any, latents: Tensor) -> Tensor:
@@ -201,6 +207,14 @@ DENOISERS: dict[str, TinyDenoiser] = {
             axes_dims_rope=(2, 2, 4),
         ),
         _call_flux,
+    ),
+    "chroma": TinyDenoiser(
+        lambda c: diffusers.ChromaTransformer2DModel(
+            in_channels=4 * c, num_layers=1, num_single_layers=1, attention_head_dim=8,
+            num_attention_heads=2, joint_attention_dim=8, axes_dims_rope=(2, 2, 4),
+            approximator_num_channels=8, approximator_hidden_dim=16, approximator_layers=1,
+        ),
+        _call_chroma,
     ),
     "sana": TinyDenoiser(
         lambda c: diffusers.SanaTransformer2DModel(

@@ -11,6 +11,8 @@ import torch
 from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
     DDIMScheduler,
     DiffusionPipeline,
     DiTPipeline,
@@ -245,6 +247,20 @@ def flux() -> DiffusionPipeline:
 
 
 @seeded
+def chroma() -> DiffusionPipeline:
+    """Chroma, which packs like Flux and reads T5 alone."""
+    transformer = ChromaTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=16, axes_dims_rope=(4, 2, 2),
+        approximator_num_channels=8, approximator_hidden_dim=16, approximator_layers=1,
+    )  # fmt: skip
+    return ChromaPipeline(
+        vae=autoencoder_kl_shifted(), transformer=transformer, text_encoder=t5(),
+        tokenizer=t5_tokenizer(), scheduler=FlowMatchEulerDiscreteScheduler(),
+    )  # fmt: skip
+
+
+@seeded
 def dit() -> DiffusionPipeline:
     """DiT, which also predicts a variance; its pipeline insists on a thousand classes."""
     transformer = DiTTransformer2DModel(
@@ -297,6 +313,7 @@ PIPELINES: dict[str, Callable[[], DiffusionPipeline]] = {
     "stable_diffusion_xl": stable_diffusion_xl,
     "stable_diffusion_3": stable_diffusion_3,
     "flux": flux,
+    "chroma": chroma,
     "dit": dit,
     "pixart_sigma": pixart_sigma,
     "sana": sana,

@@ -16,8 +16,8 @@ from pelap.commands.bench_sample import BenchSettings
 from pelap.commands.bench_sampling import bench_sample, open_subject
 from pelap.config.run_folder import RunFolder
 from pelap.core.errors import ConfigError, ModelError
-from pelap.export.runtime import OnnxNetworks, pack, unpack
-from pelap.families.example_inputs import example_inputs
+from pelap.export.runtime import OnnxNetworks
+from pelap.families.registry import denoiser_family, example_inputs
 from pelap.measure.alternation import alternate, ratio
 from pelap.measure.bench_record import Ratio
 from pelap.measure.macs import count_call_macs, count_denoiser_macs
@@ -32,6 +32,7 @@ CPU = torch.device("cpu")
 QUICK = BenchSettings(steps=2, batch_sizes=(1, 2), rounds=1)
 FLOW = {"stable_diffusion_3": "FlowMatchEulerDiscreteScheduler",
         "flux": "FlowMatchEulerDiscreteScheduler",
+        "chroma": "FlowMatchEulerDiscreteScheduler",
         "sana": "DPMSolverMultistepScheduler"}  # fmt: skip
 
 
@@ -93,13 +94,9 @@ def test_networks_compute_what_the_model_computes(models: dict[str, LoadedModel]
     inputs = example_inputs(denoiser, 2, 8)
     first = next(iter(inputs))
     latents = torch.randn(2, model.num_channels, 8, 8)
-    is_flux = name == "flux"
-    inputs |= {
-        first: pack(latents) if is_flux else latents,
-        "timestep": torch.full((2,), 321.0 / (1000 if is_flux else 1)),
-    }
-    expected = denoiser(**inputs).sample
-    expected = unpack(expected, latents.shape[1:]) if is_flux else expected[:, : latents.shape[1]]
+    packing, divisor = denoiser_family(denoiser).packing, 1000 if name in ("flux", "chroma") else 1
+    inputs |= {first: packing.pack(latents), "timestep": torch.full((2,), 321.0 / divisor)}
+    expected = packing.unpack(denoiser(**inputs).sample, 8, 8)[:, : latents.shape[1]]
     networks = networks_of(model)
     found = networks.predict(latents, torch.tensor(321.0))
     assert found.shape == latents.shape

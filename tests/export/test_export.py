@@ -21,7 +21,6 @@ from pelap.config.run_config import AutoencoderConfig
 from pelap.core.errors import ModelError
 from pelap.export import onnx_export as export_module
 from pelap.export import onnx_files as files_module
-from pelap.export import runtime
 from pelap.export.export_words import describe_export
 from pelap.export.graphs import Graph, Tensors, build_graphs
 from pelap.export.onnx_export import export_model
@@ -198,13 +197,6 @@ def test_dit_takes_classes_and_loses_its_variances(tmp_path: Path):
         torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
     with pytest.raises(ModelError, match="takes no text, but hidden_states, timestep"):
         networks.predict(latents, torch.tensor(40), text=labels)
-
-
-def test_patches_are_those_of_diffusers():
-    latents = torch.randn(2, CHANNELS, SIDE, SIDE)
-    packed = runtime.pack(latents)
-    assert torch.equal(packed, pack(latents))
-    assert torch.equal(runtime.unpack(packed, (CHANNELS, SIDE, SIDE)), latents)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pelap.core.errors import ModelError
-from pelap.families.example_inputs import example_inputs
+from pelap.families.registry import example_inputs
 from pelap.measure.macs import count_denoiser_macs
 from tiny_models import DENOISERS, SIDE
 

@@ -13,14 +13,12 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from pelap.cli import main
 from pelap.core.errors import ModelError
-from pelap.families.conditioned import Condition, ConditionedDenoiser, flow_sigmas, pack, unpack
+from pelap.families.conditioned import Condition, ConditionedDenoiser, flow_sigmas
 from pelap.method.forward_process import flow_process
 from pelap.method.system import LatentDiffusion
 from pelap.models.loaded import LoadedModel
 from pelap.models.opening import open_model
 from pelap.models.unconditional import without_condition
-from tiny_models import pack as pack_as_flux
-from tiny_models import unpack as unpack_as_flux
 from tiny_pipelines import PIPELINES, clip_config, clip_tokenizer, t5, t5_tokenizer
 
 SIZE = {"sana": 32}
@@ -74,6 +72,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "stable_diffusion_xl": {"guidance_scale": 1.0},
     "stable_diffusion_3": {"guidance_scale": 1.0},
     "flux": {},
+    "chroma": {"guidance_scale": 1.0},
     "dit": {"guidance_scale": 1.0, "class_labels": [1000]},
     "pixart_sigma": {"guidance_scale": 1.0, "use_resolution_binning": False},
     "sana": {"guidance_scale": 1.0, "use_resolution_binning": False},
@@ -98,9 +97,9 @@ def test_a_denoiser_is_told_what_its_pipeline_tells_it(
         request |= {"prompt": "", "height": size, "width": size}
     args, kwargs, output = calls_of(pipeline, denoiser, request)[0]
     given = args[0] if args else kwargs["hidden_states"]
-    shown = unpack(given, size // 2, size // 2) if condition.packed else given
+    shown = condition.packing.unpack(given, size // 2, size // 2)
     told = torch.as_tensor(args[1] if len(args) > 1 else kwargs["timestep"]).flatten()[0]
-    said = unpack(output, size // 2, size // 2) if condition.packed else output
+    said = condition.packing.unpack(output, size // 2, size // 2)
     said = said[:, : model.num_channels]
     if not condition.is_flow:
         found = system.denoiser(shown, told.long()[None]).sample
@@ -131,8 +130,9 @@ def test_a_flow_is_shown_as_variance_preserving() -> None:
     timesteps = torch.tensor([0, 250, 499, 730, 999])
     scheduler: Any = flow_process()
     oracle = Oracle(noise - latents)
-    denoiser: Any = ConditionedDenoiser(oracle, Condition({}, "hidden_states", False, 1.0, True))
-    system = LatentDiffusion(nn.Identity(), denoiser, None, None, scheduler)
+    denoiser: Any = ConditionedDenoiser(oracle, Condition({}, "hidden_states", is_flow=True))
+    identity: Any = nn.Identity()
+    system = LatentDiffusion(identity, denoiser, None, None, scheduler)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     expected = scheduler.get_velocity(latents, noise, timesteps)
     torch.testing.assert_close(denoiser(noisy, timesteps).sample, expected, atol=1e-4, rtol=1e-4)
@@ -142,13 +142,6 @@ def test_a_flow_is_shown_as_variance_preserving() -> None:
     torch.testing.assert_close(times, 1000 * sigmas)
     mixed = (1 - sigmas)[:, None, None, None] * latents + sigmas[:, None, None, None] * noise
     torch.testing.assert_close(seen, mixed, atol=1e-4, rtol=1e-4)
-
-
-def test_packing_is_flux() -> None:
-    latents = torch.randn(2, 3, 8, 8)
-    assert pack(latents).equal(pack_as_flux(latents))
-    assert unpack(pack(latents), 8, 8).equal(latents)
-    assert unpack(pack(latents), 8, 8).equal(unpack_as_flux(pack(latents)))
 
 
 def test_a_model_that_wants_no_condition_is_left_as_it_is(folders: Callable[[str], Path]) -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pelap.core.errors import ModelError
-from pelap.families.ports import Port, autoencoder_ports
+from pelap.families.ports import Port
+from pelap.families.registry import autoencoder_ports
 from pelap.method.latent_map import (
     LatentMap,
     LatentMoments,

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pelap.core.errors import ConfigError, ModelError
-from pelap.families.example_inputs import example_inputs
+from pelap.families.layout import Kept, WidthLayout
+from pelap.families.registry import example_inputs
 from pelap.measure.macs import count_denoiser_macs
-from pelap.pruning.width.layout import Kept, WidthLayout
 from pelap.pruning.width.refit import match_positions, refit_time
 from pelap.pruning.width.shapes import find_freedom, find_shapes, make_shape
 from pelap.pruning.width.unit_slicing import choose_units, mask_weights, slice_weights

@@ -103,7 +103,7 @@ def test_the_loss_is_that_of_flow_matching(tiny_config: RunConfig):
     draws = make_draws(config, 6, "draws", 0, torch.device("cpu"))
     moments = torch.cat([torch.randn(6, 4, 4, 4), torch.full((6, 4, 4, 4), -30.0)], dim=1)
     latents = moments[:, :4]
-    condition = Condition({}, "hidden_states", False, 1.0, True)
+    condition = Condition({}, "hidden_states", is_flow=True)
     for answer in (draws.noise - latents, torch.zeros_like(latents)):
         network = Flow(answer)
         system.denoiser = ConditionedDenoiser(network, condition)

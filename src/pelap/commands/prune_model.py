@@ -28,7 +28,7 @@ from pelap.commands.any_model import (
 from pelap.config.run_config import RunConfig
 from pelap.core.errors import ConfigError
 from pelap.data.pictures import Pictures
-from pelap.families.ports import autoencoder_ports
+from pelap.families.registry import autoencoder_ports
 from pelap.measure.encoded_batches import Batches
 from pelap.measure.noise_levels import to_db
 from pelap.method.latent_map import Fill, LatentMap, Rotation

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pelap.core.errors import ConfigError
-from pelap.families.example_inputs import example_inputs
+from pelap.families.latent_axes import by_channel
+from pelap.families.registry import denoiser_family, example_inputs
 from pelap.method.normalizer import LatentNormalizer
 from pelap.method.pipeline import load_pipeline
 from pelap.method.sampling import kept_channels
@@ -17,10 +18,6 @@ from pelap.models.foreign_autoencoder import NO_VARIANCE, ForeignAutoencoder
 from pelap.models.loaded import LoadedModel
 
 NUM_TIMESTEPS = 1000
-UNBATCHED = ("img_ids", "txt_ids")
-"""Inputs that all pictures of a batch share."""
-FLOAT_TIMESTEPS = ("SD3Transformer2DModel", "FluxTransformer2DModel", "SanaTransformer2DModel")
-"""Denoisers whose schedulers stop between whole timesteps."""
 
 Tensors = dict[str, Tensor]
 
@@ -36,6 +33,8 @@ class Graph:
     """From named inputs to named outputs."""
     inputs: Callable[[int, int], Tensors]
     """From a number of pictures B and a seed to random inputs."""
+    shared: tuple[str, ...] = ()
+    """Inputs that all pictures of a batch share."""
 
     @torch.no_grad()
     def run(self, inputs: Tensors) -> Tensors:
@@ -43,7 +42,7 @@ class Graph:
         return self.module(inputs)
 
 
-class Encoder(nn.Module):
+class EncoderGraph(nn.Module):
     """images (B, 3, H, W) → latents as the denoiser sees them, which are the means of their
     distribution, and logvar where there is one; both (B, C, h, w)."""
 
@@ -60,11 +59,11 @@ class Encoder(nn.Module):
         mean = self.normalizer(found.mean)
         if not self.has_variance:
             return {"latents": mean}
-        logvar = found.logvar - 2 * self.normalizer.std.log()[:, None, None]
+        logvar = found.logvar - 2 * by_channel(self.normalizer.std.log(), mean)
         return {"latents": mean, "logvar": logvar}
 
 
-class Decoder(nn.Module):
+class DecoderGraph(nn.Module):
     """latents (B, C, h, w) as the denoiser sees them → images (B, 3, H, W)."""
 
     mask: Tensor | None
@@ -82,7 +81,7 @@ class Decoder(nn.Module):
         return {"images": self.autoencoder.decode(self.normalizer.inverse(latents)).sample}
 
 
-class Denoiser(nn.Module):
+class DenoiserGraph(nn.Module):
     """A denoiser's inputs, by diffusers' names → prediction, shaped like its latents."""
 
     mask: Tensor | None
@@ -101,7 +100,7 @@ class Denoiser(nn.Module):
 
 
 def _masked(latents: Tensor, mask: Tensor | None) -> Tensor:
-    return latents if mask is None else latents * mask
+    return latents if mask is None else latents * by_channel(mask, latents)
 
 
 def flatten(inputs: dict[str, Any]) -> Tensors:
@@ -156,11 +155,11 @@ def build_graphs(model: LoadedModel, side: int | None) -> list[Graph]:
 
 
 def _latent_mask(model: LoadedModel) -> Tensor | None:
-    """Zero in the channels (C, 1, 1) that the gate of a run has closed for good."""
+    """Zero in the channels (C,) that the gate of a run has closed for good."""
     if model.config is None or model.folder is None or model.config.gate.kind == "open":
         return None
     kept = kept_channels(load_pipeline(model.folder).gate)
-    return None if kept is None else kept.float()[:, None, None]
+    return None if kept is None else kept.float()
 
 
 def _autoencoder_graphs(model: LoadedModel, side: int, mask: Tensor | None) -> list[Graph]:
@@ -171,7 +170,7 @@ def _autoencoder_graphs(model: LoadedModel, side: int, mask: Tensor | None) -> l
     def latents(num_pictures: int, seed: int) -> Tensors:
         return {"latents": _normal(seed, num_pictures, channels, side, side)}
 
-    decoder = Graph("decoder", name, Decoder(network, normalizer, mask).eval(), latents)
+    decoder = Graph("decoder", name, DecoderGraph(network, normalizer, mask).eval(), latents)
     shape = decoder.run(latents(1, 0))["images"].shape[1:]
 
     def images(num_pictures: int, seed: int) -> Tensors:
@@ -180,29 +179,25 @@ def _autoencoder_graphs(model: LoadedModel, side: int, mask: Tensor | None) -> l
     with torch.no_grad():
         logvar = network.encode(images(1, 0)["images"]).latent_dist.logvar
     has_variance = not bool((logvar == NO_VARIANCE).all())
-    encoder = Graph("encoder", name, Encoder(network, normalizer, has_variance).eval(), images)
+    encoder = Graph("encoder", name, EncoderGraph(network, normalizer, has_variance).eval(), images)
     return [encoder, decoder]
 
 
 def _denoiser_graph(denoiser: nn.Module, side: int, mask: Tensor | None) -> Graph:
-    network = _as_float32(denoiser)
-    name = type(denoiser).__name__
+    family = denoiser_family(denoiser)
+    network = family.traceable(_as_float32(denoiser))
 
     def inputs(num_pictures: int, seed: int) -> Tensors:
         found = flatten(example_inputs(network, num_pictures, side, seed))
         source = torch.Generator().manual_seed(seed)
         steps = torch.randint(NUM_TIMESTEPS, (num_pictures,), generator=source)
-        if name in FLOAT_TIMESTEPS:
-            steps = steps.float() / (NUM_TIMESTEPS if is_packed(name) else 1)
+        if family.has_float_timesteps:
+            steps = steps.float() / family.timestep_divisor
         return found | {"timestep": steps}
 
     template = example_inputs(network, 1, side)
-    return Graph("denoiser", name, Denoiser(network, template, mask).eval(), inputs)
-
-
-def is_packed(denoiser: str) -> bool:
-    """Whether a class of denoisers takes latents as 2×2 patches, and timesteps from 0 to 1."""
-    return denoiser == "FluxTransformer2DModel"
+    module = DenoiserGraph(network, template, mask).eval()
+    return Graph("denoiser", family.class_name, module, inputs, family.shared_inputs)
 
 
 def _as_float32(network: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from pelap import __version__
 from pelap.core.errors import ModelError
 from pelap.core.output import write_output
-from pelap.export.graphs import Graph, build_graphs, flatten, is_packed
+from pelap.export.graphs import Graph, build_graphs, flatten
 from pelap.export.int8 import write_int8
 from pelap.export.onnx_files import (
     OPSET,
@@ -21,6 +21,7 @@ from pelap.export.onnx_files import (
     file_size,
     write_graph,
 )
+from pelap.families.registry import denoiser_family
 from pelap.models.loaded import LoadedModel
 
 MAX_DIFFERENCE = 1e-3
@@ -88,8 +89,8 @@ def _write_network(graph: Graph, folder: Path, int8: bool) -> dict[str, Any]:
     found: dict[str, Any] = {
         "file": path.name,
         "class": graph.class_name,
-        "inputs": describe_values(inputs),
-        "outputs": describe_values(graph.run(inputs)),
+        "inputs": describe_values(inputs, graph.shared),
+        "outputs": describe_values(graph.run(inputs), graph.shared),
         "num_bytes": file_size(path),
         "max_difference": differences,
     }
@@ -105,13 +106,12 @@ def _describe(
     import onnxruntime
 
     latents = networks["encoder"]["outputs"]["latents"]["shape"]
-    denoisers = [graph.class_name for graph in graphs if graph.name == "denoiser"]
     return {
         "format": "onnx",
         "name": model.name,
         "opset": OPSET,
         "latent_shape": latents[1:],
-        "packed": any(map(is_packed, denoisers)),
+        "packed": model.denoiser is not None and denoiser_family(model.denoiser).packing.side > 1,
         "networks": networks,
         "versions": {
             "pelap": __version__,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pelap.core.errors import ConfigError, ModelError
-from pelap.export.graphs import UNBATCHED, Graph, Tensors
+from pelap.export.graphs import Graph, Tensors
 
 OPSET = 18
 """The lowest that torch's exporter writes without converting."""
@@ -43,7 +43,7 @@ def write_graph(graph: Graph, path: Path) -> None:
     """
     inputs = graph.inputs(EXPORT_BATCH, 0)
     batch = torch.export.Dim("batch")
-    shapes = {name: {} if name in UNBATCHED else {0: batch} for name in inputs}
+    shapes = {name: {} if name in graph.shared else {0: batch} for name in inputs}
     with _silence(), torch.no_grad():
         try:
             program: Any = torch.onnx.export(
@@ -147,11 +147,12 @@ def compare(graph: Graph, path: Path) -> dict[str, float]:
     return worst
 
 
-def describe_values(values: Tensors) -> dict[str, Any]:
-    """Shape and dtype of each tensor; `batch` stands for the number of pictures."""
+def describe_values(values: Tensors, shared: tuple[str, ...]) -> dict[str, Any]:
+    """Shape and dtype of each tensor; `batch` stands for the number of pictures, which `shared`
+    ones do not have."""
 
     def shape(name: str, value: Tensor) -> list[int | str]:
-        return list(value.shape) if name in UNBATCHED else ["batch", *value.shape[1:]]
+        return list(value.shape) if name in shared else ["batch", *value.shape[1:]]
 
     return {
         name: {"shape": shape(name, value), "dtype": str(value.dtype).removeprefix("torch.")}

@@ -1,6 +1,7 @@
 """Exported networks behind plain torch tensors, to sample and to time them."""
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pelap.core.errors import ModelError
-from pelap.export.graphs import NUM_TIMESTEPS, UNBATCHED
 from pelap.export.onnx_export import CONDITIONS, DESCRIPTION, SCHEDULER
 from pelap.export.onnx_files import check_extra, open_session, run_session
+from pelap.families.family import DenoiserFamily
+from pelap.families.registry import denoiser_family
 
 
 class OnnxNetworks:
@@ -82,29 +84,34 @@ class OnnxNetworks:
             raise ModelError(f"The denoiser takes no {unknown[0]}, but {', '.join(wanted)}.")
         inputs = {name: self._input(name, latents, timestep) for name in wanted} | conditions
         found = run_session(session, inputs)["prediction"]
-        if self.description["packed"]:
-            found = unpack(found, self.latent_shape)
+        found = self._family.packing.unpack(found, *self.latent_shape[1:])
         return found[:, : self.latent_shape[0]]
 
     def _input(self, name: str, latents: Tensor, timestep: Tensor) -> Tensor:
         wanted = self.description["networks"]["denoiser"]["inputs"]
         dtype = getattr(torch, wanted[name]["dtype"])
         if name == "timestep":
-            steps = timestep / NUM_TIMESTEPS if self.description["packed"] else timestep
+            divisor = self._family.timestep_divisor
+            steps = timestep if divisor == 1 else timestep / divisor
             return steps.to(dtype).repeat(len(latents))
         if name == next(iter(wanted)):
             return self._latent_input(name, latents)
         value = self._conditions[name]
-        return value if name in UNBATCHED else value.expand(len(latents), *value.shape[1:])
+        if name in self._family.shared_inputs:
+            return value
+        return value.expand(len(latents), *value.shape[1:])
 
     def _latent_input(self, name: str, latents: Tensor) -> Tensor:
-        if self.description["packed"]:
-            return pack(latents)
+        latents = self._family.packing.pack(latents)
         others = self._conditions.get(name)
         if others is not None:
-            others = others.expand(len(latents), -1, -1, -1)[:, latents.shape[1] :]
+            others = others.expand(len(latents), *others.shape[1:])[:, latents.shape[1] :]
             latents = torch.cat([latents, others], dim=1)
         return latents
+
+    @cached_property
+    def _family(self) -> DenoiserFamily:
+        return denoiser_family(self.description["networks"]["denoiser"]["class"])
 
     def _session(self, name: str) -> Any:
         if name not in self.description["networks"]:
@@ -114,17 +121,3 @@ class OnnxNetworks:
             file = network["int8"]["file"] if self._int8 and "int8" in network else network["file"]
             self._sessions[name] = open_session(self._folder / file, self._num_threads)
         return self._sessions[name]
-
-
-def pack(latents: Tensor) -> Tensor:
-    """Latents (B, C, h, w) as 2×2 patches (B, h·w/4, 4C), the way of diffusers' FluxPipeline."""
-    size, channels, height, width = latents.shape
-    patches = latents.view(size, channels, height // 2, 2, width // 2, 2)
-    return patches.permute(0, 2, 4, 1, 3, 5).reshape(size, height * width // 4, 4 * channels)
-
-
-def unpack(packed: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """The inverse of `pack`, for latents of `shape` (C, h, w)."""
-    channels, height, width = shape
-    patches = packed.view(len(packed), height // 2, width // 2, channels, 2, 2)
-    return patches.permute(0, 3, 1, 4, 2, 5).reshape(len(packed), channels, height, width)

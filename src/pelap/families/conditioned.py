@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 from diffusers.models.embeddings import LabelEmbedding
-from diffusers.models.unets.unet_2d import UNet2DModel, UNet2DOutput
+from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
-NOT_BY_PICTURE = ("img_ids", "txt_ids")
-"""Arguments that all pictures of a batch share."""
+from pelap.families.latent_axes import by_picture
+from pelap.families.packing import UNPACKED, Packing
+from pelap.families.registry import denoiser_family
 
 Told = dict[str, Any]
 """Arguments of a denoiser's forward, a row a picture."""
@@ -23,12 +24,14 @@ class Condition:
     """Of `denoiser.forward`: tensors (1, …), dictionaries of them, and values."""
     latents_name: str
     """The argument that takes the latents."""
-    packed: bool
-    """Whether it takes them as Flux does, (B, h·w/4, 4C)."""
-    timestep_scale: float
-    """What the pipeline multiplies its scheduler's timesteps by."""
-    is_flow: bool
+    is_flow: bool = False
     """Whether the denoiser predicts noise − latents for (1 − σ)·latents + σ·noise."""
+    timestep_scale: float = 1.0
+    """What the pipeline multiplies its scheduler's timesteps by."""
+    packing: Packing = UNPACKED
+    """How it takes them."""
+    shared: tuple[str, ...] = ()
+    """Arguments that all pictures of a batch share."""
 
 
 class ConditionedDenoiser(nn.Module):
@@ -59,7 +62,7 @@ class ConditionedDenoiser(nn.Module):
         return self.denoiser.config
 
     def forward(self, noisy: Tensor, timesteps: Tensor, told: Told | None = None) -> UNet2DOutput:
-        """Its prediction (B, C, h, w) for noisy latents (B, C, h, w) at timesteps (B,).
+        """Its prediction (B, C, *axes) for noisy latents (B, C, *axes) at timesteps (B,).
 
         Args:
             noisy: Latents with noise.
@@ -71,9 +74,9 @@ class ConditionedDenoiser(nn.Module):
         timesteps = torch.as_tensor(timesteps, device=noisy.device).expand(len(noisy))
         exact = torch.promote_types(noisy.dtype, torch.float32)
         sigmas = flow_sigmas().to(noisy.device, exact)[timesteps]  # (B,)
-        size = flow_size(timesteps).to(noisy.device, exact)[:, None, None, None]
+        size = by_picture(flow_size(timesteps).to(noisy.device, exact), noisy)
         flow = self.native((size * noisy).to(noisy.dtype), 1000 * sigmas, told)  # (B, C, h, w)
-        velocity = (1 - 2 * sigmas)[:, None, None, None] * noisy + size * flow
+        velocity = by_picture(1 - 2 * sigmas, noisy) * noisy + size * flow
         return UNet2DOutput(sample=velocity.to(noisy.dtype))
 
     def native(self, noisy: Tensor, timesteps: Tensor, told: Told | None = None) -> Tensor:
@@ -81,14 +84,12 @@ class ConditionedDenoiser(nn.Module):
         noise − latents for (1 − σ)·latents + σ·noise at 1000·σ."""
         condition = self.condition
         timesteps = torch.as_tensor(timesteps, device=noisy.device).expand(len(noisy))
-        arguments = _for_batch(condition.arguments | (told or {}), noisy)
-        arguments[condition.latents_name] = pack(noisy) if condition.packed else noisy
+        arguments = _for_batch(condition.arguments | (told or {}), noisy, condition.shared)
+        arguments[condition.latents_name] = condition.packing.pack(noisy)
         scale = condition.timestep_scale
         arguments["timestep"] = timesteps if scale == 1 else timesteps * scale
         predicted = self.denoiser(**arguments, return_dict=False)[0]
-        if condition.packed:
-            predicted = unpack(predicted, *noisy.shape[2:])
-        return predicted[:, : noisy.shape[1]]
+        return condition.packing.unpack(predicted, *noisy.shape[2:])[:, : noisy.shape[1]]
 
 
 def bare(denoiser: nn.Module) -> nn.Module:
@@ -108,12 +109,11 @@ def flow_size(timesteps: Tensor) -> Tensor:
 
 
 def class_condition(denoiser: nn.Module, *, is_flow: bool) -> Condition:
-    """A class-conditional denoiser told no class: diffusers' DiT, or a UNet2DModel of ours."""
+    """A denoiser that takes classes, told none."""
     config: Any = denoiser.config
-    is_unet = isinstance(denoiser, UNet2DModel)
-    none = config["num_class_embeds"] - 1 if is_unet else config["num_embeds_ada_norm"]
-    name = "sample" if is_unet else "hidden_states"
-    return Condition({"class_labels": torch.tensor([none])}, name, False, 1.0, is_flow)
+    family = denoiser_family(denoiser)
+    labels = torch.tensor([family.none_class(config)])
+    return Condition({"class_labels": labels}, family.latents_name, is_flow)
 
 
 def tell_classes(denoiser: nn.Module, labels: Tensor, drops: Tensor | None = None) -> Told | None:
@@ -139,27 +139,15 @@ def flow_alphas_cumprod() -> Tensor:
     return signal / (signal + noise)
 
 
-def pack(latents: Tensor) -> Tensor:
-    """Flux' 2×2 packing: (B, C, h, w) → (B, h·w/4, 4C)."""
-    size, channels, height, width = latents.shape
-    parts = latents.view(size, channels, height // 2, 2, width // 2, 2)
-    return parts.permute(0, 2, 4, 1, 3, 5).reshape(size, height * width // 4, 4 * channels)
+def _for_batch(arguments: Told, noisy: Tensor, shared: tuple[str, ...]) -> Told:
+    """One picture's arguments for all pictures of a batch."""
 
+    def repeat(name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return _for_batch(value, noisy, shared)
+        if not isinstance(value, Tensor):
+            return value
+        value = value.to(noisy.device, noisy.dtype if value.is_floating_point() else None)
+        return value if name in shared else value.expand(len(noisy), *value.shape[1:])
 
-def unpack(packed: Tensor, height: int, width: int) -> Tensor:
-    """The inverse of `pack`."""
-    parts = packed.view(len(packed), height // 2, width // 2, -1, 2, 2)
-    return parts.permute(0, 3, 1, 4, 2, 5).reshape(len(packed), -1, height, width)
-
-
-def _for_batch(arguments: dict[str, Any], noisy: Tensor) -> dict[str, Any]:
-    return {name: _repeat(name, value, noisy) for name, value in arguments.items()}
-
-
-def _repeat(name: str, value: Any, noisy: Tensor) -> Any:
-    if isinstance(value, dict):
-        return _for_batch(value, noisy)
-    if not isinstance(value, Tensor):
-        return value
-    value = value.to(noisy.device, noisy.dtype if value.is_floating_point() else None)
-    return value if name in NOT_BY_PICTURE else value.expand(len(noisy), *value.shape[1:])
+    return {name: repeat(name, value) for name, value in arguments.items()}

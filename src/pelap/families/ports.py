@@ -1,20 +1,24 @@
-"""Where each class of model carries its latent channels: one table entry a class.
+"""Where a class of models carries its latent channels.
 
 A port is one axis of one layer, with the way the channels are packed into it. Removing, rotating
 and filling channels then is the same arithmetic for every class; see
 `pelap.pruning.latents.latent_slicing`.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pelap.core.errors import ModelError
 
 Kind = Literal["mean", "variance"]
 """What a feature says of its channel: a value, or (a logarithm of) its variance."""
+MOMENTS: tuple[Kind, ...] = ("mean", "variance")
+State = dict[str, Tensor]
+"""A network's weights and statistics by dotted name."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,9 @@ class AutoencoderPorts:
     """A 1×1 convolution in front of the decoder's layer, where the model has one."""
     tanh_scale: float | None = None
     """The decoder squashes latents to scale·tanh(latents / scale) first."""
-    averages_encoder: bool = False
-    """Means of features are added to the encoder's output, repeated latents to the decoder's input
-    layer (the shortcuts of AutoencoderDC)."""
+    fold_shortcuts: Callable[[State, Mapping[str, Any]], dict[str, Any]] | None = None
+    """Writes shortcuts around the latent layers into those layers' weights, in place, given the
+    config; returns the config fields that switch the shortcuts off."""
     statistics: tuple[Port, ...] = ()
     """Batch norms whose running statistics go by channel."""
     rotates: bool = True
@@ -111,109 +115,3 @@ class PortedAutoencoder(Protocol):
     def decode(self, latents: Tensor) -> Any:
         """Images (B, 3, H, W) in [-1, 1], or what has them as `sample`."""
         ...
-
-
-_MOMENTS: tuple[Kind, ...] = ("mean", "variance")
-_KL = AutoencoderPorts(
-    encoder=(Port("encoder.conv_out", kinds=_MOMENTS),),
-    decoder="decoder.conv_in",
-    quant="quant_conv",
-    post_quant="post_quant_conv",
-)
-_FLUX_2X2 = 4
-
-AUTOENCODER_PORTS: dict[str, AutoencoderPorts] = {
-    "AutoencoderKL": AutoencoderPorts(
-        _KL.encoder, _KL.decoder, _KL.quant, _KL.post_quant,
-        optional_post_quant="use_post_quant_conv",
-    ),
-    "AsymmetricAutoencoderKL": _KL,
-    "AutoencoderKLFlux2": AutoencoderPorts(
-        _KL.encoder, _KL.decoder, _KL.quant, _KL.post_quant,
-        statistics=(Port("bn", inner=_FLUX_2X2),),
-        rotates=False,
-        optional_post_quant="use_post_quant_conv",
-    ),
-    "AutoencoderTiny": AutoencoderPorts(
-        encoder=(Port("encoder.layers.-1"),), decoder="decoder.layers.0", tanh_scale=3.0
-    ),
-    "AutoencoderDC": AutoencoderPorts(
-        encoder=(Port("encoder.conv_out"),), decoder="decoder.conv_in", averages_encoder=True
-    ),
-    "PaperAutoencoder": AutoencoderPorts(
-        encoder=(Port("to_mean"), Port("to_logvar", kinds=("variance",))), decoder="decoder.0"
-    ),
-}  # fmt: skip
-
-_SKIP_BLOCKS = {"Skip": "its skip branches mix latents that have passed no convolution"}
-_DIT_INPUT = Port("pos_embed.proj")
-
-DENOISER_PORTS: dict[str, DenoiserPorts] = {
-    "UNet2DModel": DenoiserPorts(Port("conv_in"), Port("conv_out"), _SKIP_BLOCKS),
-    "UNet2DConditionModel": DenoiserPorts(Port("conv_in", takes_others=True), Port("conv_out")),
-    "DiTTransformer2DModel": DenoiserPorts(_DIT_INPUT, Port("proj_out_2")),
-    "PixArtTransformer2DModel": DenoiserPorts(_DIT_INPUT, Port("proj_out")),
-    "SD3Transformer2DModel": DenoiserPorts(_DIT_INPUT, Port("proj_out")),
-    "FluxTransformer2DModel": DenoiserPorts(
-        Port("x_embedder", inner=_FLUX_2X2), Port("proj_out", inner=_FLUX_2X2)
-    ),
-    "SanaTransformer2DModel": DenoiserPorts(Port("patch_embed.proj"), Port("proj_out")),
-    "PaperUNet": DenoiserPorts(Port("down.conv_in"), Port("out"), input_norm="down.norm_in"),
-}
-
-
-def autoencoder_ports(autoencoder: nn.Module) -> AutoencoderPorts:
-    """The ports of an autoencoder: its own, or those of its class.
-
-    Raises:
-        ModelError: If neither is known.
-    """
-    own = getattr(autoencoder, "ports", None)
-    if isinstance(own, AutoencoderPorts):
-        return own
-    return _find(AUTOENCODER_PORTS, autoencoder, "autoencoder")
-
-
-def denoiser_ports(denoiser: nn.Module) -> DenoiserPorts:
-    """The ports of a denoiser.
-
-    Raises:
-        ModelError: If its class, or one of its blocks, is not supported.
-    """
-    ports = _find(DENOISER_PORTS, denoiser, "denoiser")
-    config: Any = denoiser.config
-    types = (*(config.get("down_block_types") or ()), *(config.get("up_block_types") or ()))
-    for prefix, reason in ports.forbidden.items():
-        for name in types:
-            if str(name).startswith(prefix):
-                raise ModelError(f"The denoiser's {name} is not supported: {reason}.")
-    return ports
-
-
-def check_denoiser(denoiser: nn.Module, num_channels: int) -> None:
-    """Refuse a denoiser whose latents have another number of channels.
-
-    Raises:
-        ModelError: Names both numbers.
-    """
-    ports = denoiser_ports(denoiser)
-    config: Any = denoiser.config
-    fields = (config.get(name) for name in ("latent_channels", "out_channels", "in_channels"))
-    found = next(value for value in fields if value is not None) // ports.output.inner
-    if found not in (num_channels, 2 * num_channels):
-        raise ModelError(
-            f"The denoiser {type(denoiser).__name__} predicts {found} latent channels, "
-            f"the autoencoder has {num_channels}: they do not belong together."
-        )
-    layer: Any = denoiser.get_submodule(ports.input.layer)
-    ports.input.count_others(layer.weight.shape[1], num_channels)
-
-
-def _find(table: dict[str, Any], model: nn.Module, role: str) -> Any:
-    name = type(model).__name__
-    if name not in table:
-        raise ModelError(
-            f"The {role} {name} is not supported; known are {', '.join(table)}. "
-            "docs/ports.md shows how to add one."
-        )
-    return table[name]

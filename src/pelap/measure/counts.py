@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pelap.families.ports import autoencoder_ports
+from pelap.families.registry import autoencoder_ports
 from pelap.measure.macs import count_call_macs, count_denoiser_macs
 from pelap.measure.run_cost import num_parameters
 from pelap.models.foreign_autoencoder import ForeignAutoencoder

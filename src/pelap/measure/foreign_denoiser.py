@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from diffusers.models.unets.unet_2d import UNet2DModel
-
 from pelap.core.errors import RunError
+from pelap.families.unet_2d import UNET_2D
 from pelap.models.loaded import PREDICTIONS, LoadedModel, read_forward_process
 from pelap.models.opening import DENOISER_NAMES, find_part, open_model, read_json
 
 SUPPORTED = (
-    "supported is an autoencoder (vae, vqvae, autoencoder) with an unconditional UNet2DModel "
+    f"supported is an autoencoder (vae, vqvae, autoencoder) with an unconditional "
+    f"{UNET_2D.class_name} "
     "(unet, denoiser) and a scheduler with betas, or with --unconditional any pipeline whose "
     "denoiser pelap knows"
 )
@@ -31,7 +31,7 @@ def open_foreign(folder: Path) -> LoadedModel:
     if name is None:
         raise RunError(f"{folder / 'model_index.json'} names no denoiser; {SUPPORTED}.")
     kind = parts[name][1]
-    if kind != UNet2DModel.__name__:
+    if kind != UNET_2D.class_name:
         raise RunError(f"{folder}: the denoiser {kind} is not supported; {SUPPORTED}.")
     model = open_model(folder)
     _check_denoiser(folder, model)

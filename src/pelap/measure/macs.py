@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pelap.families.example_inputs import example_inputs
+from pelap.families.registry import example_inputs
 
 
 @torch.no_grad()
@@ -27,7 +27,7 @@ def count_denoiser_macs(denoiser: nn.Module, side: int | None = None) -> int:
     """Of one denoising step of one picture, on the meta device.
 
     Args:
-        denoiser: Of a class in DENOISER_PORTS.
+        denoiser: Of a known class.
         side: Height and width of the latents; by default what the model was made for.
 
     Raises:

@@ -5,9 +5,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pelap.export.graphs import NUM_TIMESTEPS, is_packed
-from pelap.export.runtime import pack, unpack
-from pelap.families.example_inputs import example_inputs
+from pelap.families.registry import denoiser_family, example_inputs
 from pelap.method.normalizer import LatentNormalizer
 from pelap.models.loaded import LoadedModel
 from pelap.models.precision import InPrecision, Precision
@@ -52,7 +50,7 @@ class TorchNetworks:
         normalizer = model.normalizer or LatentNormalizer(model.num_channels).eval()
         self._normalizer = normalizer.to(device)
         self._shape = (model.num_channels, side, side)
-        self._packed = is_packed(type(model.denoiser).__name__)
+        self._family = denoiser_family(self._denoiser.network)
         self._conditions: dict[int, dict[str, Any]] = {}
 
     @torch.no_grad()
@@ -62,13 +60,14 @@ class TorchNetworks:
         first, given = next(iter(others.items()))
         del others[first]
         others["timestep"] = timestep.to(latents.device).expand(len(latents))
-        if self._packed:
-            others["timestep"] = others["timestep"] / NUM_TIMESTEPS
-            return unpack(self._denoiser(pack(latents), **others).sample, self._shape)
-        channels = latents.shape[1]
-        if given.shape[1] > channels:  # inpainting: mask and picture
-            latents = torch.cat([latents, given[:, channels:].float()], dim=1)
-        return self._denoiser(latents, **others).sample[:, :channels]
+        family, channels = self._family, latents.shape[1]
+        if family.timestep_divisor != 1:
+            others["timestep"] = others["timestep"] / family.timestep_divisor
+        packed = family.packing.pack(latents)
+        if given.shape[1] > packed.shape[1]:  # inpainting: mask and picture
+            packed = torch.cat([packed, given[:, channels:].float()], dim=1)
+        predicted = self._denoiser(packed, **others).sample
+        return family.packing.unpack(predicted, *latents.shape[2:])[:, :channels]
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -3,12 +3,14 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
+from diffusers.pipelines.dit.pipeline_dit import DiTPipeline
 
 from pelap.config.run_config import RunConfig
 from pelap.core.errors import ConfigError, in_one_line
 from pelap.families.conditioned import bare
+from pelap.families.registry import denoiser_family
 from pelap.method.gates import NestedGate
 from pelap.method.normalizer import fold_normalizer, read_statistics
 from pelap.method.pipeline import is_autoencoder, load_autoencoder, load_pipeline, to_system
@@ -52,7 +54,8 @@ def _check_autoencoder(system: LatentDiffusion, source: LatentDiffusion, path: P
             f"--run.autoencoder {path} shrinks pictures by {2 ** (len(levels) - 1)}: runs here "
             f"need {LATENT_FACTOR}."
         )
-    is_folded = isinstance(bare(system.denoiser), DiTTransformer2DModel)
+    family = denoiser_family(bare(system.denoiser))
+    is_folded = family.stock_pipeline == DiTPipeline.__name__
     if is_folded and source.normalizer is not None:
         try:  # before training, what saving will do
             fold_normalizer(source.normalizer, copy.deepcopy(source.autoencoder))
@@ -102,7 +105,7 @@ def begin_with(system: LatentDiffusion, path: Path, *, autoencoder: bool, denois
 def _load_for(path: Path, system: LatentDiffusion) -> LatentDiffusion:
     """The networks at `path`; an autoencoder on its own comes with the system's denoiser."""
     if is_autoencoder(path):
-        autoencoder = load_autoencoder(path)
+        autoencoder: Any = load_autoencoder(path)
         return LatentDiffusion(
             autoencoder,
             system.denoiser,

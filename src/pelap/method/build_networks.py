@@ -1,24 +1,18 @@
 """From a config to an autoencoder and a denoiser."""
 
-from typing import Any
-
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.embeddings import TimestepEmbedding
-from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
-from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import nn
 
-from pelap.config.run_config import MOST_CLASSES, AutoencoderConfig, NetworkConfig
+from pelap.config.run_config import AutoencoderConfig, NetworkConfig
+from pelap.families.dit import build_dit
+from pelap.families.unet_2d import build_unet_2d
 from pelap.method.paper_autoencoder import PaperAutoencoder
 from pelap.method.paper_denoiser import PaperUNet
-
-HEAD_CHANNELS = 64
-"""Of a transformer: as wide as is usual, since attention's cost on a CPU goes with their number."""
 
 
 def build_networks(
     config: NetworkConfig, autoencoder: AutoencoderConfig, latent_size: int
-) -> tuple[PaperAutoencoder | AutoencoderKL, PaperUNet | UNet2DModel | DiTTransformer2DModel]:
+) -> tuple[PaperAutoencoder | AutoencoderKL, nn.Module]:
     """Autoencoder (images four times the latent's side) and denoiser with fresh weights.
 
     Args:
@@ -47,58 +41,8 @@ def _build_autoencoder(
     )
 
 
-def _build_denoiser(
-    config: NetworkConfig, latent_size: int
-) -> PaperUNet | UNet2DModel | DiTTransformer2DModel:
-    channels, width = config.latent_channels, config.denoiser_channels
+def _build_denoiser(config: NetworkConfig, latent_size: int) -> nn.Module:
     if config.denoiser == "paper":
-        return PaperUNet(channels, width, config.time_channels)
-    if config.denoiser == "dit":
-        transformer = DiTTransformer2DModel(
-            num_attention_heads=width // HEAD_CHANNELS,
-            attention_head_dim=HEAD_CHANNELS,
-            in_channels=channels,
-            out_channels=channels,  # DiTPipeline computes with it
-            num_layers=config.denoiser_layers,
-            sample_size=latent_size,
-            patch_size=config.patch_size,
-            num_embeds_ada_norm=MOST_CLASSES,
-        )
-        _begin_as_identity(transformer)
-        return transformer
-    return UNet2DModel(
-        sample_size=latent_size,
-        in_channels=channels,
-        out_channels=channels,
-        block_out_channels=(width, 2 * width),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=config.denoiser_layers,
-        attention_head_dim=32,
-        norm_num_groups=8,
-        num_class_embeds=config.num_classes + 1 if config.num_classes else None,  # the last: none
-    )
-
-
-def _begin_as_identity(transformer: DiTTransformer2DModel) -> None:
-    """The initial weights of DiT (Peebles and Xie, arXiv 2212.09748): blocks begin as identities.
-
-    diffusers leaves torch's, with which training is slower.
-    """
-    for module in transformer.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-    for module in transformer.modules():  # again: modules come before the layers inside them
-        if isinstance(module, TimestepEmbedding):
-            nn.init.normal_(module.linear_1.weight, std=0.02)
-            nn.init.normal_(module.linear_2.weight, std=0.02)
-    blocks: Any = transformer.transformer_blocks
-    for layer in (
-        *(block.norm1.linear for block in blocks),
-        transformer.proj_out_1,
-        transformer.proj_out_2,
-    ):
-        nn.init.zeros_(layer.weight)
+        return PaperUNet(config.latent_channels, config.denoiser_channels, config.time_channels)
+    build = build_dit if config.denoiser == "dit" else build_unet_2d
+    return build(config, latent_size)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 from diffusers.pipelines.dit.pipeline_dit import DiTPipeline
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -20,6 +19,7 @@ from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder
 from pelap.core.errors import RunError, in_one_line
 from pelap.families.conditioned import ConditionedDenoiser, bare, class_condition, tell_classes
+from pelap.families.registry import denoiser_family
 from pelap.method.forward_process import build_scheduler
 from pelap.method.gates import Gate
 from pelap.method.importance import ImportancePredictor
@@ -113,7 +113,7 @@ def to_pipeline(
     """
     denoiser = bare(system.denoiser)
     id2label = dict(enumerate(class_names)) if denoiser is not system.denoiser else None
-    if isinstance(denoiser, DiTTransformer2DModel):
+    if denoiser_family(denoiser).stock_pipeline == DiTPipeline.__name__:
         return _to_dit_pipeline(system, denoiser, id2label)
     if system.normalizer is not None:
         write_statistics(system.normalizer, system.autoencoder)
@@ -128,7 +128,7 @@ def to_pipeline(
 
 
 def _to_dit_pipeline(
-    system: LatentDiffusion, transformer: DiTTransformer2DModel, id2label: dict[int, str] | None
+    system: LatentDiffusion, transformer: Any, id2label: dict[int, str] | None
 ) -> DiTPipeline:
     autoencoder = system.autoencoder
     if system.normalizer is not None:

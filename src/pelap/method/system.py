@@ -14,10 +14,9 @@ through the mask. Each is an option of `ObjectiveConfig`.
 """
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
@@ -29,16 +28,38 @@ from pelap.method.forward_process import build_scheduler
 from pelap.method.gates import Gate, GateOutput, build_gate
 from pelap.method.importance import ImportancePredictor
 from pelap.method.normalizer import LatentNormalizer
-from pelap.method.paper_denoiser import PaperUNet
 
 LATENT_FACTOR = 4
 """Pixels of an image's side to one of its latent's."""
 
-Autoencoder = Any
-"""PaperAutoencoder, AutoencoderKL …: they share methods, not a type that declares them."""
-Denoiser = PaperUNet | UNet2DModel | ConditionedDenoiser
 Stage = Literal["joint", "autoencoder", "denoiser"]
 """What is trained: all together, or one after the other."""
+
+
+class Autoencoder(Protocol):
+    """What the method asks of an autoencoder, as diffusers' AutoencoderKL has it."""
+
+    @property
+    def config(self) -> Any:
+        """A mapping with `latent_channels`."""
+        ...
+
+    def encode(self, images: Tensor, /) -> Any:
+        """A distribution of latents (B, C, h, w), as `latent_dist`."""
+        ...
+
+    def decode(self, latents: Tensor, /) -> Any:
+        """Images (B, 3, H, W) in [-1, 1], as `sample`."""
+        ...
+
+
+class Denoiser(Protocol):
+    """What the method asks of a denoiser, as diffusers' unconditional UNet has it."""
+
+    def __call__(self, noisy: Tensor, timesteps: Any, /, *told: Any) -> Any:
+        """A prediction (B, C, h, w) for noisy latents, as `sample`; one that takes conditions is
+        told them of each picture."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -113,8 +134,8 @@ class LatentDiffusion(nn.Module):
         options: ObjectiveConfig | None = None,
     ):
         super().__init__()
-        self.autoencoder = autoencoder
-        self.denoiser = denoiser
+        self.autoencoder: Any = autoencoder
+        self.denoiser: Any = denoiser
         self.importance = importance
         self.gate = gate
         self.normalizer = normalizer
@@ -267,6 +288,7 @@ def build_system(config: RunConfig) -> LatentDiffusion:
     """Networks with fresh weights drawn from `config.run.seed`, on the CPU."""
     network = config.network
     importance = None
+    autoencoder: Any
     denoiser: Any
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import nn
@@ -14,11 +13,15 @@ from torch import nn
 from pelap.config.run_config import NoiseConfig, RunConfig
 from pelap.core.errors import ModelError
 from pelap.families.conditioned import Condition, ConditionedDenoiser
-from pelap.families.example_inputs import LATENT_SIDE, latent_side
-from pelap.families.ports import check_denoiser
+from pelap.families.registry import (
+    LATENT_SIDE,
+    check_denoiser,
+    denoiser_families,
+    denoiser_family,
+    latent_side,
+)
 from pelap.method.forward_process import build_scheduler, flow_process
 from pelap.method.normalizer import LatentNormalizer, read_statistics
-from pelap.method.paper_denoiser import PaperUNet
 from pelap.method.system import LATENT_FACTOR, LatentDiffusion
 from pelap.models.foreign_autoencoder import ForeignAutoencoder
 
@@ -37,7 +40,7 @@ class LoadedModel:
     parts: dict[str, Any] = field(default_factory=dict)
     """What model_index.json says; empty for an autoencoder on its own."""
     autoencoder_name: str = ""
-    """Of its part; empty for an autoencoder on its own."""
+    """The part's name in the pipeline; empty for an autoencoder on its own."""
     denoiser_name: str = ""
     scheduler_config: dict[str, Any] = field(default_factory=dict)
     variant: str | None = None
@@ -114,10 +117,10 @@ class LoadedModel:
 
 def runs_on_latents(denoiser: nn.Module | None) -> bool:
     """Whether a denoiser needs noisy latents and a timestep, and nothing else."""
-    if not isinstance(denoiser, UNet2DModel | PaperUNet):
+    if type(denoiser).__name__ not in denoiser_families():
         return False
-    config: Any = denoiser.config
-    return not (config.get("num_class_embeds") or config.get("class_embed_type"))
+    found: Any = denoiser
+    return denoiser_family(found).runs_on_latents(found.config)
 
 
 def is_flow(config: dict[str, Any]) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 import diffusers
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import logging
 from huggingface_hub import snapshot_download
@@ -18,17 +17,17 @@ from torch import nn
 
 from pelap.config.run_config import load_config
 from pelap.core.errors import ModelError
-from pelap.families.ports import AUTOENCODER_PORTS, DENOISER_PORTS
+from pelap.families.registry import autoencoder_families, denoiser_families, denoiser_family
 from pelap.method import paper_networks
 from pelap.method.normalizer import fold_normalizer, read_statistics
 from pelap.models.in_memory import read_pipeline
 from pelap.models.loaded import LoadedModel
 
 AUTOENCODER_NAMES = ("vae", "vqvae", "autoencoder")
-AUTOENCODERS = (*AUTOENCODER_PORTS, "VQModel")
-"""Classes that are opened; a VQModel can be measured, but not pruned."""
 DENOISER_NAMES = ("unet", "denoiser", "transformer", "prior")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+LDM = "LDMPipeline"
+"""diffusers' pipeline of latent diffusion without a condition."""
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md"]
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -113,7 +112,7 @@ def _open_folder(path: Path, source: Path) -> LoadedModel:
         raise ModelError(
             f"No model in {path}: it holds neither model_index.json nor a model's config.json."
         )
-    autoencoder = load_part(path, "diffusers", config["_class_name"], AUTOENCODERS)
+    autoencoder = load_part(path, "diffusers", config["_class_name"], autoencoder_families())
     return LoadedModel(name, autoencoder, folder=path, variant=_variant(path))
 
 
@@ -122,16 +121,18 @@ def _open_run(path: Path, name: str) -> LoadedModel:
     config = load_config(path.parent / "config.json")
     autoencoder = model.autoencoder
     parts, names = dict(model.parts), (model.autoencoder_name, model.denoiser_name)
-    if isinstance(autoencoder, AutoencoderKL) and isinstance(model.denoiser, UNet2DModel):
+    denoiser = model.denoiser
+    is_stock = denoiser is not None and denoiser_family(denoiser).stock_pipeline == LDM
+    if isinstance(autoencoder, AutoencoderKL) and is_stock:
         normalizer = read_statistics(autoencoder)
         if normalizer is not None:
             fold_normalizer(normalizer, autoencoder)
         names = ("vqvae", "unet")
         parts = {
-            "_class_name": "LDMPipeline",
+            "_class_name": LDM,
             "_diffusers_version": diffusers.__version__,
             "vqvae": ["diffusers", "AutoencoderKL"],
-            "unet": ["diffusers", "UNet2DModel"],
+            "unet": ["diffusers", type(denoiser).__name__],
             "scheduler": ["diffusers", "DDIMScheduler"],
         }
     return LoadedModel(
@@ -149,11 +150,11 @@ def _open_pipeline(path: Path, name: str) -> LoadedModel:
         )
     denoiser_name = find_part(parts, DENOISER_NAMES)
     library, kind = parts[autoencoder_name]
-    autoencoder = load_part(path / autoencoder_name, library, kind, AUTOENCODERS)
+    autoencoder = load_part(path / autoencoder_name, library, kind, autoencoder_families())
     denoiser = None
     if denoiser_name is not None:
         library, kind = parts[denoiser_name]
-        denoiser = load_part(path / denoiser_name, library, kind, DENOISER_PORTS)
+        denoiser = load_part(path / denoiser_name, library, kind, denoiser_families())
     scheduler = path / "scheduler" / "scheduler_config.json"
     return LoadedModel(
         name, autoencoder, denoiser, path, parts, autoencoder_name, denoiser_name or "",
@@ -198,7 +199,7 @@ def load_part(folder: Path, library: str, kind: str, known: Collection[str]) -> 
     if kind not in known or not hasattr(home, str(kind)):
         raise ModelError(
             f"{folder.name} is {library}.{kind}, which is not supported; known are "
-            f"{', '.join(known)}. docs/ports.md shows how to add one."
+            f"{', '.join(known)}. docs/families.md shows how to add one."
         )
     files = sorted(folder.glob("*.safetensors"))
     if not files:

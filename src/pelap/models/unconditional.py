@@ -13,6 +13,7 @@ from torch import nn
 
 from pelap.core.errors import ModelError
 from pelap.families.conditioned import Condition
+from pelap.families.registry import denoiser_family
 from pelap.models.in_memory import make_pipeline
 from pelap.models.loaded import LoadedModel, is_flow, runs_on_latents
 
@@ -50,19 +51,20 @@ def without_condition(model: LoadedModel, size: int) -> LoadedModel:
     _refuse_classes(denoiser, model.name)
     pipeline = _open_pipeline(model)
     arguments = _catch(pipeline, denoiser, _request(pipeline, denoiser, size), model.name)
-    (latents_name, latents), *_ = arguments.items()
+    family = denoiser_family(denoiser)
     passed = torch.as_tensor(arguments["timestep"]).flatten()[0]
     others = {
         name: value
         for name, value in arguments.items()
-        if name not in (latents_name, "timestep", "return_dict")
+        if name not in (family.latents_name, "timestep", "return_dict")
     }
     condition = Condition(
         others,
-        latents_name,
-        packed=latents.dim() == 3,
-        timestep_scale=float(passed) / float(pipeline.scheduler.timesteps[0]),
+        family.latents_name,
         is_flow=is_flow(model.scheduler_config),
+        timestep_scale=float(passed) / float(pipeline.scheduler.timesteps[0]),
+        packing=family.packing,
+        shared=family.shared_inputs,
     )
     return replace(model, condition=condition)
 
@@ -88,7 +90,7 @@ def _request(pipeline: Any, denoiser: nn.Module, size: int) -> dict[str, Any]:
     if not config.get("guidance_embeds"):  # otherwise the scale is an input, not a second call
         asked["guidance_scale"] = 1.0
     if "class_labels" in taken:
-        asked["class_labels"] = [config["num_embeds_ada_norm"]]  # behind the last class: none
+        asked["class_labels"] = [denoiser_family(denoiser).none_class(config)]
     return {name: value for name, value in asked.items() if name in taken}
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from pelap import __version__
 from pelap.analysis.analysis_record import Analysis
-from pelap.families.ports import autoencoder_ports
+from pelap.families.registry import autoencoder_ports
 from pelap.method.latent_map import predict_noisy
 from pelap.models.loaded import LoadedModel
 from pelap.models.saving import ChangedModel, save_model

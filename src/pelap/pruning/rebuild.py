@@ -9,7 +9,8 @@ from accelerate import init_empty_weights
 from diffusers.configuration_utils import ConfigMixin
 from torch import Tensor, nn
 
-State = dict[str, Tensor]
+from pelap.families.ports import State
+
 RUNTIME_SWITCHES = ("use_slicing", "use_tiling")
 
 

@@ -11,18 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from pelap.core.errors import ModelError
-from pelap.families.ports import (
-    AutoencoderPorts,
-    DenoiserPorts,
-    Port,
-    autoencoder_ports,
-    check_denoiser,
-    denoiser_ports,
-)
+from pelap.families.latent_axes import axes_of, by_channel
+from pelap.families.ports import MOMENTS, AutoencoderPorts, DenoiserPorts, Port, State
+from pelap.families.registry import autoencoder_ports, check_denoiser, denoiser_ports
 from pelap.method.latent_map import LatentMap, LatentMoments
 from pelap.method.normalizer import LatentNormalizer
 from pelap.pruning.latents.raw_map import RawMap, raw_map
-from pelap.pruning.rebuild import State, rebuild
+from pelap.pruning.rebuild import rebuild
 
 
 def slice_autoencoder(
@@ -38,7 +33,7 @@ def slice_autoencoder(
     it.
 
     Args:
-        autoencoder: Of a class in `AUTOENCODER_PORTS`, or with its own `ports`.
+        autoencoder: Of a known class, or with its own `ports`.
         latent_map: Which channels or directions are kept, and what stands in for the others.
         moments: Of the latents as the denoiser sees them.
         normalizer: Scale and shift that the denoiser's latents have been through.
@@ -53,8 +48,8 @@ def slice_autoencoder(
     _check(ports, latent_map, type(autoencoder).__name__)
     state: State = dict(autoencoder.state_dict())
     updates: dict[str, Any] = {"latent_channels": latent_map.num_kept}
-    if ports.averages_encoder:
-        updates |= _fold_shortcuts(state, ports, config)
+    if ports.fold_shortcuts is not None:
+        updates |= ports.fold_shortcuts(state, config)
     if not keeps_scalars:
         updates |= {"latents_mean": raw.mean.tolist(), "latents_std": raw.std.tolist()}
     _slice_encoder(state, ports, raw)
@@ -81,7 +76,7 @@ def slice_denoiser(
     """A denoiser of the same class with the kept channels.
 
     Args:
-        denoiser: Of a class in `DENOISER_PORTS`.
+        denoiser: Of a known class.
         latent_map: Which channels or directions are kept.
         stand_in: (C, K): what it gets for noisy latents is this matrix times the kept ones; without
             it, or behind a norm of the latents, removed ones are zero.
@@ -97,7 +92,7 @@ def slice_denoiser(
     check_denoiser(denoiser, num_channels)
     output = ports.output
     if config.get("out_channels") == 2 * num_channels:  # learned variance
-        output = replace(output, kinds=("mean", "variance"))
+        output = replace(output, kinds=MOMENTS)
     shown = encode if stand_in is None else stand_in.T  # (K, C)
     if ports.input_norm is not None:
         _slice_norm(state, ports, latent_map)
@@ -223,16 +218,26 @@ def _compose_quant(state: State, quant: str, layer: str) -> None:
 
 def _write_identity(state: State, layer: str, size: int) -> None:
     weight, bias = state[f"{layer}.weight"], state[f"{layer}.bias"]
-    state[f"{layer}.weight"] = torch.eye(size, dtype=weight.dtype)[:, :, None, None]
+    state[f"{layer}.weight"] = by_channel(torch.eye(size, dtype=weight.dtype), weight)
     state[f"{layer}.bias"] = torch.zeros(size, dtype=bias.dtype)
 
 
 def _slice_decoder(state: State, ports: AutoencoderPorts, raw: RawMap) -> dict[str, Any]:
-    """Fold the map in front of the decoder's first layer; returns config fields that change."""
-    name = _resolve(state, ports.decoder)
-    num_kept = len(raw.mean)
-    mixing, constant = raw.decode, raw.decode_offset  # what stands in = mixing · kept + constant
-    post_quant, updates = ports.post_quant, {}
+    """Fold the map in front of the decoder's first layer; returns config fields that change.
+
+    In place of the latents stands D·k + d, of the kept ones k. They pass a 1×1 convolution P·z + p
+    (`post_quant`), where there is one, then a convolution W with bias b, padded with zeros:
+
+        W ∗ (P (D k + d) + p) + b = (W M) ∗ k + W ∗ c + b   with M = P D and c = P d + p
+
+    W M takes W's place. W ∗ c is the sum over the kernel, a bias, except where the kernel reaches
+    into the padding, which has no c. A 1×1 convolution k + h that stays in front of W M holds part
+    of c so that it is right there too: (W M) ∗ (k + h) = (W M) ∗ k + W ∗ M h, absent from the
+    padding like c. The best h is the least-squares solution of W_out M h = W_out c, where W_out are
+    the parts of W that fall on padding; of what is left, c − M h, the bias takes the sum.
+    """
+    name, post_quant, updates = _resolve(state, ports.decoder), ports.post_quant, {}
+    mixing, constant = raw.decode, raw.decode_offset
     has_post_quant = post_quant is not None and f"{post_quant}.weight" in state
     if has_post_quant:
         weight = state[f"{post_quant}.weight"].double().flatten(1)
@@ -243,16 +248,15 @@ def _slice_decoder(state: State, ports: AutoencoderPorts, raw: RawMap) -> dict[s
         has_post_quant = True
     if ports.tanh_scale is not None:
         constant = ports.tanh_scale * torch.tanh(constant / ports.tanh_scale)
-    kernel = state[f"{name}.weight"].double()  # (O, C, …)
-    held = torch.zeros(num_kept).double()
+    like = state[f"{name}.weight"]
+    kernel = like.double()  # (O, C, …)
+    rest = constant
     if has_post_quant:
-        # as much of the constant as K channels can hold goes where padding does not touch it
-        flat = _outside(kernel)
-        held = torch.linalg.pinv(flat @ mixing, rtol=1e-10) @ (flat @ constant)
-        like = state[f"{name}.weight"]
-        state[f"{post_quant}.weight"] = torch.eye(num_kept, dtype=like.dtype)[:, :, None, None]
+        outside, num_kept = _outside(kernel), len(raw.mean)
+        held = torch.linalg.pinv(outside @ mixing, rtol=1e-10) @ (outside @ constant)
+        state[f"{post_quant}.weight"] = by_channel(torch.eye(num_kept, dtype=like.dtype), like)
         state[f"{post_quant}.bias"] = held.to(like.dtype)
-    rest = constant - mixing @ held
+        rest = constant - mixing @ held
     shift = torch.tensordot(kernel.flatten(2).sum(2) if kernel.dim() > 2 else kernel, rest, dims=1)
     _write(state, f"{name}.weight", lambda t: torch.einsum("oc...,ck->ok...", t, mixing))
     if f"{name}.bias" in state:
@@ -263,36 +267,16 @@ def _slice_decoder(state: State, ports: AutoencoderPorts, raw: RawMap) -> dict[s
 
 
 def _outside(kernel: Tensor) -> Tensor:
-    """What of a convolution (O, C, k, k) falls on the padding at each side, as rows of (…, C)."""
-    reach = range(1, kernel.shape[-1] // 2 + 1)
-    sides = [kernel[..., :n, :] for n in reach] + [kernel[..., -n:, :] for n in reach]
-    sides += [kernel[..., :n] for n in reach] + [kernel[..., -n:] for n in reach]
+    """What of a convolution (O, C, k, …) falls on the padding at each side, as rows of (…, C)."""
+    sides = []
+    for axis in axes_of(kernel):
+        size = kernel.shape[axis]
+        reach = range(1, size // 2 + 1)
+        sides += [kernel.narrow(axis, 0, n) for n in reach]
+        sides += [kernel.narrow(axis, size - n, n) for n in reach]
     if not sides:  # a 1×1 convolution has no padding: anything will do
         sides = [kernel]
     return torch.cat([side.flatten(2).sum(dim=2) for side in sides])
-
-
-def _fold_shortcuts(
-    state: State, ports: AutoencoderPorts, config: dict[str, Any]
-) -> dict[str, Any]:
-    """Write AutoencoderDC's parameter-free shortcuts into the convolutions beside them."""
-    (encoder,) = ports.encoder
-    if config["encoder_out_shortcut"]:
-        _write(state, f"{encoder.layer}.weight", lambda t: _add_groups(t, mean=True))
-    if config["decoder_in_shortcut"]:
-        _write(state, f"{ports.decoder}.weight", lambda t: _add_groups(t, mean=False))
-    return {"encoder_out_shortcut": False, "decoder_in_shortcut": False}
-
-
-def _add_groups(weight: Tensor, mean: bool) -> Tensor:
-    """Add the mean over groups of inputs, or the repetition over groups of outputs."""
-    added = weight.clone()
-    outputs, inputs, height, width = weight.shape
-    group = inputs // outputs if mean else outputs // inputs
-    for index in range(inputs if mean else outputs):
-        row, column = (index // group, index) if mean else (index, index // group)
-        added[row, column, height // 2, width // 2] += 1 / group if mean else 1.0
-    return added
 
 
 def _slice_norm(state: State, ports: DenoiserPorts, latent_map: LatentMap) -> None:

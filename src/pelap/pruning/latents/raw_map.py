@@ -28,7 +28,7 @@ class RawMap:
     mean: Tensor
     """(K,), of the kept latents, for the new normaliser."""
     std: Tensor
-    """(K,), likewise."""
+    """(K,), their standard deviations, for the same."""
 
 
 def raw_map(

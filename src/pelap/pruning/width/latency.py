@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from pelap.families.example_inputs import example_inputs
+from pelap.families.registry import example_inputs
 from pelap.measure.alternation import alternate, ratio
 
 BATCH_SIZE = 64

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pelap.pruning.rebuild import State
+from pelap.families.ports import State
 
 NUM_TIMESTEPS = 1000
 

@@ -3,24 +3,20 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from pelap.core.errors import ConfigError, ModelError
+from pelap.families.family import Freedom, Widths
+from pelap.families.registry import denoiser_families, denoiser_family
 from pelap.measure.macs import count_denoiser_macs
 from pelap.pruning.rebuild import weightless
-from pelap.pruning.width.transformer_layout import transformer_updates
 
-MAX_STEPS = 8
-"""Widths tried at most for each level."""
 MAX_SHAPES = 24
 """Shapes compared at most."""
-
-Widths = tuple[int, ...]
-"""A UNet's channels by level; a transformer's heads and layers."""
 
 
 @dataclass(frozen=True)
@@ -34,33 +30,17 @@ class Shape:
     """Of one denoising step of one picture."""
 
 
-@dataclass(frozen=True)
-class Freedom:
-    """What may change in a class of denoisers."""
-
-    options: tuple[Widths, ...]
-    """Values that each width may take, rising; the last is today's."""
-    names: tuple[str, ...]
-    updates: Callable[[Widths], dict[str, Any]]
-    steps: tuple[bool, ...] = ()
-    """Whether each width differs from the one before it, which must stay so: where two levels of a
-    UNet are as wide, there is no shortcut convolution between them."""
-
-    def allows(self, widths: Widths) -> bool:
-        pairs = zip(widths, widths[1:], self.steps, strict=False)
-        return all((one != other) == differs for one, other, differs in pairs)
-
-
 def find_freedom(denoiser: Any) -> Freedom:
     """What may change in this denoiser.
 
     Raises:
         ModelError: If its class is not supported.
     """
-    name = type(denoiser).__name__
-    if name not in FREEDOMS:
-        raise ModelError(f"The width of {name} cannot be pruned; known are {', '.join(FREEDOMS)}.")
-    return FREEDOMS[name](denoiser)
+    family = denoiser_family(denoiser)
+    if not family.can_narrow:
+        known = ", ".join(name for name, one in denoiser_families().items() if one.can_narrow)
+        raise ModelError(f"The width of {family.class_name} cannot be pruned; known are {known}.")
+    return family.freedom(denoiser)
 
 
 def make_shape(denoiser: nn.Module, widths: Widths) -> Shape:
@@ -175,101 +155,3 @@ def _samples(freedom: Freedom) -> list[Widths]:
 
 def _join(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
-
-
-def _spread(values: Sequence[int]) -> Widths:
-    """At most MAX_STEPS of rising values, evenly, the last among them."""
-    if len(values) <= MAX_STEPS:
-        return tuple(values)
-    places = np.linspace(0, len(values) - 1, MAX_STEPS).round().astype(int)
-    return tuple(values[place] for place in places)
-
-
-def _unet_2d(unet: Any) -> Freedom:
-    config, groups = unet.config, unet.config["norm_num_groups"]
-    head = config["attention_head_dim"] or 1
-    attends = _attending_levels(config)
-    options = []
-    for level, width in enumerate(config["block_out_channels"]):
-        least = max(width // 4, head if level in attends else 1)
-        values = [value for value in range(groups, width, groups) if value >= least]
-        options.append((*_spread(values)[-MAX_STEPS + 1 :], width))
-    return Freedom(
-        tuple(options), _level_names(config), lambda widths: _unet_updates(unet, widths),
-        _steps(config["block_out_channels"]),
-    )  # fmt: skip
-
-
-def _unet_condition(unet: Any) -> Freedom:
-    config = unet.config
-    widths, groups = config["block_out_channels"], config["norm_num_groups"]
-    heads = _by_level(config["attention_head_dim"], len(widths))
-    attends = _attending_levels(config)
-    options = []
-    for level, width in enumerate(widths):
-        step = math.lcm(groups, width // heads[level]) if level in attends else groups
-        values = [value for value in range(step, width, step) if value >= width // 4]
-        options.append((*_spread(values)[-MAX_STEPS + 1 :], width))
-
-    def updates(chosen: Widths) -> dict[str, Any]:
-        found = _unet_updates(unet, chosen)
-        changes = [
-            max(1, new * count // old)
-            for new, old, count in zip(chosen, widths, heads, strict=True)
-        ]
-        if tuple(changes) != heads:
-            found["attention_head_dim"] = tuple(changes)
-        return found
-
-    return Freedom(tuple(options), _level_names(config), updates, _steps(widths))
-
-
-def _unet_updates(unet: Any, widths: Widths) -> dict[str, Any]:
-    config = unet.config
-    updates: dict[str, Any] = {"block_out_channels": widths}
-    if widths[0] != config["block_out_channels"][0] and not config["time_embedding_dim"]:
-        updates["time_embedding_dim"] = unet.time_embedding.linear_1.out_features
-    return updates
-
-
-def _steps(widths: Sequence[int]) -> tuple[bool, ...]:
-    return tuple(one != other for one, other in pairwise(widths))
-
-
-def _attending_levels(config: Any) -> set[int]:
-    """Levels with attention; the middle block has the width of the last."""
-    num_levels = len(config["block_out_channels"])
-    down, up = config["down_block_types"], tuple(reversed(config["up_block_types"]))
-    found = {level for level in range(num_levels) if "Attn" in down[level] + up[level]}
-    has_middle = config["mid_block_type"] is not None and config.get("add_attention", True)
-    return found | ({num_levels - 1} if has_middle else set())
-
-
-def _by_level(value: Any, num_levels: int) -> Widths:
-    return (value,) * num_levels if isinstance(value, int) else tuple(value)
-
-
-def _level_names(config: Any) -> tuple[str, ...]:
-    return tuple(f"level {level}" for level in range(len(config["block_out_channels"])))
-
-
-def _transformer(transformer: Any) -> Freedom:
-    config = transformer.config
-    heads = range(max(1, config["num_attention_heads"] // 4), config["num_attention_heads"] + 1)
-    least = min(2, config["num_layers"])  # first and last always stay
-    layers = range(max(least, config["num_layers"] // 4), config["num_layers"] + 1)
-    return Freedom(
-        (_spread(heads), _spread(layers)), ("heads", "layers"),
-        lambda widths: transformer_updates(transformer, *widths),
-    )  # fmt: skip
-
-
-FREEDOMS: dict[str, Callable[[Any], Freedom]] = {
-    "UNet2DModel": _unet_2d,
-    "UNet2DConditionModel": _unet_condition,
-    "DiTTransformer2DModel": _transformer,
-    "PixArtTransformer2DModel": _transformer,
-    "SD3Transformer2DModel": _transformer,
-    "FluxTransformer2DModel": _transformer,
-    "SanaTransformer2DModel": _transformer,
-}

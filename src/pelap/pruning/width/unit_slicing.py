@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from pelap.core.errors import ModelError
-from pelap.pruning.rebuild import State
-from pelap.pruning.width.layout import Group, Kept, WidthLayout
+from pelap.families.layout import Group, Kept, WidthLayout
+from pelap.families.ports import State
 
 
 def choose_units(scores: dict[str, Tensor], old: WidthLayout, new: WidthLayout) -> Kept:

@@ -1,20 +1,22 @@
 """Criteria for a denoiser's inner units, behind the interface of those for latent channels."""
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pelap.analysis.criteria import Criterion
 from pelap.core.seeding import generator
-from pelap.pruning.rebuild import State
-from pelap.pruning.width.layout import WidthLayout
-from pelap.pruning.width.transformer_layout import Layers, take_layers
+from pelap.families.family import Layers
+from pelap.families.layout import WidthLayout
+from pelap.families.ports import State
+from pelap.families.registry import denoiser_family
+from pelap.pruning.width.layers import take_layers
 from pelap.pruning.width.unit_slicing import score_units
 
 LOSS_SHARE = 0.05
-"""Of the largest loss: timesteps with less say nothing in `diff_pruning`. Theirs."""
+"""Of the largest loss: timesteps with less say nothing in `diff_pruning`; its authors' value."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,11 @@ class WidthScores:
             for name, group in layout.groups.items()
         }
 
-    def of_layers(self, transformer: nn.Module) -> dict[str, Tensor]:
-        """One a layer, by the name of their list, float64."""
+    def of_layers(self, denoiser: Any) -> dict[str, Tensor]:
+        """One a layer, by the name of their list, float64; empty where none may go."""
         found = {}
-        for owner in ("transformer_blocks", "single_transformer_blocks"):
-            blocks = getattr(transformer, owner, None)
-            if blocks is None:
-                continue
-            sums = torch.zeros(len(blocks), dtype=torch.float64)
+        for owner in denoiser_family(denoiser).depth.values():
+            sums = torch.zeros(len(getattr(denoiser, owner)), dtype=torch.float64)
             for name, scores in self.weights.items():
                 if name.startswith(f"{owner}."):
                     sums[int(name.split(".")[1])] += scores.double().sum().cpu()

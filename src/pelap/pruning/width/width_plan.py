@@ -8,20 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from pelap.core.errors import ConfigError, ModelError
-from pelap.pruning.rebuild import State, empty, rebuild, weightless
-from pelap.pruning.width.layout import Kept, WidthLayout
+from pelap.families.family import Layers, Widths
+from pelap.families.layout import Kept, WidthLayout
+from pelap.families.ports import State
+from pelap.families.registry import denoiser_family
+from pelap.families.transformer import STREAM
+from pelap.pruning.rebuild import empty, rebuild, weightless
+from pelap.pruning.width.layers import choose_layers, take_layers
 from pelap.pruning.width.refit import match_positions, refit_time
-from pelap.pruning.width.shapes import Shape, Widths, find_shapes, make_shape
-from pelap.pruning.width.transformer_layout import (
-    DEPTH,
-    STREAM,
-    Layers,
-    choose_layers,
-    renumber_layers,
-    take_layers,
-    transformer_layout,
-)
-from pelap.pruning.width.unet_layout import unet_layout
+from pelap.pruning.width.shapes import Shape, find_shapes, make_shape
 from pelap.pruning.width.unit_slicing import choose_units, slice_weights
 from pelap.pruning.width.width_criteria import WIDTH_CRITERIA, WidthEvidence, WidthScores
 
@@ -38,7 +33,7 @@ class WidthRequest:
     macs: float | None = None
     """Most of a step's multiply-accumulates, as a share of what it cost before."""
     latency: float | None = None
-    """Most of a step's time on this machine, likewise."""
+    """Most of a step's time on this machine, as a share of what it took before."""
     widths: Widths | None = None
     criterion: str | None = None
     """None takes taylor where the denoiser can be run, else magnitude."""
@@ -95,7 +90,7 @@ def find_layout(denoiser: Any) -> WidthLayout:
     Raises:
         ModelError: If this class, or this variant of it, is not supported.
     """
-    return (unet_layout if hasattr(denoiser, "down_blocks") else transformer_layout)(denoiser)
+    return denoiser_family(denoiser).layout(denoiser)
 
 
 def find_criterion(request: WidthRequest, evidence: WidthEvidence) -> tuple[str, WidthScores]:
@@ -191,17 +186,20 @@ class _Choice:
 
 
 def _choose(denoiser: nn.Module, shape: Shape, scores: WidthScores) -> _Choice:
-    layers: Layers = {}
-    if not hasattr(denoiser, "down_blocks"):
-        layers = choose_layers(scores.of_layers(denoiser), shape.updates)
-        shape = replace(shape, updates=renumber_layers(denoiser, shape.updates, layers))
-    depth = {field: shape.updates[field] for field in DEPTH if field in shape.updates}
+    family = denoiser_family(denoiser)
+    layers = choose_layers(scores.of_layers(denoiser), family.depth, shape.updates)
+    depth = family.depth_updates(_config(denoiser), shape.updates, layers)
+    shape = replace(shape, updates=shape.updates | depth)
     layout = find_layout(weightless(denoiser, depth))
     shallow = scores.of_kept_layers(layers)
     narrow_layout = find_layout(weightless(denoiser, shape.updates))
     kept = choose_units(shallow.of_units(layout), layout, narrow_layout)
     held = slice_weights(shallow.weights, layout, kept)
     return _Choice(shape, layers, layout, kept, _sum(held) / max(_sum(scores.weights), 1e-300))
+
+
+def _config(denoiser: Any) -> dict[str, Any]:
+    return denoiser.config
 
 
 def _sum(scores: State) -> float:

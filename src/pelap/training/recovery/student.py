@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pelap.core.errors import ConfigError
-from pelap.families.ports import autoencoder_ports, denoiser_ports
+from pelap.families.registry import autoencoder_ports, denoiser_ports
 from pelap.method.system import LatentDiffusion
 from pelap.models.loaded import LoadedModel
 from pelap.training.recovery.recovery_settings import Parts

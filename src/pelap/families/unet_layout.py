@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from pelap.core.errors import ModelError
-from pelap.pruning.width.layout import Stream, WidthLayout
+from pelap.families.layout import Stream, WidthLayout
 
 BLOCKS = (
     "DownBlock2D", "AttnDownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "AttnUpBlock2D",
@@ -14,7 +14,7 @@ BLOCKS = (
 
 
 def unet_layout(unet: Any) -> WidthLayout:
-    """Groups of a `UNet2DModel` or `UNet2DConditionModel`.
+    """Groups of a UNet of diffusers.
 
     Every resnet's inner channels are a group of their own. A residual stream is one group from the
     layer that begins it (an input, down- or upsampling convolution, or a resnet with a shortcut

@@ -1,0 +1,140 @@
+"""What pelap knows of one class of models: the bases that every family's file builds on."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pelap.core.errors import ModelError
+from pelap.families.layout import WidthLayout
+from pelap.families.packing import UNPACKED, Packing
+from pelap.families.ports import AutoencoderPorts, DenoiserPorts
+
+Inputs = dict[str, Any]
+"""Keyword arguments of a denoiser's forward, the latents first."""
+Config = Mapping[str, Any]
+Normal = Callable[..., Tensor]
+"""From a shape to standard normal values (B, *shape)."""
+Widths = tuple[int, ...]
+"""A UNet's channels by level; a transformer's heads and layers."""
+Layers = dict[str, list[int]]
+"""Numbers of kept layers, rising, by the name of their list."""
+
+TEXT_LENGTH = 77
+"""Tokens of the text in example inputs."""
+EXAMPLE_TIMESTEP = 500
+MAX_STEPS = 8
+"""Values tried at most for each width."""
+
+
+@dataclass(frozen=True)
+class AutoencoderFamily:
+    """A class of autoencoders."""
+
+    class_name: str
+    ports: AutoencoderPorts | None
+    """None where the class can be opened and measured, but not pruned."""
+
+
+@dataclass(frozen=True)
+class Freedom:
+    """What may change in a class of denoisers."""
+
+    options: tuple[Widths, ...]
+    """Values that each width may take, rising; the last is today's."""
+    names: tuple[str, ...]
+    updates: Callable[[Widths], dict[str, Any]]
+    """Config fields that change for these widths."""
+    steps: tuple[bool, ...] = ()
+    """Whether each width differs from the one before it, which must stay so: where two levels of a
+    UNet are as wide, there is no shortcut convolution between them."""
+
+    def allows(self, widths: Widths) -> bool:
+        """Whether levels differ where they differ today, and nowhere else."""
+        pairs = zip(widths, widths[1:], self.steps, strict=False)
+        return all((one != other) == differs for one, other, differs in pairs)
+
+
+class DenoiserFamily(ABC):
+    """A class of denoisers: its latent layers, what it takes, and what of it may become smaller."""
+
+    class_name: ClassVar[str]
+    ports: ClassVar[DenoiserPorts]
+    latents_name: ClassVar[str] = "hidden_states"
+    """The argument of its forward that takes the latents."""
+    shared_inputs: ClassVar[tuple[str, ...]] = ()
+    """Arguments that all pictures of a batch share."""
+    packing: ClassVar[Packing] = UNPACKED
+    has_float_timesteps: ClassVar[bool] = False
+    """Whether its schedulers stop between whole timesteps, as those of flows do."""
+    timestep_divisor: ClassVar[int] = 1
+    """What its pipeline divides the scheduler's timesteps by."""
+    stock_pipeline: ClassVar[str] = ""
+    """diffusers' pipeline of a run's networks, where the denoiser is one that runs here train."""
+    can_narrow: ClassVar[bool] = False
+    """Whether it has `freedom` and `layout`."""
+    depth: ClassVar[Mapping[str, str]] = {}
+    """Names of its lists of layers, by the config field that says how long each is; without those
+    that must stay as long as they are."""
+
+    @abstractmethod
+    def example_inputs(self, config: Config, side: int, normal: Normal) -> Inputs:
+        """Random arguments of its forward, for latents whose axes are `side` long."""
+
+    def runs_on_latents(self, config: Config) -> bool:
+        """Whether it needs noisy latents and a timestep, and nothing else."""
+        return False
+
+    def none_class(self, config: Config) -> int | None:
+        """The class label that means no class; None if it takes no classes."""
+        return None
+
+    def freedom(self, denoiser: Any) -> Freedom:
+        """The widths that this denoiser can have."""
+        raise NotImplementedError
+
+    def layout(self, denoiser: Any) -> WidthLayout:
+        """Which axes of which weights belong together.
+
+        Raises:
+            ModelError: If this variant of the class has layers that are not known.
+        """
+        raise NotImplementedError
+
+    def depth_updates(self, config: Config, updates: Config, kept: Layers) -> dict[str, Any]:
+        """Those config fields of `updates` that make it as shallow, but no narrower."""
+        return {field: updates[field] for field in self.depth if field in updates}
+
+    def traceable(self, denoiser: nn.Module) -> nn.Module:
+        """A denoiser that computes the same and can be traced for any number of pictures; shares
+        its weights."""
+        return denoiser
+
+    def check(self, config: Config) -> None:
+        """Refuse a variant whose latents reach it elsewhere than through its ports.
+
+        Raises:
+            ModelError: Names the block.
+        """
+        types = (*(config.get("down_block_types") or ()), *(config.get("up_block_types") or ()))
+        for prefix, reason in self.ports.forbidden.items():
+            for name in types:
+                if str(name).startswith(prefix):
+                    raise ModelError(f"The denoiser's {name} is not supported: {reason}.")
+
+
+def example_timestep(latents: Tensor) -> Tensor:
+    """The same timestep for each of the latents (B, …), int64, (B,)."""
+    return torch.full((len(latents),), EXAMPLE_TIMESTEP, device=latents.device)
+
+
+def spread(values: Sequence[int]) -> Widths:
+    """At most MAX_STEPS of rising values, evenly, the last among them."""
+    if len(values) <= MAX_STEPS:
+        return tuple(values)
+    places = np.linspace(0, len(values) - 1, MAX_STEPS).round().astype(int)
+    return tuple(values[place] for place in places)

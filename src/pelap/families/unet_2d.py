@@ -1,0 +1,55 @@
+"""diffusers' UNet2DModel: unconditional latent diffusion, and what runs here train as `unet_2d`."""
+
+from diffusers.models.unets.unet_2d import UNet2DModel
+
+from pelap.config.run_config import NetworkConfig
+from pelap.families.family import Config
+from pelap.families.ports import DenoiserPorts, Port
+from pelap.families.unet import UNetFamily
+
+
+class UNet2DFamily(UNetFamily):
+    """A UNet without text; the last of its classes, where it has some, means none."""
+
+    class_name = "UNet2DModel"
+    ports = DenoiserPorts(
+        Port("conv_in"),
+        Port("conv_out"),
+        {"Skip": "its skip branches mix latents that have passed no convolution"},
+    )
+    stock_pipeline = "LDMPipeline"
+
+    def runs_on_latents(self, config: Config) -> bool:
+        """Whether it takes no classes."""
+        return not (config.get("num_class_embeds") or config.get("class_embed_type"))
+
+    def none_class(self, config: Config) -> int | None:
+        """The last class: that of runs here."""
+        return config["num_class_embeds"] - 1 if config.get("num_class_embeds") else None
+
+    def narrower(self, config: Config, level: int, attends: bool) -> list[int]:
+        """Multiples of the norms' groups; one head at least where it attends."""
+        groups, width = config["norm_num_groups"], config["block_out_channels"][level]
+        least = max(width // 4, (config["attention_head_dim"] or 1) if attends else 1)
+        return [value for value in range(groups, width, groups) if value >= least]
+
+
+UNET_2D = UNet2DFamily()
+FAMILIES = (UNET_2D,)
+
+
+def build_unet_2d(config: NetworkConfig, latent_size: int) -> UNet2DModel:
+    """A run's UNet with fresh weights, for latents of that side."""
+    width = config.denoiser_channels
+    return UNet2DModel(
+        sample_size=latent_size,
+        in_channels=config.latent_channels,
+        out_channels=config.latent_channels,
+        block_out_channels=(width, 2 * width),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=config.denoiser_layers,
+        attention_head_dim=32,
+        norm_num_groups=8,
+        num_class_embeds=config.num_classes + 1 if config.num_classes else None,  # the last: none
+    )

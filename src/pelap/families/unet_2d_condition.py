@@ -1,0 +1,56 @@
+"""diffusers' UNet2DConditionModel: Stable Diffusion 1, 2 and XL, and their inpainting variants."""
+
+import math
+from typing import Any
+
+from pelap.families.family import TEXT_LENGTH, Config, Inputs, Normal, Widths
+from pelap.families.ports import DenoiserPorts, Port
+from pelap.families.unet import UNetFamily
+
+
+class UNet2DConditionFamily(UNetFamily):
+    """A UNet that attends to text; XL also takes a pooled text and sizes."""
+
+    class_name = "UNet2DConditionModel"
+    # inpainting: latents, mask, latents of the picture around the hole
+    ports = DenoiserPorts(Port("conv_in", takes_others=True), Port("conv_out"))
+
+    def example_inputs(self, config: Config, side: int, normal: Normal) -> Inputs:
+        """Latents, timestep and text; pooled text and sizes for XL."""
+        width = config["cross_attention_dim"]
+        if not isinstance(width, int):
+            width = width[0]
+        text_width = config.get("encoder_hid_dim") or width
+        inputs = super().example_inputs(config, side, normal)
+        inputs["encoder_hidden_states"] = normal(TEXT_LENGTH, text_width)
+        if config.get("addition_embed_type") == "text_time":
+            sizes = 6 * config["addition_time_embed_dim"]
+            pooled = config["projection_class_embeddings_input_dim"] - sizes
+            inputs["added_cond_kwargs"] = {"text_embeds": normal(pooled), "time_ids": normal(6)}
+        return inputs
+
+    def narrower(self, config: Config, level: int, attends: bool) -> list[int]:
+        """Multiples of the norms' groups, and of a head's width where it attends."""
+        step, width = config["norm_num_groups"], config["block_out_channels"][level]
+        if attends:
+            step = math.lcm(step, width // _heads(config)[level])
+        return [value for value in range(step, width, step) if value >= width // 4]
+
+    def updates(self, unet: Any, widths: Widths) -> dict[str, Any]:
+        """Also the number of heads by level, each of which stays as wide."""
+        config, heads = unet.config, _heads(unet.config)
+        found = super().updates(unet, widths)
+        changes = tuple(
+            max(1, new * count // old)
+            for new, old, count in zip(widths, config["block_out_channels"], heads, strict=True)
+        )
+        return found if changes == heads else found | {"attention_head_dim": changes}
+
+
+def _heads(config: Config) -> tuple[int, ...]:
+    """Heads by level, which the class calls `attention_head_dim`."""
+    heads = config["attention_head_dim"]
+    return (heads,) * len(config["block_out_channels"]) if isinstance(heads, int) else tuple(heads)
+
+
+FAMILIES = (UNet2DConditionFamily(),)
