@@ -31,7 +31,7 @@ from pelap.measure.run_evaluation import evaluate_run
 from pelap.measure.run_sampling import draw_samples, load_system, sample_labels
 from pelap.method.normalizer import fold_normalizer
 from pelap.method.pipeline import read_class_names, to_pipeline
-from pelap.report.canvas import DPI, RUN_COLOURS, WIDTH
+from pelap.pages.canvas import DPI, RUN_COLOURS, WIDTH
 
 CPU = torch.device("cpu")
 MILESTONES = (1, 3, 6, 12, 24, 48, 96)

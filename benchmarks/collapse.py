@@ -149,7 +149,7 @@ def _figures(evaluation: dict[str, Any]) -> dict[str, Any]:
 
 def draw(content: dict[str, Any], folder: Path) -> None:
     """Draw every figure that needs collapse.json alone."""
-    from pelap.report.diagnosis_figures import draw_denoiser_curves
+    from pelap.pages.diagnosis_figures import draw_denoiser_curves
 
     by_name = evaluations(content)
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pelap.config.run_folder import write_whole
-from pelap.report.canvas import DPI, RUN_COLOURS, RUN_MARKERS, WIDTH, drawing, key, legend
+from pelap.pages.canvas import DPI, RUN_COLOURS, RUN_MARKERS, WIDTH, drawing, key, legend
 
 TITLE_CHARACTERS = 16
 """That fit on a line above a narrow panel."""

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from pelap.report.canvas import DPI, GREY, RUN_COLOURS, RUN_MARKERS, WIDTH, key, legend
+from pelap.pages.canvas import DPI, GREY, RUN_COLOURS, RUN_MARKERS, WIDTH, key, legend
 
 Point = tuple[int, float, Sequence[float]]
 """Steps, time as a share of the ancestral sampler's, one distance a seed."""

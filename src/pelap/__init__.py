@@ -9,8 +9,6 @@ pelap.recover(small, pictures, teacher=model, steps=1000).save("small")
 """
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -92,17 +90,6 @@ __all__ = [
     "sweep",
     "train",
 ]
-
-
-class _Package(ModuleType):
-    """Leaves `pelap.report` and `pelap.export` the functions when the rooms of that name load."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _HOMES:
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ from pelap.analysis.analysis_record import Analysis
 from pelap.analysis.recommendation import recommend
 from pelap.cli import main
 from pelap.core.records import from_json_dict, read_record
-from pelap.report.analysis_page import rotation_hint, write_analysis
+from pelap.pages.analysis_page import rotation_hint, write_analysis
 from tiny_pipelines import PIPELINES
 from two_processes import run_in_two_processes
 

@@ -16,7 +16,7 @@ from pelap.commands.bench_sample import BenchSettings
 from pelap.commands.bench_sampling import bench_sample, open_subject
 from pelap.config.run_folder import RunFolder
 from pelap.core.errors import ConfigError, ModelError
-from pelap.export.runtime import OnnxNetworks
+from pelap.exports.runtime import OnnxNetworks
 from pelap.families.registry import denoiser_family, example_inputs
 from pelap.measure.alternation import alternate, ratio
 from pelap.measure.bench_record import Ratio
@@ -237,7 +237,7 @@ def test_a_run_in_words_and_json(tiny_run: RunFolder, capsys: pytest.CaptureFixt
 
 
 def test_onnxruntime_times_exports_and_models(tiny_run: RunFolder, tmp_path: Path):
-    from pelap.export.onnx_export import export_model
+    from pelap.exports.onnx_export import export_model
 
     model = open_model(tiny_run.path)
     export_model(model, tmp_path / "onnx")

@@ -36,8 +36,8 @@ from pelap.method.importance import ImportancePredictor
 from pelap.method.losses import gaussian_diffusion_loss
 from pelap.method.normalizer import LatentNormalizer
 from pelap.method.system import LatentDiffusion, build_system
-from pelap.report.diagnosis_figures import draw_denoiser_curves
-from pelap.report.run_page import write_report
+from pelap.pages.diagnosis_figures import draw_denoiser_curves
+from pelap.pages.run_page import write_report
 
 CHANNELS = 4
 

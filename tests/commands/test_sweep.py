@@ -23,7 +23,7 @@ from pelap.config.overrides import apply_overrides
 from pelap.config.presets import tiny
 from pelap.config.run_config import RunConfig
 from pelap.core.errors import ConfigError, RunError
-from pelap.report.sweep_figure import draw_sweep
+from pelap.pages.sweep_figure import draw_sweep
 
 SMALL = [
     "--run.max-steps", "2", "--run.epochs", "1", "--data.num-train", "32", "--data.num-test", "16",

@@ -22,7 +22,7 @@ from pelap.measure.features import ResNet20
 from pelap.measure.model_quality import TO_UNPRUNED, make_references
 from pelap.models.model_pictures import pictures_config
 from pelap.models.opening import open_model
-from pelap.report import canvas, tradeoff_points
+from pelap.pages import canvas, tradeoff_points
 from pelap.training.trainer import train
 from tiny_pipelines import PIPELINES
 

@@ -43,7 +43,7 @@ class AnalysisResult(Result):
 
     def figure(self) -> bytes | None:
         """The first figure of the page."""
-        from pelap.report.analysis_page import draw_cards  # matplotlib takes a second
+        from pelap.pages.analysis_page import draw_cards  # matplotlib takes a second
 
         return draw_cards(self.analysis, self.recommendation)[0].image.png
 
@@ -51,7 +51,7 @@ class AnalysisResult(Result):
         """Write analysis.json, figures and analysis.html; only the first process does."""
         if not is_first_process():
             return
-        from pelap.report.analysis_page import write_analysis
+        from pelap.pages.analysis_page import write_analysis
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ import torch
 
 from pelap.commands.bench_sample import BenchSettings
 from pelap.core.errors import ConfigError
-from pelap.export.runtime import OnnxNetworks
+from pelap.exports.runtime import OnnxNetworks
 from pelap.measure.alternation import alternate, ratio
 from pelap.measure.bench_record import Measurement, ModelCost, Ratio, SamplingBench
 from pelap.measure.bench_subjects import Subject, at_side, make_subject

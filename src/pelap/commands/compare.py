@@ -19,9 +19,9 @@ from pelap.measure.machine import machine, versions
 from pelap.measure.model_quality import References, make_references
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import describe_pictures
-from pelap.report.tradeoff_page import PAGE, Findings, find, write_tradeoff
-from pelap.report.tradeoff_points import TradeoffPoint
-from pelap.report.tradeoff_words import SAME_SIZE
+from pelap.pages.tradeoff_page import PAGE, Findings, find, write_tradeoff
+from pelap.pages.tradeoff_points import TradeoffPoint
+from pelap.pages.tradeoff_words import SAME_SIZE
 
 RESULT, MEASURED = "tradeoff.json", "measured"
 

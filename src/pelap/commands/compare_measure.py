@@ -23,7 +23,7 @@ from pelap.measure.model_quality import (
 )
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import load_splits
-from pelap.report.tradeoff_points import NOISE_LOSS
+from pelap.pages.tradeoff_points import NOISE_LOSS
 from pelap.training.recovery.recovered_quality import measure_quality
 
 

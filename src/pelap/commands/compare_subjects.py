@@ -9,7 +9,7 @@ from typing import Any
 from pelap.core.errors import ConfigError, ModelError
 from pelap.models.loaded import LoadedModel
 from pelap.models.opening import open_model
-from pelap.report.tradeoff_points import (
+from pelap.pages.tradeoff_points import (
     Role,
     TradeoffPoint,
     describe_history,

@@ -49,7 +49,7 @@ def run(settings: DiagnoseSettings) -> "DiagnosisResult":
 
 def describe(result: dict[str, Any]) -> str:
     """What diagnosis.json holds, for people: verdict, levels, recovery, channels."""
-    from pelap.report import numbers
+    from pelap.pages import numbers
 
     collapse = result["collapse"]
     lines = [f"{'verdict':10} {collapse['verdict']}"]

@@ -32,7 +32,7 @@ from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import picture_size
 from pelap.models.opening import open_model
 from pelap.models.unconditional import without_condition
-from pelap.report.diagnosis_figures import draw_all
+from pelap.pages.diagnosis_figures import draw_all
 
 
 @dataclass(frozen=True)

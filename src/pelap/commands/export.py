@@ -41,7 +41,7 @@ class Exported(JsonResult):
 
     def describe(self) -> str:
         """A few lines a network."""
-        from pelap.export.export_words import describe_export
+        from pelap.exports.export_words import describe_export
 
         return describe_export(self.values)
 
@@ -74,7 +74,7 @@ def export(
     """
     from pelap.commands.any_model import as_model
     from pelap.core.output import claimed
-    from pelap.export.onnx_export import export_model
+    from pelap.exports.onnx_export import export_model
 
     output = Path(output)
     with claimed(output, overwrite):

@@ -63,7 +63,7 @@ def report(runs: Sequence[str | Path | RunFolder], output: str | Path | None = N
     Raises:
         RunError: If there is no such run, or it has not been evaluated.
     """
-    from pelap.report.run_page import write_report
+    from pelap.pages.run_page import write_report
 
     folders = [run if isinstance(run, RunFolder) else open_run(run) for run in runs]
     return Written(write_report(folders, Path(output) if output else folders[0].path))

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pelap.commands.verb_settings import Result
 from pelap.config.run_folder import write_whole
-from pelap.report import numbers
-from pelap.report.sweep_figure import draw_sweep
+from pelap.pages import numbers
+from pelap.pages.sweep_figure import draw_sweep
 
 FIGURES = (
     "diffusion_loss",

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from pelap.core.errors import ConfigError, ModelError, in_one_line
-from pelap.export.onnx_export import export_model
-from pelap.export.runtime import OnnxNetworks
+from pelap.exports.onnx_export import export_model
+from pelap.exports.runtime import OnnxNetworks
 from pelap.measure.counts import UNKNOWN, Counts, count_model
 from pelap.measure.sampling_networks import SamplingNetworks, TorchNetworks
 from pelap.models.loaded import LoadedModel

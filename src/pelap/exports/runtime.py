@@ -1,0 +1,123 @@
+"""Exported networks behind plain torch tensors, to sample and to time them."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pelap.core.errors import ModelError
+from pelap.exports.onnx_export import CONDITIONS, DESCRIPTION, SCHEDULER
+from pelap.exports.onnx_files import check_extra, open_session, run_session
+from pelap.families.family import DenoiserFamily
+from pelap.families.registry import denoiser_family
+
+
+class OnnxNetworks:
+    """The networks of a folder that `export_model` wrote, on onnxruntime's CPU provider.
+
+    Each file is opened when it is first needed.
+
+    Args:
+        folder: What holds export.json.
+        num_threads: Of each network; by default all cores.
+        int8: Take the 8-bit files where there are such.
+
+    Raises:
+        ConfigError: If the extra `onnx` is missing.
+        ModelError: If the folder holds no export.
+    """
+
+    name: str
+    latent_shape: tuple[int, int, int]
+    """(C, h, w) of the latents that `predict` and `decode` take."""
+    scheduler_config: dict[str, Any]
+    """Of the diffusers scheduler that the model came with; empty if it came with none."""
+
+    def __init__(self, folder: Path, num_threads: int | None = None, *, int8: bool = False):
+        check_extra()
+        if not (folder / DESCRIPTION).is_file():
+            raise ModelError(
+                f"{folder} holds no {DESCRIPTION}: write it with `pelap export MODEL --output DIR`."
+            )
+        self.description = json.loads((folder / DESCRIPTION).read_text())
+        scheduler = folder / SCHEDULER
+        self.name = self.description["name"]
+        channels, height, width = self.description["latent_shape"]
+        self.latent_shape = (channels, height, width)
+        self.scheduler_config = json.loads(scheduler.read_text()) if scheduler.is_file() else {}
+        self._folder = folder
+        self._num_threads = num_threads
+        self._int8 = int8
+        self._sessions: dict[str, Any] = {}
+        conditions = folder / CONDITIONS
+        self._conditions = load_file(conditions) if conditions.is_file() else {}
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Means (B, C, h, w) of the latents of images (B, 3, H, W) in [-1, 1]."""
+        return run_session(self._session("encoder"), {"images": images})["latents"]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (B, 3, H, W) of latents (B, C, h, w)."""
+        return run_session(self._session("decoder"), {"latents": latents})["images"]
+
+    def predict(self, latents: Tensor, timestep: Tensor, **conditions: Tensor) -> Tensor:
+        """What the denoiser says of noisy latents, (B, C, h, w).
+
+        Args:
+            latents: (B, C, h, w), float32.
+            timestep: Of the scheduler, 0-dimensional.
+            conditions: Inputs by the names in export.json, batch first; the example conditions
+                stand in for those that are not given.
+
+        Raises:
+            ModelError: If there is no denoiser, or it takes no input of such a name.
+        """
+        session = self._session("denoiser")
+        wanted = self.description["networks"]["denoiser"]["inputs"]
+        first = next(iter(wanted))
+        unknown = [name for name in conditions if name not in wanted or name == first]
+        if unknown:
+            raise ModelError(f"The denoiser takes no {unknown[0]}, but {', '.join(wanted)}.")
+        inputs = {name: self._input(name, latents, timestep) for name in wanted} | conditions
+        found = run_session(session, inputs)["prediction"]
+        found = self._family.packing.unpack(found, *self.latent_shape[1:])
+        return found[:, : self.latent_shape[0]]
+
+    def _input(self, name: str, latents: Tensor, timestep: Tensor) -> Tensor:
+        wanted = self.description["networks"]["denoiser"]["inputs"]
+        dtype = getattr(torch, wanted[name]["dtype"])
+        if name == "timestep":
+            divisor = self._family.timestep_divisor
+            steps = timestep if divisor == 1 else timestep / divisor
+            return steps.to(dtype).repeat(len(latents))
+        if name == next(iter(wanted)):
+            return self._latent_input(name, latents)
+        value = self._conditions[name]
+        if name in self._family.shared_inputs:
+            return value
+        return value.expand(len(latents), *value.shape[1:])
+
+    def _latent_input(self, name: str, latents: Tensor) -> Tensor:
+        latents = self._family.packing.pack(latents)
+        others = self._conditions.get(name)
+        if others is not None:
+            others = others.expand(len(latents), *others.shape[1:])[:, latents.shape[1] :]
+            latents = torch.cat([latents, others], dim=1)
+        return latents
+
+    @cached_property
+    def _family(self) -> DenoiserFamily:
+        return denoiser_family(self.description["networks"]["denoiser"]["class"])
+
+    def _session(self, name: str) -> Any:
+        if name not in self.description["networks"]:
+            raise ModelError(f"{self._folder} holds no {name}.")
+        if name not in self._sessions:
+            network = self.description["networks"][name]
+            file = network["int8"]["file"] if self._int8 and "int8" in network else network["file"]
+            self._sessions[name] = open_session(self._folder / file, self._num_threads)
+        return self._sessions[name]

@@ -1,0 +1,149 @@
+"""One model of a trade-off: what it is, how good, and at what cost. No torch here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pelap.pages.numbers import loss, quantity, significant
+
+Role = Literal["unpruned", "random", "pruned"]
+PSNR, NOISE_LOSS = "psnr_db", "noise_loss"
+MACS, PARAMETERS, LATENT_BYTES = "macs", "parameters", "latent_bytes"
+TIME = "time_batch_"
+TO_UNPRUNED = "-to-unpruned"
+"""Ends the name of the distance from samples to the unpruned model's reconstructions."""
+COSTS = {MACS: "MACs of a step", PARAMETERS: "parameters", LATENT_BYTES: "bytes of a latent"}
+METRICS = {PSNR: "PSNR in dB", NOISE_LOSS: "noise loss"}
+"""What they are called; other costs are times, and other metrics have names that can be read."""
+HIGHER_IS_BETTER = (PSNR, "ssim", "precision", "recall")
+
+
+@dataclass(frozen=True)
+class Value:
+    """A figure, and the ends of its interval where it has one."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Of the interval; the figure itself where there is none."""
+        low = self.mean if self.low is None else self.low
+        return low, self.mean if self.high is None else self.high
+
+
+@dataclass(frozen=True)
+class TradeoffPoint:
+    """One model of a trade-off."""
+
+    label: str
+    role: Role
+    quality: dict[str, Value]
+    """By metric as `pelap evaluate` names it, e.g. psnr_db or FD-ResNet20."""
+    cost: dict[str, Value]
+    """MACS, PARAMETERS, LATENT_BYTES, and TIME + batch size relative to the unpruned model."""
+    description: str = ""
+    training_steps: int = 0
+    """Of all recoveries."""
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether more of it is better; Fréchet distances and losses are better when small."""
+    return metric.startswith(HIGHER_IS_BETTER)
+
+
+def is_time(name: str) -> bool:
+    """Whether a cost is a time relative to the unpruned model."""
+    return name.startswith(TIME)
+
+
+def cost_title(cost: str) -> str:
+    """For a panel or a column: `time, 16 at a time`."""
+    if is_time(cost):
+        return f"time, {cost.removeprefix(TIME)} at a time (unpruned: 1)"
+    return COSTS.get(cost, cost)
+
+
+def metric_name(metric: str) -> str:
+    """As it stands in a sentence."""
+    return METRICS.get(metric, metric.replace(TO_UNPRUNED, " to unpruned"))
+
+
+def metric_title(metric: str) -> str:
+    """For an axis, with an arrow towards the better."""
+    return f"{metric_name(metric)} {'↑' if higher_is_better(metric) else '↓'}"
+
+
+def write_figure(name: str, value: float) -> str:
+    """A figure of a metric or a cost as text."""
+    if name in COSTS:
+        return quantity(value)
+    return loss(value) if name == NOISE_LOSS else significant(value, 4 if name == PSNR else 3)
+
+
+def to_point(
+    measured: dict[str, Any],
+    label: str,
+    role: Role,
+    *,
+    description: str = "",
+    training_steps: int = 0,
+) -> TradeoffPoint:
+    """A point from the quality and the cost that were measured of a model."""
+    quality = {
+        name: Value(figure["value"], figure["low"], figure["high"])
+        for name, figure in measured["quality"].items()
+    }
+    counted, cost = measured["cost"], {}
+    for timed in counted["times_as_fast"]:
+        ends = 1 / timed["ratio_max"], 1 / timed["ratio_min"]
+        cost[f"{TIME}{timed['batch_size']}"] = Value(1 / timed["ratio"], *ends)
+    cost[MACS] = Value(counted["macs"]["denoiser_step"])
+    cost[PARAMETERS] = Value(counted["parameters"]["total"])
+    cost[LATENT_BYTES] = Value(counted["latent_bytes"])
+    return TradeoffPoint(label, role, quality, cost, description, training_steps)
+
+
+def role_of(history: Sequence[dict[str, Any]]) -> Role:
+    """From a model's record: unpruned without a pruning, random if chance chose in every one."""
+    chosen_by = [name for record in history for name in _criteria(record)]
+    if not any("pruned" in record for record in history):
+        return "unpruned"
+    return "random" if chosen_by and set(chosen_by) == {"random"} else "pruned"
+
+
+def _criteria(record: dict[str, Any]) -> list[str]:
+    """Who chose in a pruning: for the latents, for the width."""
+    if "pruned" not in record:
+        return []
+    criteria = [record.get("criterion"), record.get("width", {}).get("criterion")]
+    return [name for name in criteria if name is not None]
+
+
+def training_steps(history: Sequence[dict[str, Any]]) -> int:
+    """Of all recoveries in a model's record."""
+    return sum(record["steps"] for record in history if "recovered" in record)
+
+
+def describe_history(history: Sequence[dict[str, Any]]) -> str:
+    """A model's record in a few words: `8 of 16 latents, elimination; recovered 2,000 steps`."""
+    parts = [part for record in history for part in _describe(record)]
+    return "; ".join(parts) or "as trained"
+
+
+def _describe(record: dict[str, Any]) -> list[str]:
+    if "recovered" in record:
+        return [f"recovered {record['steps']:,} steps"]
+    if "pruned" not in record:
+        return []
+    parts = []
+    if record.get("criterion") is not None:
+        turned = record.get("rotation", "none")
+        chosen = record["criterion"] if turned == "none" else f"{turned} rotation"
+        parts.append(f"{record['channels_after']} of {record['channels_before']} latents, {chosen}")
+    width = record.get("width")
+    if width is not None:
+        share = width["macs"] / width["macs_before"]
+        parts.append(f"width {width['criterion']} {share:.0%} MACs".replace("%", " %"))
+    return parts
