@@ -28,7 +28,9 @@ from pelap.method.system import LatentDiffusion
 
 PATCH = 12
 """Values of a 2 × 2 patch of an RGB picture: what becomes one position of the latents."""
-SETTINGS = AnalysisSettings(batch_size=16, num_search=32, num_curve=32, learned_steps=30)
+SETTINGS = AnalysisSettings(
+    num_pictures=None, batch_size=16, num_search=32, num_curve=32, learned_steps=30
+)
 BASIS = torch.linalg.qr(torch.randn(PATCH, PATCH, generator=torch.Generator().manual_seed(5)))[0]
 """Columns are orthonormal directions of patches."""
 

@@ -25,7 +25,7 @@ from pelap.method.gates import Gate
 from pelap.method.importance import ImportancePredictor
 from pelap.method.normalizer import fold_normalizer, read_statistics, write_statistics
 from pelap.method.sampling import build_sampler, denoise, flow_sampler, kept_channels, to_uint8
-from pelap.method.system import Autoencoder, Denoiser, LatentDiffusion
+from pelap.method.system import LatentDiffusion
 
 
 class LatentDiffusionPipeline(DiffusionPipeline):
@@ -40,8 +40,8 @@ class LatentDiffusionPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        autoencoder: Autoencoder,
-        denoiser: Denoiser,
+        autoencoder: Any,  # diffusers compares parts with the annotations
+        denoiser: Any,
         scheduler: DDPMScheduler,
         importance: ImportancePredictor | None = None,
         gate: Gate | None = None,
