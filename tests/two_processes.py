@@ -1,16 +1,18 @@
 """Run a verb in two processes on the CPU."""
 
+import os
 import subprocess
 import sys
 
-OPTIONS = ["--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
-           "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+# `accelerate launch --cpu` starts a single process unless there is MPI
+LAUNCH = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
 
 
 def run_in_two_processes(*arguments: object) -> None:
-    """`accelerate launch --num_processes 2 -m pelap ARGUMENTS`, which must succeed."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", *OPTIONS, "-m", "pelap"]
+    """`torchrun --nproc_per_node 2 -m pelap ARGUMENTS`, which must succeed."""
     done = subprocess.run(
-        [*command, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300
-    )
+        [sys.executable, *LAUNCH, "-m", "pelap", *map(str, arguments)],
+        capture_output=True, text=True, check=False, timeout=300,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true"},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

@@ -11,8 +11,8 @@ from page_tags import Tags
 from pelap.pages.page import (
     Card,
     Cell,
-    Group,
     Items,
+    PartGroup,
     Section,
     Table,
     Text,
@@ -41,8 +41,8 @@ def test_every_part_is_shown(tmp_path: Path):
         Text("A line\n  of a command", "command"),
         table,
         text_table(["x", "y"], [["1", "2"]], "compact"),
-        Group("Framed", [Items(["a reason"])]),
-        Group("More", [card("folded")], folded=True),
+        PartGroup("Framed", [Items(["a reason"])]),
+        PartGroup("More", [card("folded")], folded=True),
     ]
     path = write_page(tmp_path / "new" / "a.html", "kind", "Title", head, [Section("One", parts)])
 
@@ -79,7 +79,13 @@ def test_a_section_without_parts_is_left_out(tmp_path: Path):
 
 def test_text_is_never_markup(tmp_path: Path):
     odd = '<b>"&</b>'
-    parts = [Text(odd), Items([odd]), text_table([odd], [[odd]]), card("x", odd), Group(odd, [])]
+    parts = [
+        Text(odd),
+        Items([odd]),
+        text_table([odd], [[odd]]),
+        card("x", odd),
+        PartGroup(odd, []),
+    ]
     page = write_page(tmp_path / "a.html", odd, odd, [Text(odd)], [Section(odd, parts)]).read_text()
 
     assert "b" not in Tags(page).names

@@ -75,7 +75,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Group:
+class PartGroup:
     """Parts under a title of their own: in a frame, or folded until one asks for them."""
 
     kind: ClassVar = "group"
@@ -84,7 +84,7 @@ class Group:
     folded: bool = False
 
 
-Part = Text | Items | Table | Card | Group
+Part = Text | Items | Table | Card | PartGroup
 
 
 @dataclass(frozen=True)
@@ -148,5 +148,5 @@ def _cards(parts: "Iterator[Part] | Sequence[Part]") -> Iterator[Card]:
     for part in parts:
         if isinstance(part, Card):
             yield part
-        elif isinstance(part, Group):
+        elif isinstance(part, PartGroup):
             yield from _cards(part.parts)

@@ -11,7 +11,7 @@ from pelap.pages import diagnosis_figures, numbers
 from pelap.pages import picture_grids as grids
 from pelap.pages import run_figures as figures
 from pelap.pages import run_words as words
-from pelap.pages.page import Card, Group, Items, Part, Section, Text, draw_card, write_page
+from pelap.pages.page import Card, Items, Part, PartGroup, Section, Text, draw_card, write_page
 from pelap.pages.reported_run import ReportedRun, read_runs
 from pelap.pages.run_table import differing_settings, results_table, versions_table
 
@@ -56,10 +56,10 @@ def write_report(runs: Sequence[RunFolder], output: Path) -> Path:
     )
 
 
-def _verdict(run: ReportedRun) -> Group:
+def _verdict(run: ReportedRun) -> PartGroup:
     reasons = Items(run.evaluation["collapse"]["reasons"])
     known = run.verdict if run.verdict in words.STATES else ""
-    return Group(run.title, [Text(run.verdict, f"verdict {known}"), reasons])
+    return PartGroup(run.title, [Text(run.verdict, f"verdict {known}"), reasons])
 
 
 def _settings(runs: Sequence[ReportedRun]) -> list[Part]:
@@ -69,7 +69,7 @@ def _settings(runs: Sequence[ReportedRun]) -> list[Part]:
         parts += [Text("Where the runs differ:"), table]
     for run in runs:
         config = json.dumps(to_dict(run.config), indent=2, ensure_ascii=False)
-        parts.append(Group(f"All settings of {run.label}", [Text(config, "json")], folded=True))
+        parts.append(PartGroup(f"All settings of {run.label}", [Text(config, "json")], folded=True))
         parts += [
             Text(f"{run.label}: {line}", "note") for line in settings_without_effect(run.config)
         ]

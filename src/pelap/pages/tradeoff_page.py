@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pelap.pages.canvas import drawing
 from pelap.pages.numbers import ABSENT
-from pelap.pages.page import Card, Cell, Group, Items, Section, Table, Text, write_page
+from pelap.pages.page import Card, Cell, Items, PartGroup, Section, Table, Text, write_page
 from pelap.pages.tradeoff_figures import draw_tradeoff, shared_costs
 from pelap.pages.tradeoff_points import (
     NOISE_LOSS,
@@ -89,7 +89,7 @@ def write_tradeoff(points: Sequence[TradeoffPoint], notes: Sequence[str], output
             Section("What the figures say", [Items(findings.sentences)]),
             Section(
                 "Quality against cost",
-                [first, *(Group(card.title, [card], folded=True) for card in others)],
+                [first, *(PartGroup(card.title, [card], folded=True) for card in others)],
             ),
             Section("All figures", [tradeoff_table(points, unpruned), Text(legend, "note")]),
             Section("How it was measured", [Items(notes)]),
