@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -17,6 +18,9 @@ from pelap.config.presets import tiny
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder
 from pelap.training.trainer import train
+
+hypothesis.settings.register_profile("any speed", deadline=None)  # machines are shared
+hypothesis.settings.load_profile("any speed")
 
 
 @pytest.fixture(autouse=True)

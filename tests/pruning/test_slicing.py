@@ -349,7 +349,7 @@ KEPT_SETS = st.sets(st.integers(0, CHANNELS - 1), min_size=1).map(sorted)
 
 
 @pytest.mark.parametrize("name", AUTOENCODERS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(kept=KEPT_SETS)
 def test_any_set_of_channels_can_be_kept_in_an_autoencoder(name: str, kept: list[int]) -> None:
     latent_map = keep_channels(kept, moments(), "zero")
@@ -367,7 +367,7 @@ def test_any_set_of_channels_can_be_kept_in_an_autoencoder(name: str, kept: list
 
 
 @pytest.mark.parametrize("name", [name for name in DENOISERS if name != "paper"])
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(kept=KEPT_SETS)
 def test_any_set_of_channels_can_be_kept_in_a_denoiser(name: str, kept: list[int]) -> None:
     latent_map = keep_channels(kept, moments(), "zero")

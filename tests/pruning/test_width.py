@@ -395,7 +395,7 @@ def test_the_time_embedding_is_fitted_by_least_squares() -> None:
     assert refit_time(unet, unet, dict(unet.state_dict())) == 0.0
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.permutations(range(6)))
 def test_positions_are_matched(order: list[int]) -> None:
     table = torch.randn(20, 9, generator=torch.Generator().manual_seed(1))
