@@ -237,7 +237,14 @@ def start_sweep(output: Path) -> subprocess.Popen:
         sys.executable, "-m", "pelap", "sweep", "tiny", "--grid", "objective.sparsity_weight=0,0.1",
         "--output", str(output), *SMALL,
     ]  # fmt: skip
-    return subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=heed_interrupts
+    )
+
+
+def heed_interrupts() -> None:
+    """A job in the background of a script is born deaf to them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_until(happened: Callable[[], bool], process: subprocess.Popen) -> None:
