@@ -8,8 +8,8 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import NullLocator
 
 from pelap.analysis.analysis_record import Analysis
-from pelap.pages.canvas import new_figure, plain, whole_numbers
-from pelap.pages.numbers import signed
+from pelap.pages.canvas import new_panels, plain, whole_numbers
+from pelap.pages.numbers import ABSENT, signed
 
 MOST_NUMBERS = 12
 """Sides of a heat map up to which its cells are labelled."""
@@ -18,8 +18,7 @@ MOST_CLASSES = 30
 
 def draw_matrices(analysis: Analysis) -> Figure:
     """The decoder's metric M beside the correlation of the latents."""
-    figure = new_figure(3.5)
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = new_panels(3.5, 1, 2)
     metric = np.asarray(analysis.decoder_metric)
     covariance = np.asarray(analysis.moments.covariance)
     spread = np.sqrt(np.clip(np.diag(covariance), 1e-24, None))
@@ -28,11 +27,10 @@ def draw_matrices(analysis: Analysis) -> Figure:
         (left, metric, largest, "decoder's metric M"),
         (right, covariance / np.outer(spread, spread), 1.0, "correlation"),
     ):
-        image = _heat(axes, matrix, "RdBu_r", Normalize(-limit, limit))
+        image = _by_channel(axes, matrix, "RdBu_r", Normalize(-limit, limit))
         axes.set_aspect("equal")
         axes.set_title(title)
         whole_numbers(axes.yaxis)
-        _channel_axis(axes)
         bar = figure.colorbar(image, ax=axes, location="bottom", aspect=26, pad=0.03)
         bar.set_ticks([-limit, 0, limit], labels=[signed(v, ".2g") for v in (-limit, 0, limit)])
     return figure
@@ -42,9 +40,14 @@ def draw_agreement(analysis: Analysis) -> Figure:
     """Kendall's τ of each two criteria."""
     names = [plain(name) for name in analysis.agreement.names]
     tau = np.asarray(analysis.agreement.tau, dtype=float)
-    figure = new_figure(0.33 * len(names) + 1.6)
-    axes = figure.subplots()
-    _heat(axes, tau, "RdBu_r", Normalize(-1, 1), ".1f")
+    figure, (axes,) = new_panels(0.33 * len(names) + 1.6)
+    image = _heat(axes, tau, "RdBu_r", Normalize(-1, 1))
+    for (row, column), value in np.ndenumerate(tau) if len(names) <= MOST_NUMBERS else ():
+        known = bool(np.isfinite(value))
+        red, green, blue, _ = image.cmap(image.norm(value)) if known else (1,) * 4
+        colour = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"
+        text = signed(value, ".1f") if known else ABSENT
+        axes.text(column, row, text, ha="center", va="center", size=8, color=colour)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
     axes.set_title("Kendall's τ")
@@ -53,19 +56,16 @@ def draw_agreement(analysis: Analysis) -> Figure:
 
 def draw_taylor(analysis: Analysis) -> Figure:
     """What the denoiser uses of each channel, by band of timesteps."""
-    pulls = [channel.taylor for channel in analysis.channels]
-    values = np.asarray(pulls, dtype=float).T  # (bands, C)
+    values = np.asarray([channel.taylor for channel in analysis.channels], dtype=float).T
     mean = values.mean(axis=1, keepdims=True)
     ratio = np.divide(values, mean, out=np.full_like(values, np.nan), where=mean > 0)
     known = ratio[ratio > 0]
     largest = float(np.exp(np.abs(np.log(known)).max())) if known.size else 1.0
     limit = min(max(largest, 1.25), 8.0)
-    figure = new_figure(0.42 * len(values) + 1.5)
-    axes = figure.subplots()
-    image = _heat(axes, np.clip(ratio, 1 / limit, None), "PuOr_r", LogNorm(1 / limit, limit))
+    figure, (axes,) = new_panels(0.42 * len(values) + 1.5)
+    image = _by_channel(axes, np.clip(ratio, 1 / limit, None), "PuOr_r", LogNorm(1 / limit, limit))
     axes.set_yticks(range(len(values)), [f"{a} to {b}" for a, b in analysis.timestep_bands])
     axes.set_ylabel("timesteps")
-    _channel_axis(axes)
     axes.set_title("pull on the denoiser's loss (1: mean channel)")
     bar = figure.colorbar(image, ax=axes, aspect=12, pad=0.02)
     ends = [1 / limit, 1, limit]
@@ -77,13 +77,11 @@ def draw_taylor(analysis: Analysis) -> Figure:
 def draw_classes(analysis: Analysis) -> Figure:
     """What leaving out each channel costs in each class that has pictures."""
     rows = class_rows(analysis)
-    figure = new_figure(0.22 * len(rows) + 1.5)
-    axes = figure.subplots()
+    figure, (axes,) = new_panels(0.22 * len(rows) + 1.5)
     values = np.asarray(list(rows.values()))
     norm = Normalize(min(0.0, float(values.min())), max(float(values.max()), 1e-9))
-    image = _heat(axes, values, "Blues", norm)
+    image = _by_channel(axes, values, "Blues", norm)
     axes.set_yticks(range(len(rows)), [plain(name, 20) for name in rows])
-    _channel_axis(axes)
     axes.set_title("PSNR lost without the channel, dB")
     figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
     return figure
@@ -105,21 +103,12 @@ def class_rows(analysis: Analysis) -> dict[str, list[float]]:
     return {name: rows[name] for name in rows if name in furthest[:MOST_CLASSES]}
 
 
-def _channel_axis(axes: Axes) -> None:
+def _by_channel(axes: Axes, values: np.ndarray, colours: str, norm: Normalize) -> AxesImage:
     whole_numbers(axes.xaxis)
     axes.set_xlabel("channel")
+    return _heat(axes, values, colours, norm)
 
 
-def _heat(
-    axes: Axes, values: np.ndarray, colours: str, norm: Normalize, form: str | None = None
-) -> AxesImage:
-    image = axes.imshow(values, cmap=colours, norm=norm, aspect="auto")
+def _heat(axes: Axes, values: np.ndarray, colours: str, norm: Normalize) -> AxesImage:
     axes.grid(False)
-    if form is None or max(values.shape) > MOST_NUMBERS:
-        return image
-    for (row, column), value in np.ndenumerate(values):
-        text = signed(value, form) if np.isfinite(value) else "–"
-        red, green, blue, _ = image.cmap(image.norm(value)) if np.isfinite(value) else (1,) * 4
-        colour = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"
-        axes.text(column, row, text, ha="center", va="center", size=8, color=colour)
-    return image
+    return axes.imshow(values, cmap=colours, norm=norm, aspect="auto")

@@ -6,47 +6,40 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pelap.pages.canvas import WIDTH, label_of, new_figure
+from pelap.pages.canvas import WIDTH, label_of, new_panels
 from pelap.pages.reported_run import ReportedRun
 
 
 def draw_reconstructions(runs: Sequence[ReportedRun], most: int = 8) -> Figure:
-    """Strips of pictures: the original, then each run without and through the mask."""
-    strips = _strips(runs, most)
-    tall = (WIDTH - 0.1) / strips[0][1].shape[0]
-    figure = new_figure((tall + 0.27) * len(strips) + 0.1)
-    for axes, (title, pictures) in zip(
-        np.atleast_1d(figure.subplots(len(strips), 1)), strips, strict=True
-    ):
-        _show(axes, pictures, columns=len(pictures))
-        axes.set_title(title, size=10, pad=3)
-    return figure
+    """Strips of pictures: the original, then each run without and through the mask.
 
-
-def _strips(runs: Sequence[ReportedRun], most: int) -> list[tuple[str, np.ndarray]]:
-    """Titles and pictures; the originals again wherever they differ from those above."""
+    The originals come again wherever they differ from those above.
+    """
     strips: list[tuple[str, np.ndarray]] = []
     shown = None
     for run in runs:
+        kinds = {"without the mask" if run.has_gate else "no mask": "reconstructions"}
+        if run.has_gate:
+            kinds["through the mask"] = "masked_reconstructions"
         originals = run.pictures["originals"][:most]
         if shown is None or not np.array_equal(shown, originals):
             strips.append(("original", originals))
             shown = originals
-        plain_title = "without the mask" if run.has_gate else "no mask"
-        strips.append((f"{label_of(run)}: {plain_title}", run.pictures["reconstructions"][:most]))
-        if run.has_gate:
-            masked = run.pictures["masked_reconstructions"][:most]
-            strips.append((f"{label_of(run)}: through the mask", masked))
-    return strips
+        strips += [(f"{label_of(run)}: {n}", run.pictures[k][:most]) for n, k in kinds.items()]
+    tall = (WIDTH - 0.1) / strips[0][1].shape[0]
+    figure, panels = new_panels((tall + 0.27) * len(strips) + 0.1, len(strips))
+    for axes, (title, pictures) in zip(panels, strips, strict=True):
+        _show(axes, pictures, columns=len(pictures))
+        axes.set_title(title, size=10, pad=3)
+    return figure
 
 
 def draw_samples(run: ReportedRun, most: int = 64) -> Figure:
     """A grid of the run's samples."""
     samples = run.pictures["samples"][:most]
     columns = min(8, max(1, int(np.ceil(np.sqrt(len(samples))))))
-    rows = -(-len(samples) // columns)
-    figure = new_figure(WIDTH * rows / columns)
-    _show(figure.subplots(), samples, columns)
+    figure, (axes,) = new_panels(WIDTH * -(-len(samples) // columns) / columns)
+    _show(axes, samples, columns)
     return figure
 
 

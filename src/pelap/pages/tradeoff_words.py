@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pelap.pages.numbers import listed
 from pelap.pages.tradeoff_points import (
     LATENT_BYTES,
     MACS,
     NOISE_LOSS,
     PARAMETERS,
     PSNR,
+    TIME,
     TO_UNPRUNED,
     TradeoffPoint,
     Value,
@@ -21,11 +23,7 @@ from pelap.pages.tradeoff_points import (
 
 SAME_SIZE = 0.1
 """Models whose counted costs differ by less, relatively, are of the same size."""
-CHANCE = {
-    1: "better than chance",
-    0: "not told apart: the intervals overlap",
-    -1: "worse than chance",
-}
+OUTCOMES = {1: "better", 0: "not told apart", -1: "worse"}
 COUNTED = (MACS, PARAMETERS, LATENT_BYTES)
 
 
@@ -65,30 +63,23 @@ def compare(one: Value, other: Value, *, higher: bool) -> int:
 
 def compare_with_chance(points: Sequence[TradeoffPoint], metric: str) -> list[ChanceComparison]:
     """Every pruned model against the random ones of its size, the equally trained ones first."""
-    return [_beside_chance(point, points, metric) for point in points if point.role == "pruned"]
-
-
-def _beside_chance(
-    point: TradeoffPoint, points: Sequence[TradeoffPoint], metric: str
-) -> ChanceComparison:
-    rivals = [other for other in points if other.role == "random" and _same_size(point, other)]
-    if not rivals:
-        return ChanceComparison(point, None, 0, 0)
-    nearest = min(abs(other.training_steps - point.training_steps) for other in rivals)
-    rivals = [r for r in rivals if abs(r.training_steps - point.training_steps) == nearest]
-    higher = higher_is_better(metric)
-    sign = -1 if higher else 1
-    best = min(rivals, key=lambda rival: sign * rival.quality[metric].mean)
-    outcome = compare(point.quality[metric], best.quality[metric], higher=higher)
-    return ChanceComparison(point, best, len(rivals), outcome)
+    higher, comparisons = higher_is_better(metric), []
+    for point in [point for point in points if point.role == "pruned"]:
+        rivals = [p for p in points if p.role == "random" and _same_size(point, p)]
+        away = [abs(rival.training_steps - point.training_steps) for rival in rivals]
+        rivals = [r for r, steps in zip(rivals, away, strict=True) if steps == min(away)]
+        best, outcome = None, 0
+        if rivals:
+            best = (max if higher else min)(rivals, key=lambda rival: rival.quality[metric].mean)
+            outcome = compare(point.quality[metric], best.quality[metric], higher=higher)
+        comparisons.append(ChanceComparison(point, best, len(rivals), outcome))
+    return comparisons
 
 
 def _same_size(one: TradeoffPoint, other: TradeoffPoint) -> bool:
-    return all(
-        abs(one.cost[name].mean / other.cost[name].mean - 1) < SAME_SIZE
-        for name in COUNTED
-        if name in one.cost and name in other.cost
-    )
+    shared = [name for name in COUNTED if name in one.cost and name in other.cost]
+    ratios = [one.cost[name].mean / other.cost[name].mean for name in shared]
+    return all(abs(ratio - 1) < SAME_SIZE for ratio in ratios)
 
 
 def dominates(one: TradeoffPoint, other: TradeoffPoint, metric: str) -> bool:
@@ -140,13 +131,12 @@ def lead(comparisons: Sequence[ChanceComparison], metric: str) -> str:
     held = [comparison for comparison in comparisons if comparison.random is not None]
     if not held:
         return "No pruned model here has a random one of its size beside it."
-    outcomes = [comparison.outcome for comparison in held]
+    outcomes, num = [comparison.outcome for comparison in held], len(held)
     chance = f"random removal of the same size in {metric_name(metric)}"
-    if len(held) == 1:
-        verdict = {1: "better than", 0: "not told apart from", -1: "worse than"}[outcomes[0]]
+    if num == 1:
+        verdict = f"{OUTCOMES[outcomes[0]]} {'than' if outcomes[0] else 'from'}"
         return f"{held[0].pruned.label} is {verdict} {chance}."
     won, lost = outcomes.count(1), outcomes.count(-1)
-    num = len(outcomes)
     counted = {0: f"None of the {num}", 1: f"One of the {num}", num: f"All {num}"}
     who = f"{counted.get(won, f'{won} of the {num}')} pruned models {'is' if won < 2 else 'are'}"
     return f"{who} better than {chance}{f'; {lost} did worse' if lost else ''}."
@@ -161,51 +151,43 @@ def chance_sentence(comparison: ChanceComparison, metric: str) -> str:
             "`pelap prune MODEL` and the same sizes, --criterion random or "
             "--denoiser-criterion random."
         )
-    figures = " against ".join(
-        write_figure(metric, point.quality[metric].mean) for point in (pruned, random)
-    )
+    outcome = comparison.outcome
+    verdict = OUTCOMES[outcome] + (" than chance" if outcome else ": the intervals overlap")
     best = "" if num_random == 1 else f", the best of {num_random} random models"
-    return (
-        f"{pruned.label} against {random.label}{best}: {figures} in {metric_name(metric)}, "
-        f"{CHANCE[comparison.outcome]}.{_unequal(pruned, random)}"
-    )
-
-
-def _unequal(pruned: TradeoffPoint, random: TradeoffPoint) -> str:
-    if pruned.training_steps == random.training_steps:
-        return ""
-    return (
+    unfair = (
         f" They were not recovered alike ({pruned.training_steps:,} and "
         f"{random.training_steps:,} steps), so this is no fair comparison."
+    )
+    return (
+        f"{pruned.label} against {random.label}{best}: {_against(pruned, random, metric)} in "
+        f"{metric_name(metric)}, {verdict}."
+        f"{'' if pruned.training_steps == random.training_steps else unfair}"
     )
 
 
 def cost_sentence(point: TradeoffPoint, unpruned: TradeoffPoint, metric: str) -> str:
     """What a pruned model costs and gives beside the unpruned one."""
-    shares = ", ".join(
-        f"{_short(name)} {_share(point.cost[name], unpruned.cost[name])}"
-        for name in point.cost
-        if name in unpruned.cost
-    )
+    shares = []
+    for name in [name for name in point.cost if name in unpruned.cost]:
+        cost, base = point.cost[name], unpruned.cost[name]
+        share = f"{100 * cost.mean / base.mean:.0f} %"
+        if cost.mean != base.mean and compare(cost, base, higher=False) == 0:
+            share = OUTCOMES[0]
+        batch = name.removeprefix(TIME)
+        shares.append(
+            f"{f'time ({batch} at a time)' if is_time(name) else cost_title(name)} {share}"
+        )
     ours, theirs = point.quality[metric], unpruned.quality[metric]
-    outcome = compare(ours, theirs, higher=higher_is_better(metric))
-    verdict = {1: "better", 0: "not told apart", -1: "worse"}[outcome]
     return (
-        f"{point.label} beside {unpruned.label}: {shares}; {metric_name(metric)} "
-        f"{write_figure(metric, ours.mean)} against {write_figure(metric, theirs.mean)}, {verdict}."
+        f"{point.label} beside {unpruned.label}: {', '.join(shares)}; {metric_name(metric)} "
+        f"{_against(point, unpruned, metric)}, "
+        f"{OUTCOMES[compare(ours, theirs, higher=higher_is_better(metric))]}."
     )
 
 
-def _share(cost: Value, base: Value) -> str:
-    if cost.mean != base.mean and compare(cost, base, higher=False) == 0:
-        return "not told apart"
-    return f"{100 * cost.mean / base.mean:.0f} %"
-
-
-def _short(cost: str) -> str:
-    """As it stands in a list: `time (16 at a time)`."""
-    title = cost_title(cost).removesuffix(" (unpruned: 1)")
-    return f"time ({title.removeprefix('time, ')})" if is_time(cost) else title
+def _against(one: TradeoffPoint, other: TradeoffPoint, metric: str) -> str:
+    first, second = (write_figure(metric, point.quality[metric].mean) for point in (one, other))
+    return f"{first} against {second}"
 
 
 def domination_sentences(points: Sequence[TradeoffPoint], metric: str) -> list[str]:
@@ -215,11 +197,7 @@ def domination_sentences(points: Sequence[TradeoffPoint], metric: str) -> list[s
         below = [other.label for other in points if dominates(point, other, metric)]
         if below:
             sentences.append(
-                f"{point.label} dominates {_join(below)}: it costs no more in any respect, is no "
+                f"{point.label} dominates {listed(below)}: it costs no more in any respect, is no "
                 f"worse in {metric_name(metric)}, and better in one of these."
             )
     return sentences
-
-
-def _join(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
