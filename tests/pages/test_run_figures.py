@@ -26,7 +26,6 @@ from shown import (
 from pelap.config.run_folder import RunFolder
 from pelap.measure.evaluation_record import MaskHistogram
 from pelap.pages import numbers
-from pelap.pages import picture_grids as grids
 from pelap.pages import run_figures as figures
 from pelap.pages.canvas import DPI, WIDTH, drawing, plain
 from pelap.pages.reported_run import ReportedRun, read_runs
@@ -184,8 +183,8 @@ def test_any_number_of_channels(runs: list[ReportedRun], num_channels: int) -> N
 def test_originals_are_repeated_only_where_they_differ(runs: list[ReportedRun]) -> None:
     other = replace(runs[2], pictures={k: v[:, ::2, ::2] for k, v in runs[2].pictures.items()})
 
-    same = titles(styled(lambda: grids.draw_reconstructions(runs)))
-    figure = styled(lambda: grids.draw_reconstructions([*runs[:2], other]))
+    same = titles(styled(lambda: figures.draw_reconstructions(runs)))
+    figure = styled(lambda: figures.draw_reconstructions([*runs[:2], other]))
     different = titles(figure)
 
     assert same.count("original") == 1
@@ -197,7 +196,7 @@ def test_originals_are_repeated_only_where_they_differ(runs: list[ReportedRun]) 
 
 
 def test_samples_stand_in_a_grid(runs: list[ReportedRun]) -> None:
-    (axes,) = styled(lambda: grids.draw_samples(runs[0])).axes
+    (axes,) = styled(lambda: figures.draw_samples(runs[0])).axes
 
     grid, samples = numbers_of(axes), runs[0].pictures["samples"]
     assert grid.shape == (4 * 33 - 1, 4 * 33 - 1, 3)

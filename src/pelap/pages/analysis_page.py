@@ -5,7 +5,6 @@ from pathlib import Path
 from pelap.analysis.analysis_record import Analysis
 from pelap.analysis.recommendation import Recommendation
 from pelap.pages import analysis_figures as figures
-from pelap.pages import analysis_heat_maps as heat_maps
 from pelap.pages.numbers import signed, significant
 from pelap.pages.page import (
     Card,
@@ -168,7 +167,7 @@ def _channel_cards(analysis: Analysis) -> list[Card]:
             "Left: how much errors in two channels raise the decoded error together; a dark "
             "diagonal cell is a channel in which errors show. Right: which channels vary together.",
             f"Two heat maps, {analysis.num_channels} × {analysis.num_channels}.",
-            lambda: heat_maps.draw_matrices(analysis),
+            lambda: figures.draw_matrices(analysis),
         ),
     ]
 
@@ -197,7 +196,7 @@ def _other_cards(analysis: Analysis) -> list[Card]:
             "Each number compares two orders of the channels. 1: the same order; 0: unrelated; "
             "−1: reversed; –: one of the two holds all channels to be equal.",
             f"Heat map of Kendall's τ between {', '.join(analysis.agreement.names)}.",
-            lambda: heat_maps.draw_agreement(analysis),
+            lambda: figures.draw_agreement(analysis),
         )
         cards.append(agreement)
     if analysis.timestep_bands and analysis.channels[0].taylor:
@@ -208,10 +207,10 @@ def _other_cards(analysis: Analysis) -> list[Card]:
             "the same timesteps. Purple: less, orange: more. Top: little noise; bottom: much.",
             f"Heat map of {num_channels} channels and {len(analysis.timestep_bands)} bands of "
             "timesteps.",
-            lambda: heat_maps.draw_taylor(analysis),
+            lambda: figures.draw_taylor(analysis),
         )
         cards.append(taylor)
-    shown, known = len(heat_maps.class_rows(analysis)), len(analysis.class_names)
+    shown, known = len(figures.class_rows(analysis)), len(analysis.class_names)
     if shown:
         limit = f" Shown are {shown} of {known} classes." if shown < known else ""
         classes = draw_card(
@@ -221,7 +220,7 @@ def _other_cards(analysis: Analysis) -> list[Card]:
             f"others.{limit}",
             f"Heat map of the PSNR lost without each of {num_channels} channels, for {shown} "
             "classes.",
-            lambda: heat_maps.draw_classes(analysis),
+            lambda: figures.draw_classes(analysis),
         )
         cards.append(classes)
     return cards

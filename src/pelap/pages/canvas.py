@@ -20,8 +20,6 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from pelap.pages.reported_run import ReportedRun
-
 WIDTH = 5.0
 """Inches."""
 DPI = 240
@@ -82,11 +80,6 @@ def new_panels(
     """An empty figure, its sides in inches, and its panels row by row; `grid` as for subplots."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **grid).flatten().tolist()
-
-
-def label_of(run: ReportedRun) -> str:
-    """A run's name and kind, short enough for a figure."""
-    return plain(run.label) + run.title.removeprefix(run.label)
 
 
 def plain(text: str, limit: int = 28) -> str:

@@ -1,4 +1,4 @@
-"""The figures that show numbers. Each function draws one; canvas.py holds their style."""
+"""The figures of runs. Each function draws one; canvas.py holds their style."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -67,8 +67,13 @@ def draw_training_curves(runs: Sequence[ReportedRun]) -> Figure:
         axes.set_title(title)
         canvas.scale_values(axes, shown)
     panels[-1].set_xlabel("epoch (bold: validation, thin: training)")
-    canvas.legend(figure, canvas.keys_of(map(canvas.label_of, runs)))
+    canvas.legend(figure, canvas.keys_of(map(_label, runs)))
     return figure
+
+
+def _label(run: ReportedRun) -> str:
+    """A run's name and kind, short enough for a figure."""
+    return canvas.plain(run.label) + run.title.removeprefix(run.label)
 
 
 def draw_importance_by_class(run: ReportedRun) -> Figure:
@@ -186,7 +191,7 @@ def draw_denoiser_and_latent(runs: Sequence[ReportedRun]) -> Figure:
     figure, (axes,) = canvas.new_panels(1.3 + 0.95 * len(runs))
     for index, run in enumerate(runs):
         top = 4.6 * index
-        axes.text(0, top - 0.95, canvas.label_of(run), weight="bold", va="center")
+        axes.text(0, top - 0.95, _label(run), weight="bold", va="center")
         for place, (name, _, colour) in enumerate(BARS):
             value = getattr(run.evaluation, name)
             axes.barh(top + place, value, height=0.86, color=colour)
@@ -222,7 +227,7 @@ def draw_latent_std(runs: Sequence[ReportedRun]) -> Figure:
             axes.plot(after, channels, "s", color=canvas.VERMILLION, **hollow)
         axes.set_xscale("log")
         canvas.channel_rows(axes, range(len(before)), every=1 if len(before) <= 16 else 4)
-        axes.set_title(canvas.label_of(run))
+        axes.set_title(_label(run))
         canvas.plain_numbers(axes.xaxis)
     panels[-1].set_xlabel("standard deviation (dashed: the noise at full strength)")
     entries = [canvas.key(canvas.BLUE, "before the mask")]
@@ -230,3 +235,49 @@ def draw_latent_std(runs: Sequence[ReportedRun]) -> Figure:
         entries.append(canvas.key(canvas.VERMILLION, "after the mask", "s", hollow=True))
     canvas.legend(figure, entries, columns=2)
     return figure
+
+
+def draw_reconstructions(runs: Sequence[ReportedRun], most: int = 8) -> Figure:
+    """Strips of pictures: the original, then each run without and through the mask.
+
+    The originals come again wherever they differ from those above.
+    """
+    strips: list[tuple[str, np.ndarray]] = []
+    shown = None
+    for run in runs:
+        kinds = {"without the mask" if run.has_gate else "no mask": "reconstructions"}
+        if run.has_gate:
+            kinds["through the mask"] = "masked_reconstructions"
+        originals = run.pictures["originals"][:most]
+        if shown is None or not np.array_equal(shown, originals):
+            strips.append(("original", originals))
+            shown = originals
+        strips += [(f"{_label(run)}: {n}", run.pictures[k][:most]) for n, k in kinds.items()]
+    tall = (canvas.WIDTH - 0.1) / strips[0][1].shape[0]
+    figure, panels = canvas.new_panels((tall + 0.27) * len(strips) + 0.1, len(strips))
+    for axes, (title, pictures) in zip(panels, strips, strict=True):
+        _show(axes, pictures, columns=len(pictures))
+        axes.set_title(title, size=10, pad=3)
+    return figure
+
+
+def draw_samples(run: ReportedRun, most: int = 64) -> Figure:
+    """A grid of the run's samples."""
+    samples = run.pictures["samples"][:most]
+    columns = min(8, max(1, int(np.ceil(np.sqrt(len(samples))))))
+    figure, (axes,) = canvas.new_panels(canvas.WIDTH * -(-len(samples) // columns) / columns)
+    _show(axes, samples, columns)
+    return figure
+
+
+def _show(axes: Axes, pictures: np.ndarray, columns: int) -> None:
+    """Pictures (N, H, W, 3) in rows of so many, a white gap between them."""
+    num, height, width, _ = pictures.shape
+    gap = max(1, width // 24)
+    rows = -(-num // columns)
+    tiles = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for index, picture in enumerate(pictures):
+        top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
+        tiles[top : top + height, left : left + width] = picture
+    axes.imshow(tiles)
+    axes.set_axis_off()

@@ -8,7 +8,6 @@ from pathlib import Path
 from pelap.config.run_config import settings_without_effect, to_dict
 from pelap.config.run_folder import RunFolder
 from pelap.pages import diagnosis_figures, numbers
-from pelap.pages import picture_grids as grids
 from pelap.pages import run_figures as figures
 from pelap.pages import run_words as words
 from pelap.pages.page import Card, Items, Part, PartGroup, Section, Text, draw_card, write_page
@@ -121,7 +120,7 @@ def draw_samples(runs: Sequence[ReportedRun]) -> list[Card]:
             f"Samples of {run.label}",
             words.samples_caption(run),
             f"Grid of pictures sampled from {run.title}.",
-            lambda run=run: grids.draw_samples(run),
+            lambda run=run: figures.draw_samples(run),
         )
         for number, run in enumerate(runs, 1)
         if len(run.pictures["samples"])
@@ -223,6 +222,6 @@ def _latent_cards(runs: Sequence[ReportedRun]) -> list[Card]:
             f"{caption}.",
             "Test pictures and their reconstructions. Squared error a picture: "
             f"{'; '.join(errors)}.",
-            lambda: grids.draw_reconstructions(runs),
+            lambda: figures.draw_reconstructions(runs),
         ),
     ]

@@ -138,9 +138,8 @@ def tradeoff_table(points: Sequence[TradeoffPoint], unpruned: TradeoffPoint) -> 
     names = [
         Cell(p.label, (f"{p.role}: {p.description}" if p.description else p.role,)) for p in points
     ]
-    figures, base = [p.quality | p.cost for p in points], unpruned.quality | unpruned.cost
     columns = [
-        _column(name, [values.get(name) for values in figures], base.get(name))
+        _column(name, [p.figures.get(name) for p in points], unpruned.figures.get(name))
         for name in (*metrics, *costs)
     ]
     header = ["model", *map(metric_title, metrics), *(f"{cost_title(name)} ↓" for name in costs)]

@@ -47,6 +47,11 @@ class TradeoffPoint:
     training_steps: int = 0
     """Of all recoveries."""
 
+    @property
+    def figures(self) -> dict[str, Value]:
+        """Metrics, then costs."""
+        return self.quality | self.cost
+
 
 def higher_is_better(metric: str) -> bool:
     """Whether more of it is better; Fréchet distances and losses are better when small."""

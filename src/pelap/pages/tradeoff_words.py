@@ -13,7 +13,6 @@ from pelap.pages.tradeoff_points import (
     TIME,
     TO_UNPRUNED,
     TradeoffPoint,
-    Value,
     cost_title,
     higher_is_better,
     is_time,
@@ -54,24 +53,23 @@ def metrics_of(points: Sequence[TradeoffPoint]) -> list[str]:
     return sorted(shared, key=lambda name: name == NOISE_LOSS)
 
 
-def compare(one: Value, other: Value, *, higher: bool) -> int:
-    """1 if `one` is better, −1 if worse, 0 if their intervals overlap or they are equal."""
-    if one.ends[0] <= other.ends[1] and other.ends[0] <= one.ends[1]:
+def compare(one: TradeoffPoint, other: TradeoffPoint, name: str) -> int:
+    """1 if `one` is better in a metric or cost, −1 if worse, 0 if their intervals overlap."""
+    ours, theirs = one.figures[name], other.figures[name]
+    if ours.ends[0] <= theirs.ends[1] and theirs.ends[0] <= ours.ends[1]:
         return 0
-    return 1 if (one.mean > other.mean) == higher else -1
+    return 1 if (ours.mean > theirs.mean) == higher_is_better(name) else -1
 
 
 def compare_with_chance(points: Sequence[TradeoffPoint], metric: str) -> list[ChanceComparison]:
     """Every pruned model against the random ones of its size, the equally trained ones first."""
-    higher, comparisons = higher_is_better(metric), []
+    comparisons, pick = [], max if higher_is_better(metric) else min
     for point in [point for point in points if point.role == "pruned"]:
         rivals = [p for p in points if p.role == "random" and _same_size(point, p)]
         away = [abs(rival.training_steps - point.training_steps) for rival in rivals]
         rivals = [r for r, steps in zip(rivals, away, strict=True) if steps == min(away)]
-        best, outcome = None, 0
-        if rivals:
-            best = (max if higher else min)(rivals, key=lambda rival: rival.quality[metric].mean)
-            outcome = compare(point.quality[metric], best.quality[metric], higher=higher)
+        best = pick(rivals, key=lambda rival: rival.quality[metric].mean, default=None)
+        outcome = 0 if best is None else compare(point, best, metric)
         comparisons.append(ChanceComparison(point, best, len(rivals), outcome))
     return comparisons
 
@@ -87,12 +85,10 @@ def dominates(one: TradeoffPoint, other: TradeoffPoint, metric: str) -> bool:
 
     A time costs more where the intervals do not overlap; better is so meant too.
     """
-    higher = higher_is_better(metric)
-    costs = [compare(one.cost[name], other.cost[name], higher=False) for name in one.cost]
-    ours, theirs = one.quality[metric], other.quality[metric]
-    no_worse = ours.mean >= theirs.mean if higher else ours.mean <= theirs.mean
-    better = [*costs, compare(ours, theirs, higher=higher)]
-    return no_worse and min(costs) >= 0 and max(better) > 0
+    costs = [compare(one, other, name) for name in one.cost]
+    ours, theirs = one.quality[metric].mean, other.quality[metric].mean
+    no_worse = ours >= theirs if higher_is_better(metric) else ours <= theirs
+    return no_worse and min(costs) >= 0 and max(*costs, compare(one, other, metric)) > 0
 
 
 def pareto_front(
@@ -171,17 +167,16 @@ def cost_sentence(point: TradeoffPoint, unpruned: TradeoffPoint, metric: str) ->
     for name in [name for name in point.cost if name in unpruned.cost]:
         cost, base = point.cost[name], unpruned.cost[name]
         share = f"{100 * cost.mean / base.mean:.0f} %"
-        if cost.mean != base.mean and compare(cost, base, higher=False) == 0:
+        if cost.mean != base.mean and compare(point, unpruned, name) == 0:
             share = OUTCOMES[0]
         batch = name.removeprefix(TIME)
         shares.append(
             f"{f'time ({batch} at a time)' if is_time(name) else cost_title(name)} {share}"
         )
-    ours, theirs = point.quality[metric], unpruned.quality[metric]
     return (
         f"{point.label} beside {unpruned.label}: {', '.join(shares)}; {metric_name(metric)} "
         f"{_against(point, unpruned, metric)}, "
-        f"{OUTCOMES[compare(ours, theirs, higher=higher_is_better(metric))]}."
+        f"{OUTCOMES[compare(point, unpruned, metric)]}."
     )
 
 
