@@ -31,6 +31,8 @@ from evidence_figures import draw_categories, draw_strips, save_figure
 from pelap.config.presets import as_baseline, paper_small, pelap_small
 from pelap.config.run_config import EvaluationConfig, RunConfig
 from pelap.config.run_folder import RunFolder
+from pelap.core.records import from_json_dict
+from pelap.measure.diagnosis_record import Diagnosis
 
 SEEDS = (42, 43, 44)
 LAMBDAS = (0.01, 0.0, 0.1, 0.001)
@@ -149,7 +151,7 @@ def _figures(evaluation: dict[str, Any]) -> dict[str, Any]:
 
 def draw(content: dict[str, Any], folder: Path) -> None:
     """Draw every figure that needs collapse.json alone."""
-    from pelap.pages.diagnosis_figures import draw_denoiser_curves
+    from pelap.pages.diagnosis_figures import plot_denoisers
 
     by_name = evaluations(content)
 
@@ -163,11 +165,13 @@ def draw(content: dict[str, Any], folder: Path) -> None:
     }
     save_figure(lambda: draw_categories(panels), folder / "quality.png")
     diagnoses = {
-        label(folder_name.rpartition("-seed=")[0]): run["diagnosis"]
+        label(folder_name.rpartition("-seed=")[0]): from_json_dict(
+            Diagnosis, run["diagnosis"], folder_name
+        )
         for folder_name, run in content["runs"].items()
         if "diagnosis" in run
     }
-    draw_denoiser_curves(diagnoses, folder / "denoiser_by_timestep.png")
+    save_figure(lambda: plot_denoisers(diagnoses), folder / "denoiser_by_timestep.png")
 
 
 def draw_samples(content: dict[str, Any], runs: Path, folder: Path) -> None:

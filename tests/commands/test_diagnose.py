@@ -22,7 +22,6 @@ from pelap.config.presets import paper, tiny
 from pelap.config.run_config import ObjectiveConfig
 from pelap.config.run_folder import RunFolder
 from pelap.core.errors import RunError
-from pelap.core.records import to_json_dict
 from pelap.data.load import load_pictures
 from pelap.data.pictures import to_batch
 from pelap.measure.collapse import MAX_RELATIVE_ERROR, MIN_LATENT_STD, OPEN_MASK
@@ -36,7 +35,7 @@ from pelap.method.importance import ImportancePredictor
 from pelap.method.losses import gaussian_diffusion_loss
 from pelap.method.normalizer import LatentNormalizer
 from pelap.method.system import LatentDiffusion, build_system
-from pelap.pages.diagnosis_figures import draw_denoiser_curves
+from pelap.pages.diagnosis_figures import plot_denoisers
 from pelap.pages.run_page import write_report
 
 CHANNELS = 4
@@ -271,13 +270,11 @@ def test_model_with_a_gate_needs_the_runs_config(tiny_run: RunFolder, tmp_path: 
         load_diagnosable(tmp_path / "model")
 
 
-def test_figure_of_several_models(tiny_run: RunFolder, tmp_path: Path):
+def test_figure_of_several_models():
     found = diagnose(linear_system([1.0] * CHANNELS), gaussian_images([1.0] * CHANNELS, 8))
-    draw_denoiser_curves({"one": found, "two": to_json_dict(found)}, tmp_path / "both.png")
-    draw_denoiser_curves({"one": found}, tmp_path / "one.png")
-    with Image.open(tmp_path / "both.png") as both, Image.open(tmp_path / "one.png") as one:
-        assert both.size[0] == one.size[0]
-        assert both.size[1] > 1.4 * one.size[1]
+    both, one = (plot_denoisers(dict.fromkeys(names, found)) for names in ("ab", "a"))
+    assert both.get_figwidth() == one.get_figwidth()
+    assert both.get_figheight() > 1.4 * one.get_figheight()
 
 
 @pytest.mark.parametrize(

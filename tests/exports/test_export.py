@@ -21,9 +21,8 @@ from pelap.config.run_config import AutoencoderConfig
 from pelap.core.errors import ModelError
 from pelap.exports import onnx_export as export_module
 from pelap.exports import onnx_files as files_module
-from pelap.exports.export_words import describe_export
 from pelap.exports.graphs import Graph, Tensors, build_graphs
-from pelap.exports.onnx_export import export_model
+from pelap.exports.onnx_export import describe_export, export_model
 from pelap.exports.onnx_files import compare, write_graph
 from pelap.exports.runtime import OnnxNetworks
 from pelap.method.build_networks import build_networks

@@ -24,19 +24,17 @@ from pelap.analysis.analysis_record import Analysis
 from pelap.analysis.recommendation import recommend
 from pelap.pages.analysis_figures import (
     LEAST_LOSS_DB,
-    best_criteria,
-    draw_channels,
-    draw_curves,
-    draw_spectrum,
-    importance_order,
-)
-from pelap.pages.analysis_heat_maps import (
     MOST_CLASSES,
+    best_criteria,
     class_rows,
     draw_agreement,
+    draw_channels,
     draw_classes,
+    draw_curves,
     draw_matrices,
+    draw_spectrum,
     draw_taylor,
+    importance_order,
 )
 from pelap.pages.analysis_page import (
     channel_table,

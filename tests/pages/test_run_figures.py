@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +24,8 @@ from shown import (
 )
 
 from pelap.config.run_folder import RunFolder
+from pelap.measure.evaluation_record import MaskHistogram
 from pelap.pages import numbers
-from pelap.pages import picture_grids as grids
 from pelap.pages import run_figures as figures
 from pelap.pages.canvas import DPI, WIDTH, drawing, plain
 from pelap.pages.reported_run import ReportedRun, read_runs
@@ -36,8 +37,8 @@ def runs(three_runs: list[RunFolder]) -> list[ReportedRun]:
     return read_runs(three_runs)
 
 
-def with_evaluation(run: ReportedRun, **changes: object) -> ReportedRun:
-    return replace(run, evaluation=run.evaluation | changes)
+def with_evaluation(run: ReportedRun, **changes: Any) -> ReportedRun:
+    return replace(run, evaluation=replace(run.evaluation, **changes))
 
 
 def test_every_figure_of_three_runs_is_a_picture(runs: list[ReportedRun]) -> None:
@@ -64,7 +65,8 @@ def test_three_bars_a_run_show_what_the_denoiser_scores(runs: list[ReportedRun])
         "best linear predictor for Gaussian latents this size",
     ]
     keys = ("diffusion_loss", "zero_latent_diffusion_loss", "gaussian_diffusion_loss")
-    assert lengths(axes) == pytest.approx([run.evaluation[key] for run in runs for key in keys])
+    losses = [getattr(run.evaluation, key) for run in runs for key in keys]
+    assert lengths(axes) == pytest.approx(losses)
     assert texts(axes)[:4] == ["baseline", "0.0284", "0.0236", "0.00021"]
     assert "pelap-a (λ = 0.01)" in texts(axes)
     assert axes.get_xlabel() == "squared error of the predicted noise (1 = predicting zero)"
@@ -97,8 +99,8 @@ def test_the_baseline_comes_first_among_the_weights(runs: list[ReportedRun]) -> 
     assert (x, y) == (order, [run.mean_mask for run in runs])
     solid, hollow = curves(reconstruction)
     assert solid[0] == pytest.approx([place - 0.09 for place in order])
-    assert solid[1] == [run.evaluation["reconstruction_mse_sum"] for run in runs]
-    assert hollow[1] == [run.evaluation["masked_reconstruction_mse_sum"] for run in runs]
+    assert solid[1] == [run.evaluation.reconstruction_mse_sum for run in runs]
+    assert hollow[1] == [run.evaluation.masked_reconstruction_mse_sum for run in runs]
     assert texts(loss) == ["0.0284"] + ["0.0236"] * 5
     for axes, labels in (
         (loss, ["with the latent", "with zeros in its place"]),
@@ -137,12 +139,10 @@ def test_heatmap_colour_means_the_same_in_every_run(runs: list[ReportedRun]) -> 
         assert axes.get_xlabel() == "channel"
 
 
-def test_heatmap_keeps_the_classes_that_stand_out() -> None:
+def test_heatmap_keeps_the_classes_that_stand_out(runs: list[ReportedRun]) -> None:
     masks = {f"class {index}": [0.5, 0.5] for index in range(100)} | {"odd": [0.9, 0.1]}
-    run = object.__new__(ReportedRun)
-    object.__setattr__(run, "evaluation", {"mask_mean_by_class": masks})
 
-    names, values = figures._classes_to_show(run)
+    names, values = figures.classes_to_show(with_evaluation(runs[1], mask_mean_by_class=masks))
 
     assert len(names) == len(values) == figures.MAX_CLASSES
     assert names[-1] == "odd"
@@ -155,7 +155,7 @@ def test_any_number_of_channels(runs: list[ReportedRun], num_channels: int) -> N
         runs[1],
         mask_mean=[0.3] * num_channels,
         mask_mean_by_class={"a": [0.3] * num_channels, "b": [0.0] * num_channels},
-        mask_histogram={"bin_edges": [0, 0.25, 0.5, 0.75, 1], "counts": counts},
+        mask_histogram=MaskHistogram([0, 0.25, 0.5, 0.75, 1], counts),
         latent_std=[1.0] * num_channels,
         masked_latent_std=[0.0] * num_channels,
     )
@@ -183,21 +183,20 @@ def test_any_number_of_channels(runs: list[ReportedRun], num_channels: int) -> N
 def test_originals_are_repeated_only_where_they_differ(runs: list[ReportedRun]) -> None:
     other = replace(runs[2], pictures={k: v[:, ::2, ::2] for k, v in runs[2].pictures.items()})
 
-    same = [title for title, _ in grids._strips(runs, 8)]
-    different = [title for title, _ in grids._strips([*runs[:2], other], 8)]
+    same = titles(styled(lambda: figures.draw_reconstructions(runs)))
+    figure = styled(lambda: figures.draw_reconstructions([*runs[:2], other]))
+    different = titles(figure)
 
     assert same.count("original") == 1
     assert len(same) == 1 + 1 + 2 + 2
     assert different.count("original") == 2
-    figure = styled(lambda: grids.draw_reconstructions([*runs[:2], other]))
-    assert titles(figure) == different
     strip = numbers_of(figure.axes[0])
     assert np.array_equal(strip[:, :32], runs[0].pictures["originals"][0])
     assert np.array_equal(strip[:, 33:65], runs[0].pictures["originals"][1])
 
 
 def test_samples_stand_in_a_grid(runs: list[ReportedRun]) -> None:
-    (axes,) = styled(lambda: grids.draw_samples(runs[0])).axes
+    (axes,) = styled(lambda: figures.draw_samples(runs[0])).axes
 
     grid, samples = numbers_of(axes), runs[0].pictures["samples"]
     assert grid.shape == (4 * 33 - 1, 4 * 33 - 1, 3)

@@ -146,7 +146,7 @@ def test_names_and_reasons_are_escaped(make_run: MakeRun, tmp_path: Path) -> Non
     name = "<img src=x onerror=alert(1)>\"'&"
     run = change(
         make_run(name),
-        collapse={"verdict": "<script>", "reasons": ["</style><script>alert(2)</script>"]},
+        collapse={"verdict": "collapsed", "reasons": ["</style><script>alert(2)</script>"]},
         mask_mean_by_class={"<b>": [0.1] * 4},
     )
 
@@ -206,7 +206,7 @@ def test_unusable_runs_are_named(make_run: MakeRun, tmp_path: Path) -> None:
     broken.metrics_path.write_text('{"split": "tra')
     bare.pictures_path.write_bytes(b"not an archive")
 
-    with pytest.raises(RunError, match="lacks 'num_pictures'"):
+    with pytest.raises(RunError, match="lacks the field 'run'"):
         write_report([old], tmp_path / "out")
     with pytest.raises(RunError, match="not JSON"):
         write_report([broken], tmp_path / "out")

@@ -26,7 +26,6 @@ from pelap.pages.tradeoff_points import (
     describe_history,
     role_of,
     to_point,
-    training_steps,
 )
 from pelap.pages.tradeoff_words import (
     chance_sentence,
@@ -87,6 +86,13 @@ def test_equals_stand_on_the_front_together_and_lengths_must_fit():
         pareto_front([1, 2], [1], higher_is_better=True)
 
 
+MEASURED = {
+    "quality": {FD: {"value": 40.0, "low": 39.0, "high": 41.0}},
+    "cost": {
+        "times_as_fast": [{"batch_size": 16, "ratio": 2.0, "ratio_min": 1.6, "ratio_max": 2.5}],
+        "macs": {"denoiser_step": 5}, "parameters": {"total": 7}, "latent_bytes": 9,
+    },
+}  # fmt: skip
 LATENTS = {"pruned": "2026-01-01", "channels_before": 16, "channels_after": 8,
            "criterion": "elimination", "rotation": "none"}  # fmt: skip
 WIDTH = {"pruned": "2026-01-01", "channels_before": 16, "channels_after": 16, "criterion": None,
@@ -114,19 +120,15 @@ THIN_BY_CHANCE = WIDTH | {"width": WIDTH["width"] | {"criterion": "random"}}  # 
 def test_roles_and_words_from_the_record(history: list[dict], role: str, words: str):
     assert role_of(history) == role
     assert describe_history(history) == words
-    assert training_steps([*history, RECOVERED, RECOVERED]) == 2000 * (2 + history.count(RECOVERED))
+    point = to_point(MEASURED, "a", [*history, RECOVERED, RECOVERED])
+    assert (point.role, point.training_steps) == (role, 2000 * (2 + history.count(RECOVERED)))
 
 
 def test_a_time_is_the_inverse_of_how_many_times_as_fast():
-    spread = {"value": 40.0, "low": 39.0, "high": 41.0}
-    ratio = {"batch_size": 16, "ratio": 2.0, "ratio_min": 1.6, "ratio_max": 2.5}
-    counts = {"macs": {"denoiser_step": 5}, "parameters": {"total": 7}, "latent_bytes": 9}
-    cost = {"times_as_fast": [ratio], **counts}
-    point = to_point({"quality": {FD: spread}, "cost": cost}, "a", "pruned", training_steps=3)
+    point = to_point(MEASURED, "a", [])
     assert point.cost["time_batch_16"] == Value(0.5, 0.4, 0.625)
     assert [point.cost[name].mean for name in (MACS, PARAMETERS, LATENT_BYTES)] == [5, 7, 9]
     assert point.quality[FD] == Value(40, 39, 41)
-    assert point.training_steps == 3
 
 
 def test_what_is_said_about_chance():

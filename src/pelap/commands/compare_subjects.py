@@ -9,14 +9,7 @@ from typing import Any
 from pelap.core.errors import ConfigError, ModelError
 from pelap.models.loaded import LoadedModel
 from pelap.models.opening import open_model
-from pelap.pages.tradeoff_points import (
-    Role,
-    TradeoffPoint,
-    describe_history,
-    role_of,
-    to_point,
-    training_steps,
-)
+from pelap.pages.tradeoff_points import Role, TradeoffPoint, role_of, to_point
 
 ORDER: tuple[Role, ...] = ("unpruned", "random", "pruned")
 
@@ -40,14 +33,7 @@ class ComparedModel:
 
     def point(self, measured: dict[str, Any]) -> TradeoffPoint:
         """As it stands on the page."""
-        history = self.model.history
-        return to_point(
-            measured,
-            self.model.name,
-            self.role,
-            description=describe_history(history),
-            training_steps=training_steps(history),
-        )
+        return to_point(measured, self.model.name, self.model.history)
 
 
 def open_subjects(paths: Sequence[str | Path]) -> list[ComparedModel]:

@@ -17,12 +17,12 @@ from pelap.config.run_config import DataConfig, NetworkConfig, RunConfig, load_c
 from pelap.config.run_folder import RunFolder, write_whole
 from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError, RunError
-from pelap.core.records import to_json_dict
+from pelap.core.records import from_json_dict, to_json, to_json_dict
 from pelap.core.seeding import generator
 from pelap.data.load import load_pictures
 from pelap.data.pictures import Pictures, to_batch
 from pelap.measure import noise_levels
-from pelap.measure.diagnosis_record import DiagnosedPictures
+from pelap.measure.diagnosis_record import DiagnosedPictures, Diagnosis
 from pelap.measure.foreign_denoiser import open_foreign
 from pelap.measure.machine import versions
 from pelap.method.borrowing import meet_budget
@@ -58,7 +58,8 @@ class DiagnosisResult(JsonResult):
 
     def figure(self) -> bytes | None:
         """Noise loss by noise level."""
-        return next(iter(draw_all({self.values["model"]: self.values}).values()))
+        name = self.values["model"]
+        return next(iter(draw_all({name: from_json_dict(Diagnosis, self.values, name)}).values()))
 
 
 def diagnose(
@@ -206,20 +207,21 @@ def diagnose_model(
     _try_one(system, batches, config.data.size)
     diagnosis = noise_levels.diagnose(system, batches, seed=config.evaluation.seed)
     data = config.data
-    result = to_json_dict(
-        replace(
-            diagnosis,
-            model=model.name,
-            split="test",
-            data=DiagnosedPictures(data.source, data.path, data.size),
-            seed=config.evaluation.seed,
-            versions=versions(),
-        )
+    diagnosis = replace(
+        diagnosis,
+        model=model.name,
+        split="test",
+        data=DiagnosedPictures(data.source, data.path, data.size),
+        seed=config.evaluation.seed,
+        versions=versions(),
     )
     folder = output or (model.run.path if model.run else None)
     if folder is not None:
-        _write(result, folder)
-    return result
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        for name, png in draw_all({model.name: diagnosis}).items():
+            write_whole(folder / "figures" / f"{name}.png", png)
+        write_whole(RunFolder(folder).diagnosis_path, to_json(diagnosis, indent=2).encode())
+    return to_json_dict(diagnosis)
 
 
 @dataclass(frozen=True)
@@ -255,12 +257,3 @@ def _try_one(system: LatentDiffusion, batches: _Batches, size: int) -> None:
         raise ConfigError(
             f"--data.size is {size}: this model cannot take such pictures ({reason})."
         ) from error
-
-
-def _write(result: dict[str, Any], folder: Path) -> None:
-    figures = draw_all({result["model"]: result})
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    for name, png in figures.items():
-        write_whole(folder / "figures" / f"{name}.png", png)
-    content = json.dumps(result, indent=2) + "\n"
-    write_whole(RunFolder(folder).diagnosis_path, content.encode())

@@ -41,7 +41,7 @@ class Exported(JsonResult):
 
     def describe(self) -> str:
         """A few lines a network."""
-        from pelap.exports.export_words import describe_export
+        from pelap.exports.onnx_export import describe_export
 
         return describe_export(self.values)
 

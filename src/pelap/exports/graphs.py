@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pelap.core.errors import ConfigError
+from pelap.core.errors import ConfigError, in_one_line
 from pelap.families.latent_axes import by_channel
 from pelap.families.registry import denoiser_family, example_inputs
 from pelap.method.normalizer import LatentNormalizer
@@ -147,10 +147,8 @@ def build_graphs(model: LoadedModel, side: int | None) -> list[Graph]:
         for graph in graphs:
             graph.run(graph.inputs(1, 0))
     except (RuntimeError, ValueError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"The model cannot run at --size {side} (made for {model.latent_side}): {reason}"
-        ) from error
+        made_for = f"--size {side} (made for {model.latent_side})"
+        raise ConfigError(f"The model cannot run at {made_for}: {in_one_line(error)}") from error
     return graphs
 
 

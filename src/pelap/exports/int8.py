@@ -4,9 +4,6 @@ On a CPU onnxruntime multiplies matrices faster in 8 bits, but convolves slower.
 convolutions become floats again when the file is opened; see docs/export.md for the figures.
 """
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ import numpy as np
 import torch
 
 from pelap.exports.graphs import Graph
-from pelap.exports.onnx_files import file_size, open_session, run_session
+from pelap.exports.onnx_files import file_size, open_session, quiet, run_session
 
 LINEAR = ("MatMul", "Gemm")
 OUTPUT_AXES = {"Conv": 0, "ConvTranspose": 1}
@@ -40,7 +37,7 @@ def write_int8(graph: Graph, path: Path) -> dict[str, Any]:
 
     target = path.with_name(f"{graph.name}.int8.onnx")
     external = Path(f"{path}.data").exists()
-    with _silence():
+    with quiet():
         quantize_dynamic(
             path, target, op_types_to_quantize=list(LINEAR), weight_type=QuantType.QInt8,
             use_external_data_format=external,
@@ -67,24 +64,20 @@ def _round_convolutions(graph: Any) -> None:
     from onnx import helper, numpy_helper
 
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    axes = {
-        node.input[1]: OUTPUT_AXES[node.op_type]
-        for node in graph.node
-        if node.op_type in OUTPUT_AXES and node.input[1] in weights
-    }
+    convolutions = [node for node in graph.node if node.op_type in OUTPUT_AXES]
+    axes = {node.input[1]: OUTPUT_AXES[node.op_type] for node in convolutions}
     for name, axis in axes.items():
+        if name not in weights:
+            continue
         values = numpy_helper.to_array(weights[name])
         others = tuple(i for i in range(values.ndim) if i != axis)
         largest = np.abs(values).max(axis=others, keepdims=True)
         scales = np.where(largest > 0, largest, 1) / LARGEST
         rounded = np.round(values / scales).astype(np.int8)
+        stored = {f"{name}.int8": rounded, f"{name}.scale": scales.reshape(-1).astype(np.float32)}
         graph.initializer.remove(weights[name])
-        graph.initializer.append(numpy_helper.from_array(rounded, f"{name}.int8"))
-        flat = scales.reshape(-1).astype(np.float32)
-        graph.initializer.append(numpy_helper.from_array(flat, f"{name}.scale"))
-        to_float = helper.make_node(
-            "DequantizeLinear", [f"{name}.int8", f"{name}.scale"], [name], axis=axis
-        )
+        graph.initializer.extend(numpy_helper.from_array(x, part) for part, x in stored.items())
+        to_float = helper.make_node("DequantizeLinear", list(stored), [name], axis=axis)
         graph.node.insert(0, to_float)
 
 
@@ -93,14 +86,3 @@ def _relative_difference(graph: Graph, path: Path) -> float:
     found = run_session(open_session(path, torch.get_num_threads()), inputs)
     ((name, expected),) = graph.run(inputs).items()
     return float((found[name] - expected).square().mean().sqrt() / expected.std())
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Without the quantiser's advice on the root logger to prepare models first."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from pelap import __version__
 from pelap.core.errors import ModelError
 from pelap.core.output import write_output
-from pelap.exports.graphs import Graph, build_graphs, flatten
+from pelap.exports.graphs import Graph, Tensors, build_graphs, flatten
 from pelap.exports.int8 import write_int8
 from pelap.exports.onnx_files import (
     OPSET,
@@ -67,8 +67,12 @@ def export_model(
     def write(folder: Path) -> None:
         networks = {graph.name: _write_network(graph, folder, int8) for graph in graphs}
         record.update(_describe(model, graphs, networks))
-        _write_scheduler(model, folder)
-        _write_conditions(graphs, folder, model.num_channels)
+        if model.scheduler_config:
+            (folder / SCHEDULER).parent.mkdir()
+            (folder / SCHEDULER).write_text(json.dumps(model.scheduler_config, indent=2) + "\n")
+        conditions = [_conditions(g, model.num_channels) for g in graphs if g.name == "denoiser"]
+        if any(conditions):
+            save_file(conditions[0], folder / CONDITIONS)
         (folder / DESCRIPTION).write_text(json.dumps(record, indent=2) + "\n")
 
     write_output(output, write, overwrite=overwrite)
@@ -123,20 +127,39 @@ def _describe(
     }
 
 
-def _write_scheduler(model: LoadedModel, folder: Path) -> None:
-    if model.scheduler_config:
-        (folder / SCHEDULER).parent.mkdir()
-        (folder / SCHEDULER).write_text(json.dumps(model.scheduler_config, indent=2) + "\n")
-
-
-def _write_conditions(graphs: list[Graph], folder: Path, channels: int) -> None:
+def _conditions(denoiser: Graph, channels: int) -> Tensors:
     """What the denoiser takes for one picture beside timestep and latents."""
-    for graph in graphs:
-        if graph.name != "denoiser":
-            continue
-        first, *others = flatten(graph.inputs(1, 0)).items()
-        values = {name: value for name, value in others if name != "timestep"}
-        if first[1].dim() == 4 and first[1].shape[1] > channels:  # inpainting: mask and picture
-            values = dict([first]) | values
-        if values:
-            save_file(values, folder / CONDITIONS)
+    (name, latents), *others = flatten(denoiser.inputs(1, 0)).items()
+    values = {other: value for other, value in others if other != "timestep"}
+    if latents.dim() == 4 and latents.shape[1] > channels:  # inpainting: mask and picture
+        return {name: latents} | values
+    return values
+
+
+def describe_export(record: dict[str, Any]) -> str:
+    """A few lines a network: what it takes and gives, how large it is, how far from torch."""
+    lines = []
+    for name, network in record["networks"].items():
+        differences, size = network["max_difference"], network["num_bytes"] / 1e6
+        lines += [
+            f"{name:10} {network['class']}",
+            f"{'':10} takes    {_values(network['inputs'])}",
+            f"{'':10} gives    {_values(network['outputs'])}",
+            f"{'':10} {size:.2f} MB, at most {max(differences.values()):.1e} from torch "
+            f"(batches of {' and '.join(differences)})",
+        ]
+        if "int8" in network:
+            int8 = network["int8"]
+            lines.append(
+                f"{'':10} int8     {int8['num_bytes'] / 1e6:.2f} MB, {int8['size_ratio']:.0%} of "
+                f"that; {int8['relative_difference']:.1%} of the output's standard deviation from "
+                "torch"
+            )
+    return "\n".join(lines)
+
+
+def _values(values: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {'×'.join(map(str, value['shape']))} {value['dtype']}"
+        for name, value in values.items()
+    )

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from pelap.core.errors import ConfigError, ModelError
+from pelap.core.errors import ConfigError, ModelError, in_one_line
 from pelap.exports.graphs import Graph, Tensors
 
 OPSET = 18
@@ -21,7 +20,6 @@ EXPORT_BATCH = 2
 CHECKED_BATCHES = (1, 5)
 MOST_BYTES_INSIDE = 2_000_000_000
 """Of weights in one file: protobuf's limit is 2 GiB."""
-NOISY = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
 def check_extra() -> None:
@@ -44,7 +42,7 @@ def write_graph(graph: Graph, path: Path) -> None:
     inputs = graph.inputs(EXPORT_BATCH, 0)
     batch = torch.export.Dim("batch")
     shapes = {name: {} if name in graph.shared else {0: batch} for name in inputs}
-    with _silence(), torch.no_grad():
+    with quiet(), torch.no_grad():
         try:
             program: Any = torch.onnx.export(
                 graph.module, kwargs={"inputs": inputs}, dynamo=True,
@@ -54,24 +52,20 @@ def write_graph(graph: Graph, path: Path) -> None:
                 optimize=False,
             )  # fmt: skip
         except torch.onnx.errors.OnnxExporterError as error:
-            reason = " ".join(str(error.__cause__ or error).split())[:200]
             raise ModelError(
-                f"torch.onnx cannot export the {graph.name} {graph.class_name}: {reason}"
+                f"torch.onnx cannot export the {graph.name} {graph.class_name}: "
+                f"{in_one_line(error.__cause__ or error)}"
             ) from error
-        _fold_constants(program.model)
+        from onnxscript import optimizer
+
+        # Not all of torch's `optimize`: onnxscript 0.7 also drops the addition of constants below
+        # 1e-8, so that Sana's attention divides by zero.
+        optimizer.fold_constants(program.model)
+        optimizer.remove_unused_nodes(program.model)
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # source files and lines of this machine
     size = sum(p.numel() * p.element_size() for p in graph.module.parameters())
     program.save(path, external_data=size > MOST_BYTES_INSIDE)
-
-
-def _fold_constants(model: Any) -> None:
-    """What of torch's `optimize` is safe: onnxscript 0.7 also drops the addition of constants below
-    1e-8, so that Sana's attention divides by zero."""
-    from onnxscript import optimizer
-
-    optimizer.fold_constants(model)
-    optimizer.remove_unused_nodes(model)
 
 
 def file_size(path: Path) -> int:
@@ -93,12 +87,10 @@ def _translations() -> dict[Any, Any]:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Keep torch.onnx's remarks about its own inside from the user."""
-    loggers = [logging.getLogger(name) for name in NOISY]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+def quiet() -> Iterator[None]:
+    """Keep remarks of torch.onnx and of the quantiser about their own inside from the user."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             # torch.export copies tree specs of a class that torch itself deprecates
@@ -107,8 +99,7 @@ def _silence() -> Iterator[None]:
             warnings.filterwarnings("ignore", "# The axis name", UserWarning)
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 def open_session(path: Path, num_threads: int | None = None) -> Any:
@@ -138,12 +129,9 @@ def compare(graph: Graph, path: Path) -> dict[str, float]:
     worst = {}
     for num_pictures in CHECKED_BATCHES:
         inputs = graph.inputs(num_pictures, 1)
-        expected, found = graph.run(inputs), run_session(session, inputs)
-        worst[str(num_pictures)] = float(
-            torch.stack(
-                [(found[name] - value).abs().max() for name, value in expected.items()]
-            ).max()
-        )  # not a number stays so
+        found = run_session(session, inputs)
+        away = [(found[name] - x).abs().max() for name, x in graph.run(inputs).items()]
+        worst[str(num_pictures)] = float(torch.stack(away).max())  # not a number stays so
     return worst
 
 
@@ -151,10 +139,10 @@ def describe_values(values: Tensors, shared: tuple[str, ...]) -> dict[str, Any]:
     """Shape and dtype of each tensor; `batch` stands for the number of pictures, which `shared`
     ones do not have."""
 
-    def shape(name: str, value: Tensor) -> list[int | str]:
-        return list(value.shape) if name in shared else ["batch", *value.shape[1:]]
-
     return {
-        name: {"shape": shape(name, value), "dtype": str(value.dtype).removeprefix("torch.")}
-        for name, value in values.items()
+        name: {
+            "shape": list(x.shape) if name in shared else ["batch", *x.shape[1:]],
+            "dtype": str(x.dtype).removeprefix("torch."),
+        }
+        for name, x in values.items()
     }

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pelap.core.errors import ModelError
+from pelap.exports.graphs import Tensors
 from pelap.exports.onnx_export import CONDITIONS, DESCRIPTION, SCHEDULER
 from pelap.exports.onnx_files import check_extra, open_session, run_session
 from pelap.families.family import DenoiserFamily
@@ -78,36 +79,28 @@ class OnnxNetworks:
         """
         session = self._session("denoiser")
         wanted = self.description["networks"]["denoiser"]["inputs"]
-        first = next(iter(wanted))
-        unknown = [name for name in conditions if name not in wanted or name == first]
+        unknown = [name for name in conditions if name not in list(wanted)[1:]]
         if unknown:
             raise ModelError(f"The denoiser takes no {unknown[0]}, but {', '.join(wanted)}.")
-        inputs = {name: self._input(name, latents, timestep) for name in wanted} | conditions
+        inputs = self._inputs(latents, timestep) | conditions
         found = run_session(session, inputs)["prediction"]
         found = self._family.packing.unpack(found, *self.latent_shape[1:])
         return found[:, : self.latent_shape[0]]
 
-    def _input(self, name: str, latents: Tensor, timestep: Tensor) -> Tensor:
+    def _inputs(self, latents: Tensor, timestep: Tensor) -> Tensors:
+        """What the denoiser takes, with the example conditions."""
         wanted = self.description["networks"]["denoiser"]["inputs"]
-        dtype = getattr(torch, wanted[name]["dtype"])
-        if name == "timestep":
-            divisor = self._family.timestep_divisor
-            steps = timestep if divisor == 1 else timestep / divisor
-            return steps.to(dtype).repeat(len(latents))
-        if name == next(iter(wanted)):
-            return self._latent_input(name, latents)
-        value = self._conditions[name]
-        if name in self._family.shared_inputs:
-            return value
-        return value.expand(len(latents), *value.shape[1:])
-
-    def _latent_input(self, name: str, latents: Tensor) -> Tensor:
-        latents = self._family.packing.pack(latents)
-        others = self._conditions.get(name)
-        if others is not None:
-            others = others.expand(len(latents), *others.shape[1:])[:, latents.shape[1] :]
-            latents = torch.cat([latents, others], dim=1)
-        return latents
+        family, num = self._family, len(latents)
+        inputs = {
+            name: x if name in family.shared_inputs else x.expand(num, *x.shape[1:])
+            for name, x in self._conditions.items()
+        }
+        first, packed = next(iter(wanted)), family.packing.pack(latents)
+        if first in inputs:  # inpainting: mask and picture stand behind the latents
+            packed = torch.cat([packed, inputs[first][:, packed.shape[1] :]], dim=1)
+        steps = timestep if family.timestep_divisor == 1 else timestep / family.timestep_divisor
+        dtype = getattr(torch, wanted["timestep"]["dtype"])
+        return inputs | {first: packed, "timestep": steps.to(dtype).repeat(num)}
 
     @cached_property
     def _family(self) -> DenoiserFamily:

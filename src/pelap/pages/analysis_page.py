@@ -1,12 +1,10 @@
 """The page about an analysis: what its sections hold."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-from pelap.analysis.analysis_record import Analysis, ChannelAnalysis
+from pelap.analysis.analysis_record import Analysis
 from pelap.analysis.recommendation import Recommendation
 from pelap.pages import analysis_figures as figures
-from pelap.pages import analysis_heat_maps as heat_maps
 from pelap.pages.numbers import signed, significant
 from pelap.pages.page import (
     Card,
@@ -34,7 +32,8 @@ def write_analysis(analysis: Analysis, recommendation: Recommendation | None, ou
     Returns:
         Path of the page.
     """
-    first, *others = draw_cards(analysis, recommendation)
+    found = recommendation
+    first, *others = draw_cards(analysis, found)
     of_channels = (
         f"Over {analysis.num_pictures:,} pictures, most costly first. PSNR lost: with the "
         "channel's mean in its place, then with what the other channels predict. Decoder "
@@ -56,15 +55,11 @@ def write_analysis(analysis: Analysis, recommendation: Recommendation | None, ou
         output / "analysis.html",
         "analysis",
         f"{analysis.name}: {analysis.num_channels} latent {channels}",
-        _head(analysis, recommendation),
+        _head(analysis, found),
         [
             Section("How few channels are enough?", [first]),
-            Section(
-                "Channels", [channel_table(analysis, recommendation), Text(of_channels, "note")]
-            ),
-            Section(
-                "Criteria", [criteria_table(analysis, recommendation), Text(of_criteria, "note")]
-            ),
+            Section("Channels", [channel_table(analysis, found), Text(of_channels, "note")]),
+            Section("Criteria", [criteria_table(analysis, found), Text(of_criteria, "note")]),
             Section("Figures", others),
             Section("Notes", [Items([*analysis.notes, counts])]),
         ],
@@ -85,23 +80,22 @@ def _head(analysis: Analysis, recommendation: Recommendation | None) -> list[Par
         f"{recommendation.psnr_db:.2f} dB with them, {whole}; random channels, as many, lose "
         f"{recommendation.random_drop_db:.2f} dB."
     )
-    rotation = rotation_hint(analysis, recommendation)
+    notes = [cost, rotation_hint(analysis, recommendation)]
     return [
         Text(recommendation.reason, "lead"),
         Items(recommendation.channels, chips="Channels to keep"),
-        Text(cost, "note"),
-        *([Text(rotation, "note")] if rotation else []),
+        *(Text(note, "note") for note in notes if note),
         *command,
     ]
 
 
 def prune_command(recommendation: Recommendation | None) -> str:
     """What to type to get the recommended model."""
-    if recommendation is None:
-        return "pelap prune MODEL --max-psnr-drop 0.3 --analysis DIR --output OUT"
-    kept = ",".join(map(str, recommendation.channels))
-    comma = "," if recommendation.num_kept == 1 else ""
-    return f"pelap prune MODEL --keep {kept}{comma} --analysis DIR --output OUT"
+    chosen = "--max-psnr-drop 0.3"
+    if recommendation is not None:
+        comma = "," if recommendation.num_kept == 1 else ""
+        chosen = f"--keep {','.join(map(str, recommendation.channels))}{comma}"
+    return f"pelap prune MODEL {chosen} --analysis DIR --output OUT"
 
 
 def rotation_hint(analysis: Analysis, recommendation: Recommendation | None) -> str | None:
@@ -125,48 +119,9 @@ def rotation_hint(analysis: Analysis, recommendation: Recommendation | None) -> 
 
 def draw_cards(analysis: Analysis, recommendation: Recommendation | None) -> list[Card]:
     """Every figure for which the analysis holds something."""
-    cards = [_curves_card(analysis, recommendation), *_channel_cards(analysis)]
-    if len(analysis.agreement.names) > 1 and analysis.num_channels > 1:
-        agreement = draw_card(
-            "agreement",
-            "Do the criteria agree?",
-            "Each number compares two orders of the channels. 1: the same order; 0: unrelated; "
-            "−1: reversed; –: one of the two holds all channels to be equal.",
-            f"Heat map of Kendall's τ between {', '.join(analysis.agreement.names)}.",
-            lambda: heat_maps.draw_agreement(analysis),
-        )
-        cards.append(agreement)
-    if analysis.timestep_bands and analysis.channels[0].taylor:
-        taylor = draw_card(
-            "taylor",
-            "What the denoiser uses",
-            "How strongly the denoiser's loss pulls on each channel, beside the mean channel of "
-            "the same timesteps. Purple: less, orange: more. Top: little noise; bottom: much.",
-            f"Heat map of {analysis.num_channels} channels and "
-            f"{len(analysis.timestep_bands)} bands of timesteps.",
-            lambda: heat_maps.draw_taylor(analysis),
-        )
-        cards.append(taylor)
-    shown, known = len(heat_maps.class_rows(analysis)), len(analysis.class_names)
-    if shown:
-        limit = f" Shown are {shown} of {known} classes." if shown < known else ""
-        classes = draw_card(
-            "classes",
-            "By class",
-            "Where rows differ within a column, that channel matters to some classes more than to "
-            f"others.{limit}",
-            f"Heat map of the PSNR lost without each of {analysis.num_channels} channels, for "
-            f"{shown} classes.",
-            lambda: heat_maps.draw_classes(analysis),
-        )
-        cards.append(classes)
-    return cards
-
-
-def _curves_card(analysis: Analysis, recommendation: Recommendation | None) -> Card:
     count = _compared_at(analysis, recommendation)
     best = max(analysis.criteria, key=lambda criterion: criterion.at(count).psnr_db)
-    return draw_card(
+    curves = draw_card(
         "curves",
         "Channels kept against quality",
         f"On {analysis.num_curve:,} pictures, with {analysis.fill} fill for the removed channels. "
@@ -178,6 +133,7 @@ def _curves_card(analysis: Analysis, recommendation: Recommendation | None) -> C
         f"{_random_at(analysis, count):.2f} dB; with all {analysis.psnr_db:.2f} dB.",
         lambda: figures.draw_curves(analysis, recommendation),
     )
+    return [curves, *_channel_cards(analysis), *_other_cards(analysis)]
 
 
 def _channel_cards(analysis: Analysis) -> list[Card]:
@@ -211,7 +167,7 @@ def _channel_cards(analysis: Analysis) -> list[Card]:
             "Left: how much errors in two channels raise the decoded error together; a dark "
             "diagonal cell is a channel in which errors show. Right: which channels vary together.",
             f"Two heat maps, {analysis.num_channels} × {analysis.num_channels}.",
-            lambda: heat_maps.draw_matrices(analysis),
+            lambda: figures.draw_matrices(analysis),
         ),
     ]
 
@@ -230,32 +186,69 @@ def _variance_sentence(analysis: Analysis) -> str:
     )
 
 
+def _other_cards(analysis: Analysis) -> list[Card]:
+    """What not every analysis holds: several criteria, a denoiser, classes."""
+    cards, num_channels = [], analysis.num_channels
+    if len(analysis.agreement.names) > 1 and num_channels > 1:
+        agreement = draw_card(
+            "agreement",
+            "Do the criteria agree?",
+            "Each number compares two orders of the channels. 1: the same order; 0: unrelated; "
+            "−1: reversed; –: one of the two holds all channels to be equal.",
+            f"Heat map of Kendall's τ between {', '.join(analysis.agreement.names)}.",
+            lambda: figures.draw_agreement(analysis),
+        )
+        cards.append(agreement)
+    if analysis.timestep_bands and analysis.channels[0].taylor:
+        taylor = draw_card(
+            "taylor",
+            "What the denoiser uses",
+            "How strongly the denoiser's loss pulls on each channel, beside the mean channel of "
+            "the same timesteps. Purple: less, orange: more. Top: little noise; bottom: much.",
+            f"Heat map of {num_channels} channels and {len(analysis.timestep_bands)} bands of "
+            "timesteps.",
+            lambda: figures.draw_taylor(analysis),
+        )
+        cards.append(taylor)
+    shown, known = len(figures.class_rows(analysis)), len(analysis.class_names)
+    if shown:
+        limit = f" Shown are {shown} of {known} classes." if shown < known else ""
+        classes = draw_card(
+            "classes",
+            "By class",
+            "Where rows differ within a column, that channel matters to some classes more than to "
+            f"others.{limit}",
+            f"Heat map of the PSNR lost without each of {num_channels} channels, for {shown} "
+            "classes.",
+            lambda: figures.draw_classes(analysis),
+        )
+        cards.append(classes)
+    return cards
+
+
 def channel_table(analysis: Analysis, recommendation: Recommendation | None) -> Table:
     """One row a channel, most costly first."""
-    forms: dict[str, Callable[[ChannelAnalysis], str]] = {
-        "channel": lambda channel: str(channel.channel),
-        "kept": lambda channel: _yes(
-            recommendation is not None and channel.channel in recommendation.channels
-        ),
-        "PSNR lost, dB": lambda channel: signed(channel.leave_one_out_db),
-        "… predicted instead": lambda channel: signed(channel.leave_one_out_linear_db),
-        "R²": lambda channel: signed(channel.r2),
-        "std": lambda channel: significant(channel.std),
-        "KL, nats": lambda channel: significant(channel.kl),
-        "decoder sensitivity": lambda channel: f"{channel.decoder_sensitivity:.2g}",
-        "active": lambda channel: _yes(channel.active),
-    }
-    if recommendation is None:
-        del forms["kept"]
+    header = ["channel", "kept", "PSNR lost, dB", "… predicted instead", "R²", "std", "KL, nats",
+              "decoder sensitivity", "active"]  # fmt: skip
+    kept = set() if recommendation is None else {*recommendation.channels}
     rows = [
-        [form(analysis.channels[index]) for form in forms.values()]
-        for index in figures.importance_order(analysis)
+        [
+            str(channel.channel),
+            "yes" if channel.channel in kept else "no",
+            signed(channel.leave_one_out_db),
+            signed(channel.leave_one_out_linear_db),
+            signed(channel.r2),
+            significant(channel.std),
+            significant(channel.kl),
+            f"{channel.decoder_sensitivity:.2g}",
+            "yes" if channel.active else "no",
+        ]
+        for channel in (analysis.channels[index] for index in figures.importance_order(analysis))
     ]
-    return text_table(list(forms), rows, "compact")
-
-
-def _yes(answer: bool) -> str:
-    return "yes" if answer else "no"
+    if recommendation is None:
+        for row in (header, *rows):
+            del row[1]
+    return text_table(header, rows, "compact")
 
 
 def criteria_table(analysis: Analysis, recommendation: Recommendation | None) -> Table:

@@ -5,7 +5,7 @@ of a phone. No pyplot: a figure is an object, drawn on the Agg canvas.
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,8 +19,6 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
-
-from pelap.pages.reported_run import ReportedRun
 
 WIDTH = 5.0
 """Inches."""
@@ -76,14 +74,12 @@ def drawing(draw: Callable[[], Figure]) -> Drawing:
     return Drawing(buffer.getvalue(), width, height)
 
 
-def new_figure(height: float, width: float = WIDTH) -> Figure:
-    """An empty figure, its sides in inches."""
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-
-
-def label_of(run: ReportedRun) -> str:
-    """A run's name and kind, short enough for a figure."""
-    return plain(run.label) + run.title.removeprefix(run.label)
+def new_panels(
+    height: float, rows: int = 1, columns: int = 1, *, width: float = WIDTH, **grid: Any
+) -> tuple[Figure, list[Axes]]:
+    """An empty figure, its sides in inches, and its panels row by row; `grid` as for subplots."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **grid).flatten().tolist()
 
 
 def plain(text: str, limit: int = 28) -> str:
@@ -104,10 +100,15 @@ def key(
     colour: str, label: str, marker: str = "o", hollow: bool = False, line: bool = False
 ) -> Line2D:
     """An entry of a legend."""
-    entry = Line2D([], [], color=colour, marker=marker, markersize=6, markeredgewidth=1.6)
     face, width = "white" if hollow else colour, 2 if line else 0
-    entry.set(label=label, markerfacecolor=face, linewidth=width)
-    return entry
+    look: dict[str, Any] = {"marker": marker, "markersize": 6, "markeredgewidth": 1.6}
+    return Line2D([], [], color=colour, label=label, mfc=face, linewidth=width, **look)
+
+
+def keys_of(labels: Iterable[str]) -> list[Line2D]:
+    """Entries for runs or series with the looks of their places."""
+    looks = ((look_of(place), label) for place, label in enumerate(labels))
+    return [key(colour, label, marker, line=True) for (colour, marker), label in looks]
 
 
 def write_beside(
@@ -124,8 +125,10 @@ def write_beside(
 
 def legend(figure: Figure, handles: Sequence[Line2D], columns: int = 1) -> None:
     """A legend above the panels."""
-    space = {"handlelength": 1.6, "borderaxespad": 0.2, "columnspacing": 1.2}
-    figure.legend(handles=list(handles), loc="outside upper left", ncols=columns, **space)
+    figure.legend(
+        handles=list(handles), loc="outside upper left", ncols=columns, handlelength=1.6,
+        borderaxespad=0.2, columnspacing=1.2,
+    )  # fmt: skip
 
 
 def look_of(place: int) -> tuple[str, str]:
@@ -164,6 +167,13 @@ def scale_values(axes: Axes, values: Sequence[float], labelled: bool = False) ->
     elif high / low < 1.001:
         axes.set_ylim(low * 0.9, high * 1.1)
     plain_numbers(axes.yaxis)
+
+
+def channel_rows(axes: Axes, names: Sequence[int], every: int = 1) -> None:
+    """One row a channel at 0, 1, 2 …, the first on top."""
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_yticks(range(0, len(names), every), [str(name) for name in names[::every]])
+    axes.set_ylabel("channel")
 
 
 def category_ticks(axes: Axes, labels: Sequence[str]) -> None:

@@ -1,153 +1,136 @@
 """The figures of `pelap diagnose`, for one or several models. canvas.py holds their style."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pelap.config.run_folder import write_whole
-from pelap.core.records import to_json_dict
 from pelap.measure.diagnosis_record import Diagnosis
-from pelap.pages import numbers
-from pelap.pages.canvas import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    VERMILLION,
-    drawing,
-    key,
-    legend,
-    look_of,
-    new_figure,
-    plain,
-    plain_numbers,
-    write_beside,
-)
+from pelap.pages import canvas, numbers
 
-Diagnoses = Mapping[str, Diagnosis | dict[str, Any]]
-"""By the name of the model; as a dict what diagnosis.json holds."""
+Diagnoses = Mapping[str, Diagnosis]
+"""By the name of the model."""
+CURVES = (
+    ("gaussian_diffusion_loss", canvas.GREY, "-", canvas.GREY),
+    ("zero_latent_diffusion_loss", canvas.ORANGE, "s-", "white"),
+    ("diffusion_loss", canvas.BLUE, "o-", canvas.BLUE),
+)
+"""Name, colour, style and the marker's face of each loss, in the order in which to draw them."""
 LOWEST_LOSS = 1e-4
 """Curves leave the figure below this: where nearly all is noise, any loss tends to zero."""
-
-
-def draw_denoiser_curves(diagnoses: Diagnoses, path: Path) -> None:
-    """Write the denoisers' losses against the timestep as a PNG, one panel a model."""
-    write_whole(path, drawing(lambda: plot_denoisers(diagnoses)).png)
+LABEL_LIMIT = 44
+"""Characters of a model's name."""
 
 
 def draw_all(diagnoses: Diagnoses) -> dict[str, bytes]:
     """Every figure as PNG, by file name without ending."""
+    figures = {
+        "denoiser_by_timestep": plot_denoisers,
+        "recovered_latent": plot_recovery,
+        "latent_channels": plot_channels,
+    }
     return {
-        "denoiser_by_timestep": drawing(lambda: plot_denoisers(diagnoses)).png,
-        "recovered_latent": drawing(lambda: plot_recovery(diagnoses)).png,
-        "latent_channels": drawing(lambda: plot_channels(diagnoses)).png,
+        name: canvas.drawing(lambda plot=plot: plot(diagnoses)).png
+        for name, plot in figures.items()
     }
 
 
 def plot_denoisers(diagnoses: Diagnoses) -> Figure:
     """Noise loss against the timestep: with latents, with zeros, best linear predictor."""
-    found = _as_dicts(diagnoses)
-    figure = new_figure(1.25 + 2.0 * len(found))
-    panels = figure.subplots(len(found), 1, sharex=True, sharey=True, squeeze=False).flat
-    for (name, diagnosis), axes in zip(found.items(), panels, strict=True):
-        _denoiser_panel(axes, diagnosis["levels"])
-        axes.set_title(f"{_label(name)}: {diagnosis['collapse']['verdict']}")
+    num = len(diagnoses)
+    figure, panels = canvas.new_panels(1.25 + 2.0 * num, num, sharex=True, sharey=True)
+    shown: list[float] = []
+    for (name, diagnosis), axes in zip(diagnoses.items(), panels, strict=True):
+        timesteps = [level.timestep for level in diagnosis.levels]
+        for loss, colour, style, face in CURVES:
+            losses = [getattr(level, loss) for level in diagnosis.levels]
+            axes.plot(timesteps, losses, style, color=colour, mfc=face, lw=1.8, ms=5)
+            shown += losses
+        axes.set_yscale("log", nonpositive="mask")
+        axes.set_title(f"{canvas.plain(name, LABEL_LIMIT)}: {diagnosis.collapse.verdict}")
         axes.set_ylabel("noise loss")
-    panels[0].set_ylim(*_limits(found))
-    plain_numbers(panels[0].yaxis)
+    low, high = max(min(shown), LOWEST_LOSS), max(*shown, 10 * LOWEST_LOSS)
+    panels[0].set_ylim(low / 1.6, high * 1.6)
+    canvas.plain_numbers(panels[0].yaxis)
     panels[-1].set_xlabel("timestep (left: almost no noise, right: almost only noise)")
     handles = [
-        key(BLUE, "with the latents", line=True),
-        key(ORANGE, "same denoiser, zeros in the latents' place", "s", hollow=True, line=True),
-        key(GREY, "best linear predictor for Gaussian latents this size", "", line=True),
+        canvas.key(canvas.BLUE, "with the latents", line=True),
+        canvas.key(
+            canvas.ORANGE, "same denoiser, zeros in the latents' place", "s", hollow=True, line=True
+        ),
+        canvas.key(
+            canvas.GREY, "best linear predictor for Gaussian latents this size", "", line=True
+        ),
     ]
-    legend(figure, handles)
+    canvas.legend(figure, handles)
     return figure
-
-
-def _denoiser_panel(axes: Axes, levels: list[dict[str, Any]]) -> None:
-    timesteps = [level["timestep"] for level in levels]
-
-    def curve(name: str, colour: str, style: str, **more: Any) -> None:
-        values = [level[name] for level in levels]
-        axes.plot(timesteps, values, style, color=colour, linewidth=1.8, markersize=5, **more)
-
-    curve("gaussian_diffusion_loss", GREY, "-")
-    curve("zero_latent_diffusion_loss", ORANGE, "s-", markerfacecolor="white")
-    curve("diffusion_loss", BLUE, "o-")
-    axes.set_yscale("log", nonpositive="mask")
-
-
-def _limits(found: dict[str, dict[str, Any]]) -> tuple[float, float]:
-    names = ("diffusion_loss", "zero_latent_diffusion_loss", "gaussian_diffusion_loss")
-    levels = [level for diagnosis in found.values() for level in diagnosis["levels"]]
-    losses = [level[name] for level in levels for name in names]
-    return max(min(losses), LOWEST_LOSS) / 1.6, max(*losses, 10 * LOWEST_LOSS) * 1.6
 
 
 def plot_recovery(diagnoses: Diagnoses) -> Figure:
     """Error of the recovered clean latent against the signal-to-noise ratio."""
-    found = _as_dicts(diagnoses)
-    figure = new_figure(3.2 + 0.25 * len(found))
-    axes = figure.subplots()
-    ratios = [point["snr_db"] for point in next(iter(found.values()))["recovery"]]
+    figure, (axes,) = canvas.new_panels(3.2 + 0.25 * len(diagnoses))
+    ratios = [point.snr_db for point in next(iter(diagnoses.values())).recovery]
     fine = np.linspace(min(ratios), max(ratios), 100)
-    axes.plot(fine, 1 / (1 + 10 ** (fine / 10)), color=GREY, linewidth=1.8)
-    axes.axhline(1, color=BLACK, linestyle="--", linewidth=1.4)
+    axes.plot(fine, 1 / (1 + 10 ** (fine / 10)), color=canvas.GREY, linewidth=1.8)
+    axes.axhline(1, color=canvas.BLACK, linestyle="--", linewidth=1.4)
     handles = [
-        key(GREY, "best linear predictor, 1 / (1 + SNR)", "", line=True),
-        key(BLACK, "always guessing the mean", "", line=True),
+        canvas.key(canvas.GREY, "best linear predictor, 1 / (1 + SNR)", "", line=True),
+        canvas.key(canvas.BLACK, "always guessing the mean", "", line=True),
     ]
     handles[-1].set_linestyle("--")
-    for index, (name, diagnosis) in enumerate(found.items()):
-        colour, marker = look_of(index)
-        points = [point for point in diagnosis["recovery"] if point["relative_error"] is not None]
-        reached = [point["snr_db"] for point in points]
-        errors = [point["relative_error"] for point in points]
+    for index, (name, diagnosis) in enumerate(diagnoses.items()):
+        colour, marker = canvas.look_of(index)
+        points = [point for point in diagnosis.recovery if point.relative_error is not None]
+        reached = [point.snr_db for point in points]
+        errors = [point.relative_error or 0.0 for point in points]
         axes.plot(reached, errors, f"{marker}-", color=colour, linewidth=1.8, markersize=6)
         missing = "" if points else ": its latents drown in the noise"
-        handles.append(key(colour, _label(name) + missing, marker, line=True))
+        handles.append(
+            canvas.key(colour, canvas.plain(name, LABEL_LIMIT) + missing, marker, line=True)
+        )
     axes.set_yscale("log", nonpositive="mask")
-    plain_numbers(axes.yaxis)
+    canvas.plain_numbers(axes.yaxis)
     axes.set_xticks(ratios)
     axes.set_xlabel("signal-to-noise ratio of the noisy latent (dB)")
     axes.set_ylabel("error / variance of the latent")
-    legend(figure, handles)
+    canvas.legend(figure, handles)
     return figure
 
 
 def plot_channels(diagnoses: Diagnoses) -> Figure:
     """Bars a channel: standard deviation before and after the mask, and mean mask."""
-    found = _as_dicts(diagnoses)
-    heights = [0.5 + 0.36 * len(diagnosis["mask_mean"]) for diagnosis in found.values()]
-    figure = new_figure(0.9 + sum(heights))
-    panels = figure.subplots(
-        len(found), 2, sharex="col", squeeze=False, height_ratios=heights, width_ratios=(3, 2)
-    )
-    for (name, diagnosis), (left, right) in zip(found.items(), panels, strict=True):
-        _bars(left, diagnosis["latent_std"], -0.2, BLUE)
-        _bars(left, diagnosis["masked_latent_std"], 0.2, VERMILLION)
-        _bars(right, diagnosis["mask_mean"], 0, GREEN, height=0.6, form=numbers.mask)
-        left.set_title(_label(name))
-        left.set_ylabel("channel")
-        left.axvline(1, color=GREY, linestyle="--", linewidth=1.4)
+    heights = [0.5 + 0.36 * len(diagnosis.mask_mean) for diagnosis in diagnoses.values()]
+    figure, panels = canvas.new_panels(
+        0.9 + sum(heights), len(diagnoses), 2, sharex="col", height_ratios=heights,
+        width_ratios=(3, 2),
+    )  # fmt: skip
+    pairs = zip(diagnoses.items(), panels[::2], panels[1::2], strict=True)
+    for (name, diagnosis), left, right in pairs:
+        _bars(left, diagnosis.latent_std, -0.2, canvas.BLUE)
+        _bars(left, diagnosis.masked_latent_std, 0.2, canvas.VERMILLION)
+        _bars(right, diagnosis.mask_mean, 0, canvas.GREEN, height=0.6, form=numbers.mask)
+        left.set_title(canvas.plain(name, LABEL_LIMIT))
+        left.axvline(1, color=canvas.GREY, linestyle="--", linewidth=1.4)
         for axes in (left, right):
-            axes.set_ylim(len(diagnosis["mask_mean"]) - 0.4, -0.6)
-            axes.set_yticks(range(len(diagnosis["mask_mean"])))
+            canvas.channel_rows(axes, range(len(diagnosis.mask_mean)))
             axes.grid(False, axis="y")
+        right.set_ylabel("")
         right.tick_params(labelleft=False)
         right.set_xlim(0, 1.3)
         right.set_xticks([0, 0.5, 1])
-    widest = max(max(diagnosis["latent_std"]) for diagnosis in found.values())
-    panels[0, 0].set_xlim(0, 1.25 * max(widest, 1.0))
-    panels[-1, 0].set_xlabel("standard deviation (dashed: noise)")
-    panels[-1, 1].set_xlabel("mean mask")
-    legend(figure, [key(BLUE, "before the mask", "s"), key(VERMILLION, "after the mask", "s")], 2)
+    widest = max(max(diagnosis.latent_std) for diagnosis in diagnoses.values())
+    panels[0].set_xlim(0, 1.25 * max(widest, 1.0))
+    panels[-2].set_xlabel("standard deviation (dashed: noise)")
+    panels[-1].set_xlabel("mean mask")
+    canvas.legend(
+        figure,
+        [
+            canvas.key(canvas.BLUE, "before the mask", "s"),
+            canvas.key(canvas.VERMILLION, "after the mask", "s"),
+        ],
+        2,
+    )
     return figure
 
 
@@ -162,15 +145,4 @@ def _bars(
     places = np.arange(len(values)) + shift
     axes.barh(places, values, height=height, color=colour, linewidth=0)
     for place, value in zip(places, values, strict=True):
-        write_beside(axes, form(value), (value, place), (3, 0), va="center", size=8.5)
-
-
-def _label(name: str) -> str:
-    return plain(name, 44)
-
-
-def _as_dicts(diagnoses: Diagnoses) -> dict[str, dict[str, Any]]:
-    return {
-        name: to_json_dict(found) if isinstance(found, Diagnosis) else found
-        for name, found in diagnoses.items()
-    }
+        canvas.write_beside(axes, form(value), (value, place), (3, 0), va="center", size=8.5)

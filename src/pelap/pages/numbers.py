@@ -1,6 +1,7 @@
 """Numbers as people read them. Every function takes what JSON can hold, None and NaN included."""
 
 import math
+from collections.abc import Sequence
 
 ABSENT = "–"
 
@@ -73,6 +74,11 @@ def _unit(value: float) -> tuple[float, str]:
 def times(ratio: float) -> str:
     """A ratio in words: `70 times`, `2.4 times`."""
     return f"{significant(ratio, 2)} times"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def percent(share: float) -> str:

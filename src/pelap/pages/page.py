@@ -7,7 +7,6 @@ import base64
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
@@ -21,7 +20,6 @@ from pelap.pages.canvas import DPI, Drawing, drawing
 class Text:
     """A paragraph; `look` is a class of the style sheet, such as lead, note or command."""
 
-    kind: ClassVar = "text"
     text: str
     look: str = ""
 
@@ -30,7 +28,6 @@ class Text:
 class Items:
     """A list; with a label for screen readers, a row of chips."""
 
-    kind: ClassVar = "items"
     items: Sequence[object]
     chips: str = ""
 
@@ -48,7 +45,6 @@ class Cell:
 class Table:
     """Rows of cells; the first cell of a row names it."""
 
-    kind: ClassVar = "table"
     header: list[str]
     rows: list[list[Cell]]
     look: str = ""
@@ -58,7 +54,6 @@ class Table:
 class Card:
     """A figure on the page, and as a file."""
 
-    kind: ClassVar = "card"
     name: str
     """File name without ending."""
     title: str
@@ -78,7 +73,6 @@ class Card:
 class PartGroup:
     """Parts under a title of their own: in a frame, or folded until one asks for them."""
 
-    kind: ClassVar = "group"
     title: str
     parts: Sequence["Part"]
     folded: bool = False
@@ -127,7 +121,7 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["uri"] = _uri
+    environment.filters |= {"uri": _uri, "kind": lambda part: type(part).__name__}
     shown = [section for section in sections if section.parts]
     page = environment.get_template("page.html.j2").render(
         kind=kind, title=title, head=head, sections=shown, version=pelap.__version__

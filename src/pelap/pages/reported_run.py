@@ -12,14 +12,10 @@ from numpy.typing import NDArray
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder
 from pelap.core.errors import RunError
+from pelap.core.records import from_json_dict
+from pelap.measure.diagnosis_record import Diagnosis
+from pelap.measure.evaluation_record import Evaluation, read_evaluation
 
-EVALUATION_KEYS = (
-    "split", "num_pictures", "num_parameters", "diffusion_loss", "zero_latent_diffusion_loss",
-    "gaussian_diffusion_loss", "reconstruction_mse_sum", "reconstruction_psnr_db",
-    "masked_reconstruction_mse_sum", "masked_reconstruction_psnr_db", "mask_mean",
-    "active_channels", "active_threshold", "mask_mean_by_class", "mask_histogram", "latent_std",
-    "masked_latent_std", "collapse", "sampler", "versions", "machine",
-)  # fmt: skip
 PICTURE_KEYS = ("originals", "reconstructions", "masked_reconstructions", "samples")
 
 
@@ -30,12 +26,12 @@ class ReportedRun:
     label: str
     """The folder's name; with its parent's where two runs share a name."""
     config: RunConfig
-    evaluation: dict[str, Any]
+    evaluation: Evaluation
     train: list[dict[str, Any]]
     validation: list[dict[str, Any]]
     pictures: dict[str, NDArray[np.uint8]]
     """uint8 (N, H, W, 3) by name, see PICTURE_KEYS."""
-    diagnosis: dict[str, Any] | None = None
+    diagnosis: Diagnosis | None = None
     """What `pelap diagnose` wrote, if it was run."""
 
     @property
@@ -65,17 +61,12 @@ class ReportedRun:
 
     @property
     def verdict(self) -> str:
-        return str(self.evaluation["collapse"]["verdict"])
-
-    @property
-    def mask_mean(self) -> list[float]:
-        """Mean mask of each channel over the evaluated pictures."""
-        return self.evaluation["mask_mean"]
+        return self.evaluation.collapse.verdict
 
     @property
     def mean_mask(self) -> float:
         """Mean mask over pictures and channels."""
-        return sum(self.mask_mean) / len(self.mask_mean)
+        return sum(self.evaluation.mask_mean) / len(self.evaluation.mask_mean)
 
 
 def read_runs(folders: Sequence[RunFolder]) -> list[ReportedRun]:
@@ -93,25 +84,16 @@ def read_runs(folders: Sequence[RunFolder]) -> list[ReportedRun]:
 def _read_run(folder: RunFolder, shared_name: bool) -> ReportedRun:
     label = f"{folder.path.resolve().parent.name}/{folder.name}" if shared_name else folder.name
     try:
-        evaluation = folder.evaluation()
+        evaluation, diagnosis = read_evaluation(folder), folder.diagnosis()
         train, validation = folder.metrics("train"), folder.metrics("validation")
-        diagnosis = folder.diagnosis()
     except ValueError as error:
         raise RunError(f"{folder.path} holds a file that is not JSON: {error}.") from error
-    missing = [key for key in EVALUATION_KEYS if key not in evaluation]
-    if missing:
-        raise RunError(f"{folder.evaluation_path} lacks {missing[0]!r}: {_again(folder)}")
-    pictures = _read_pictures(folder)
-    return ReportedRun(label, folder.config(), evaluation, train, validation, pictures, diagnosis)
-
-
-def _read_pictures(folder: RunFolder) -> dict[str, NDArray[np.uint8]]:
+    if diagnosis is not None:
+        diagnosis = from_json_dict(Diagnosis, diagnosis, str(folder.diagnosis_path), RunError)
     try:
         with np.load(folder.pictures_path, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in PICTURE_KEYS}
+            pictures = {key: arrays[key] for key in PICTURE_KEYS}
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise RunError(f"{folder.pictures_path} cannot be read: {_again(folder)}") from error
-
-
-def _again(folder: RunFolder) -> str:
-    return f"run `pelap evaluate {folder.path}` again."
+        again = f"run `pelap evaluate {folder.path}` again."
+        raise RunError(f"{folder.pictures_path} cannot be read: {again}") from error
+    return ReportedRun(label, folder.config(), evaluation, train, validation, pictures, diagnosis)

@@ -8,85 +8,50 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from pelap.pages.canvas import (
-    DPI,
-    Drawing,
-    category_ticks,
-    drawing,
-    key,
-    legend,
-    look_of,
-    plain,
-    scale_values,
-)
+from pelap.pages import canvas
 
 PANEL_WIDTH, PANEL_HEIGHT, COLUMNS = 3.2, 2.2, 2
 
 
-def draw_sweep(result: dict[str, Any]) -> Drawing:
+def draw_sweep(result: dict[str, Any]) -> canvas.Drawing:
     """From what sweep.json holds: seeds as dots, means joined."""
-    return drawing(lambda: _draw(result))
+    return canvas.drawing(lambda: _draw(result))
 
 
 def _draw(result: dict[str, Any]) -> Figure:
     measured = list(dict.fromkeys(n for point in result["points"] for n in point["figures"]))
-    rows = -(-len(measured) // COLUMNS)
-    figure = Figure(
-        figsize=(PANEL_WIDTH * COLUMNS, PANEL_HEIGHT * rows + 0.5), dpi=DPI, layout="constrained"
-    )
-    panels = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
-    series = _series(result)
-    for axes, name in zip(panels, measured, strict=False):
-        _panel(axes, name, result, series)
-    for axes in panels[len(measured) :]:
-        axes.remove()
-    if len(series) > 1:
-        handles = [
-            key(look_of(place)[0], plain(label or "all"), look_of(place)[1], line=True)
-            for place, label in enumerate(series)
-        ]
-        legend(figure, handles, columns=3)
-    return figure
-
-
-def _series(result: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
-    """Grid points by the values of all settings but the first."""
+    first, values = next(iter(result["grid"].items()), ("", [""]))
+    labels, places = [canvas.plain(value, 12) for value in values], _places(values)
     series: dict[str, list[dict[str, str]]] = {}
     for point in result["points"]:
         others = list(point["settings"].items())[1:]
         label = ", ".join(f"{name.split('.')[-1]} {value}" for name, value in others)
-        series.setdefault(label, []).append(point["settings"])
-    return series
-
-
-def _panel(
-    axes: Axes, name: str, result: dict[str, Any], series: dict[str, list[dict[str, str]]]
-) -> None:
-    first, values = next(iter(result["grid"].items()), ("", [""]))
-    places = _places(values)
-    seen = []
-    for index, points in enumerate(series.values()):
-        colour, marker = look_of(index)
-        means = []
-        for settings in points:
-            place = places[values.index(settings[first])] if first else 0
-            figures = [
-                trial["figures"][name]
-                for trial in result["trials"]
-                if trial["settings"] == settings and name in trial["figures"]
-            ]
-            axes.plot([place] * len(figures), figures, marker, color=colour, ms=4, alpha=0.5, mew=0)
-            if figures:
-                means.append((place, sum(figures) / len(figures)))
-            seen += figures
-        axes.plot(*zip(*sorted(means), strict=True), color=colour, marker=marker, ms=5, lw=1.5)
-    axes.set_title(plain(name, 34))
-    labels = [plain(value, 12) for value in values]
-    category_ticks(axes, labels)
-    if places != list(range(len(values))):
-        _number_ticks(axes, places, labels)
-    axes.set_xlabel(plain(first))
-    scale_values(axes, seen)
+        series.setdefault(canvas.plain(label or "all"), []).append(point["settings"])
+    rows = -(-len(measured) // COLUMNS)
+    height, width = PANEL_HEIGHT * rows + 0.5, PANEL_WIDTH * COLUMNS
+    figure, panels = canvas.new_panels(height, rows, COLUMNS, width=width)
+    for axes in panels[len(measured) :]:
+        axes.remove()
+    for axes, name in zip(panels, measured, strict=False):
+        trials = [trial for trial in result["trials"] if name in trial["figures"]]
+        seen = []
+        for index, points in enumerate(series.values()):
+            colour, marker = canvas.look_of(index)
+            means = []
+            for settings in points:
+                found = [t["figures"][name] for t in trials if t["settings"] == settings]
+                place = places[values.index(settings[first])] if first else 0
+                axes.plot([place] * len(found), found, marker, color=colour, ms=4, alpha=0.5, mew=0)
+                means += [(place, sum(found) / len(found))] if found else []
+                seen += found
+            axes.plot(*zip(*sorted(means), strict=True), color=colour, marker=marker, ms=5, lw=1.5)
+        axes.set_title(canvas.plain(name, 34))
+        _value_ticks(axes, places, labels)
+        axes.set_xlabel(canvas.plain(first))
+        canvas.scale_values(axes, seen)
+    if len(series) > 1:
+        canvas.legend(figure, canvas.keys_of(series), columns=3)
+    return figure
 
 
 def _places(values: Sequence[str]) -> list[float]:
@@ -100,9 +65,12 @@ def _places(values: Sequence[str]) -> list[float]:
     return list(map(float, range(len(values))))
 
 
-def _number_ticks(axes: Axes, places: Sequence[float], labels: Sequence[str]) -> None:
+def _value_ticks(axes: Axes, places: Sequence[float], labels: Sequence[str]) -> None:
     """A tick at each value, on a log scale if they span more than a decade."""
     low, high = min(places), max(places)
+    canvas.category_ticks(axes, labels)
+    if list(places) == list(range(len(places))):
+        return
     if high > 10 * low:
         axes.set_xscale("log")
         margin = (high / low) ** 0.08

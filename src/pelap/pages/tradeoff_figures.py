@@ -11,25 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from pelap.pages.canvas import (
-    BLACK,
-    BLUE,
-    VERMILLION,
-    WIDTH,
-    key,
-    legend,
-    new_figure,
-    plain,
-    scale_values,
-)
+from pelap.pages import canvas
 from pelap.pages.label_places import place_labels
 from pelap.pages.numbers import tick
 from pelap.pages.tradeoff_points import (
     Role,
     TradeoffPoint,
+    Value,
     cost_title,
     higher_is_better,
     metric_title,
@@ -37,9 +27,9 @@ from pelap.pages.tradeoff_points import (
 from pelap.pages.tradeoff_words import pareto_front
 
 LOOKS: dict[Role, tuple[str, str, bool]] = {
-    "unpruned": (BLACK, "D", False),
-    "random": (VERMILLION, "v", True),
-    "pruned": (BLUE, "o", False),
+    "unpruned": (canvas.BLACK, "D", False),
+    "random": (canvas.VERMILLION, "v", True),
+    "pruned": (canvas.BLUE, "o", False),
 }
 """Colour, marker, and whether it is hollow."""
 FRONT, SHADE = "#5c6168", "#eef0f2"
@@ -55,6 +45,10 @@ LABEL_LIMIT = 22
 FAR = 9.0
 """Points between a label and its marker from which on a line joins them."""
 
+Place = tuple[float, float]
+Mark = tuple[TradeoffPoint, Value, Value]
+"""A model with its cost and its quality, as one panel shows them."""
+
 
 def draw_tradeoff(points: Sequence[TradeoffPoint], metric: str, columns: int = 1) -> Figure:
     """A panel for each cost that all models have; a marker with bars for each model.
@@ -67,19 +61,22 @@ def draw_tradeoff(points: Sequence[TradeoffPoint], metric: str, columns: int = 1
         metric: Name in their `quality`.
         columns: Panels side by side.
     """
-    costs = shared_costs(points)
+    costs, drawn = shared_costs(points), []
     rows = -(-len(costs) // columns)
-    width = WIDTH if columns == 1 else PANEL_WIDTH * columns
-    figure = new_figure(PANEL_HEIGHT * rows + 0.4, width)
-    panels = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    width = canvas.WIDTH if columns == 1 else PANEL_WIDTH * columns
+    figure, panels = canvas.new_panels(PANEL_HEIGHT * rows + 0.4, rows, columns, width=width)
+    with_quality = [point for point in points if metric in point.quality]
     for axes, cost in zip(panels, costs, strict=False):
-        _draw_panel(axes, points, metric, cost)
+        marks = [(point, point.cost[cost], point.quality[metric]) for point in with_quality]
+        marks = [m for m in marks if math.isfinite(m[1].mean) and math.isfinite(m[2].mean)]
+        axes.set_title(cost_title(cost))
+        drawn.append((axes, marks, _draw_panel(axes, marks, higher_is_better(metric))))
     for axes in panels[: len(costs) : columns]:
         axes.set_ylabel(metric_title(metric))
-    _add_keys(figure, panels[len(costs) :], points, columns)
+    _add_keys(figure, panels[len(costs) :], {point.role for point in points}, columns)
     figure.draw_without_rendering()  # labels are placed in the panels' final size
-    for axes, cost in zip(panels, costs, strict=False):
-        _label(figure, axes, _shown(points, metric, cost), metric, cost)
+    for axes, marks, front in drawn:
+        _label(figure, axes, marks, front)
     return figure
 
 
@@ -88,62 +85,35 @@ def shared_costs(points: Sequence[TradeoffPoint]) -> list[str]:
     return [name for name in points[0].cost if all(name in point.cost for point in points)]
 
 
-def _shown(points: Sequence[TradeoffPoint], metric: str, cost: str) -> list[TradeoffPoint]:
-    return [
-        point
-        for point in points
-        if metric in point.quality
-        and math.isfinite(point.quality[metric].mean)
-        and math.isfinite(point.cost[cost].mean)
-    ]
-
-
-def _draw_panel(axes: Axes, points: Sequence[TradeoffPoint], metric: str, cost: str) -> None:
-    shown = _shown(points, metric, cost)
+def _draw_panel(axes: Axes, marks: Sequence[Mark], higher: bool) -> list[Place]:
+    """Markers, bars and the front over its shade; gives the corners of the front."""
     axes.margins(0.16, 0.2)
-    for point in [point for point in shown if point.role == "unpruned"][:1]:
-        axes.axvline(point.cost[cost].mean, color=BLACK, lw=0.7, ls=":", zorder=1)
-        axes.axhline(point.quality[metric].mean, color=BLACK, lw=0.7, ls=":", zorder=1)
-    for point in shown:
-        _mark(axes, point, metric, cost)
-    ends = [end for point in shown for end in point.quality[metric].ends]
-    scale_values(axes, ends)
-    _draw_front(axes, shown, metric, cost)
-    axes.set_title(cost_title(cost))
+    for _, x, y in [mark for mark in marks if mark[0].role == "unpruned"][:1]:
+        axes.axvline(x.mean, color=canvas.BLACK, lw=0.7, ls=":", zorder=1)
+        axes.axhline(y.mean, color=canvas.BLACK, lw=0.7, ls=":", zorder=1)
+    for point, x, y in marks:
+        colour, marker, hollow = LOOKS[point.role]
+        axes.plot([x.mean] * 2, y.ends, color=colour, lw=1.3, alpha=0.7, zorder=3)
+        axes.plot(x.ends, [y.mean] * 2, color=colour, lw=1.3, alpha=0.7, zorder=3)
+        look = {"mfc": "white", "mew": 1.6} if hollow else {"mfc": colour, "mew": 0}
+        axes.plot([x.mean], [y.mean], marker, color=colour, ms=MARKER_SIZE, zorder=4, **look)
+    canvas.scale_values(axes, [end for _, _, y in marks for end in y.ends])
+    corners = _front_corners(axes, marks, higher) if marks else []
+    if corners:
+        right, (bottom, top) = axes.get_xlim()[1], axes.get_ylim()
+        xs, ys = [x for x, _ in corners], [y for _, y in corners]
+        axes.fill_between(xs, ys, ys[0], color=SHADE, lw=0, zorder=0)
+        axes.plot(xs, ys, color=FRONT, lw=1.4, zorder=2)
+        axes.set_xlim(right=right)
+        axes.set_ylim(bottom, top)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], min_n_ticks=2))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+    return corners
 
 
-def _mark(axes: Axes, point: TradeoffPoint, metric: str, cost: str) -> None:
-    colour, marker, hollow = LOOKS[point.role]
-    x, y = point.cost[cost], point.quality[metric]
-    axes.plot([x.mean] * 2, y.ends, color=colour, lw=1.3, alpha=0.7, zorder=3)
-    axes.plot(x.ends, [y.mean] * 2, color=colour, lw=1.3, alpha=0.7, zorder=3)
-    face, edge = ("white", 1.6) if hollow else (colour, 0)
-    mark = axes.plot([x.mean], [y.mean], marker, color=colour, ms=MARKER_SIZE, zorder=4)[0]
-    mark.set(markerfacecolor=face, markeredgewidth=edge)
-
-
-def _draw_front(axes: Axes, points: Sequence[TradeoffPoint], metric: str, cost: str) -> None:
-    """A step line, and the shade over everything that costs more and is worse."""
-    if not points:
-        return
-    right, (bottom, top) = axes.get_xlim()[1], axes.get_ylim()
-    corners = _front_corners(axes, points, metric, cost)
-    xs, ys = [x for x, _ in corners], [y for _, y in corners]
-    axes.fill_between(xs, ys, ys[0], color=SHADE, lw=0, zorder=0)
-    axes.plot(xs, ys, color=FRONT, lw=1.4, zorder=2)
-    axes.set_xlim(right=right)
-    axes.set_ylim(bottom, top)
-
-
-def _front_corners(
-    axes: Axes, points: Sequence[TradeoffPoint], metric: str, cost: str
-) -> list[tuple[float, float]]:
+def _front_corners(axes: Axes, marks: Sequence[Mark], higher: bool) -> list[Place]:
     """From the worst end of the panel along the steps to its right end."""
-    higher = higher_is_better(metric)
-    x = [point.cost[cost].mean for point in points]
-    y = [point.quality[metric].mean for point in points]
+    x, y = [cost.mean for _, cost, _ in marks], [quality.mean for *_, quality in marks]
     level = axes.get_ylim()[0 if higher else 1]
     corners = []
     for index in pareto_front(x, y, higher_is_better=higher):
@@ -152,75 +122,59 @@ def _front_corners(
     return [*corners, (axes.get_xlim()[1], level)]
 
 
-def _add_keys(
-    figure: Figure, empty: list[Axes], points: Sequence[TradeoffPoint], columns: int
-) -> None:
+def _add_keys(figure: Figure, empty: list[Axes], roles: set[Role], columns: int) -> None:
     """The legend, in an empty panel where there is one."""
-    known = {point.role for point in points}
     keys = [
-        key(colour, role, marker, hollow)
+        canvas.key(colour, role, marker, hollow)
         for role, (colour, marker, hollow) in LOOKS.items()
-        if role in known
+        if role in roles
     ]
     keys.append(Line2D([], [], color=FRONT, lw=1.6, label="Pareto front"))
     for axes in empty[1:]:
         axes.remove()
     if not empty:
-        legend(figure, keys, columns=2 * columns)
+        canvas.legend(figure, keys, columns=2 * columns)
         return
     empty[0].set_axis_off()
     empty[0].legend(handles=keys, loc="center", fontsize=10.5, labelspacing=0.9)
 
 
-def _label(
-    figure: Figure, axes: Axes, points: Sequence[TradeoffPoint], metric: str, cost: str
-) -> None:
-    """Names beside the markers, each where it hides least."""
-    scale = 72 / figure.dpi
-    places = [(point.cost[cost].mean, point.quality[metric].mean) for point in points]
-    marks = [_to_points(axes, place, scale) for place in places]
+def _label(figure: Figure, axes: Axes, marks: Sequence[Mark], front: Sequence[Place]) -> None:
+    """Names beside the markers, each where it hides least; far ones are joined to their markers."""
+    scale, transform = 72 / figure.dpi, axes.transData.transform
+
+    def to_points(place: Place) -> Place:
+        x, y = (scale * transform(place)).tolist()
+        return x, y
+
+    def cover(begin: Place, end: Place, reach: float) -> list[float]:
+        """The box of an upright or level line between two places, so thick to each side."""
+        low, high = np.minimum(begin, end) - reach, np.maximum(begin, end) + reach
+        return [*low.tolist(), *high.tolist()]
+
+    spots = [to_points((x.mean, y.mean)) for _, x, y in marks]
     notes = [
-        axes.annotate(plain(point.label, LABEL_LIMIT), mark, **LABEL)
-        for point, mark in zip(points, marks, strict=True)
+        axes.annotate(canvas.plain(point.label, LABEL_LIMIT), spot, **LABEL)
+        for (point, *_), spot in zip(marks, spots, strict=True)
     ]
     renderer = FigureCanvasAgg(figure).get_renderer()
     extents = [note.get_window_extent(renderer) for note in notes]
     sizes = [(scale * extent.width, scale * extent.height) for extent in extents]
-    obstacles = [_cover(mark, mark, MARKER_SIZE / 2 + 1) for mark in marks]
-    lines = list(pairwise(_front_corners(axes, points, metric, cost))) if points else []
-    for point in points:
-        x, y = point.cost[cost], point.quality[metric]
+    lines = list(pairwise(front))
+    for _, x, y in marks:
         lines += [((x.mean, y.ends[0]), (x.mean, y.ends[1]))]
         lines += [((x.ends[0], y.mean), (x.ends[1], y.mean))]
-    for begin, end in lines:
-        ends = _to_points(axes, begin, scale), _to_points(axes, end, scale)
-        obstacles.append(_cover(*ends, reach=1.5))
+    obstacles = [cover(spot, spot, MARKER_SIZE / 2 + 1) for spot in spots]
+    obstacles += [cover(to_points(begin), to_points(end), 1.5) for begin, end in lines]
     bounds = [scale * side for side in axes.get_window_extent(renderer).extents]
-    boxes = place_labels(marks, sizes, obstacles, bounds)
-    for note, mark, box in zip(notes, marks, boxes, strict=True):
-        _move(note, mark, box, axes)
-
-
-def _to_points(axes: Axes, place: tuple[float, float], scale: float) -> tuple[float, float]:
-    x, y = axes.transData.transform(place)
-    return float(scale * x), float(scale * y)
-
-
-def _cover(begin: tuple[float, float], end: tuple[float, float], reach: float) -> list[float]:
-    """The box that an upright or level line between two places covers, so thick to each side."""
-    low, high = np.minimum(begin, end) - reach, np.maximum(begin, end) + reach
-    return [*low.tolist(), *high.tolist()]
-
-
-def _move(note: Annotation, mark: tuple[float, float], box: np.ndarray, axes: Axes) -> None:
-    """Put a label into its box, joined to its marker where that is far."""
-    note.set_position((box[0], box[1]))
-    note.set_verticalalignment("bottom")
-    note.set_in_layout(False)
-    x, y = np.clip(mark, box[:2], box[2:]).tolist()
-    if math.dist(mark, (x, y)) <= FAR:
-        return
     arrow = {"arrowstyle": "-", "color": "#888888", "lw": 0.7, "shrinkA": 0}
     arrow["shrinkB"] = MARKER_SIZE / 2
-    line = axes.annotate("", mark, (x, y), **PLACE, zorder=2.5, arrowprops=arrow)
-    line.set_in_layout(False)
+    boxes = place_labels(spots, sizes, obstacles, bounds)
+    for note, spot, box in zip(notes, spots, boxes, strict=True):
+        note.set_position((box[0], box[1]))
+        note.set_verticalalignment("bottom")
+        note.set_in_layout(False)
+        nearest = tuple(np.clip(spot, box[:2], box[2:]).tolist())
+        if math.dist(spot, nearest) > FAR:
+            line = axes.annotate("", spot, nearest, **PLACE, zorder=2.5, arrowprops=arrow)
+            line.set_in_layout(False)

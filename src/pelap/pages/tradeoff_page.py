@@ -133,17 +133,14 @@ def tradeoff_table(points: Sequence[TradeoffPoint], unpruned: TradeoffPoint) -> 
         points: Rows, in this order.
         unpruned: What ratios are relative to.
     """
-    metrics = list(dict.fromkeys(name for point in points for name in point.quality))
-    costs = list(dict.fromkeys(name for point in points for name in point.cost))
+    metrics = dict.fromkeys(name for point in points for name in point.quality)
+    costs = dict.fromkeys(name for point in points for name in point.cost)
     names = [
         Cell(p.label, (f"{p.role}: {p.description}" if p.description else p.role,)) for p in points
     ]
     columns = [
-        _column(name, [point.quality.get(name) for point in points], unpruned.quality.get(name))
-        for name in metrics
-    ] + [
-        _column(name, [point.cost.get(name) for point in points], unpruned.cost.get(name))
-        for name in costs
+        _column(name, [p.figures.get(name) for p in points], unpruned.figures.get(name))
+        for name in (*metrics, *costs)
     ]
     header = ["model", *map(metric_title, metrics), *(f"{cost_title(name)} ↓" for name in costs)]
     return Table(header, [list(row) for row in zip(names, *columns, strict=True)], "figures")

@@ -47,6 +47,11 @@ class TradeoffPoint:
     training_steps: int = 0
     """Of all recoveries."""
 
+    @property
+    def figures(self) -> dict[str, Value]:
+        """Metrics, then costs."""
+        return self.quality | self.cost
+
 
 def higher_is_better(metric: str) -> bool:
     """Whether more of it is better; Fréchet distances and losses are better when small."""
@@ -83,14 +88,9 @@ def write_figure(name: str, value: float) -> str:
 
 
 def to_point(
-    measured: dict[str, Any],
-    label: str,
-    role: Role,
-    *,
-    description: str = "",
-    training_steps: int = 0,
+    measured: dict[str, Any], label: str, history: Sequence[dict[str, Any]]
 ) -> TradeoffPoint:
-    """A point from the quality and the cost that were measured of a model."""
+    """A point from the quality and the cost that were measured of a model, and its record."""
     quality = {
         name: Value(figure["value"], figure["low"], figure["high"])
         for name, figure in measured["quality"].items()
@@ -102,48 +102,34 @@ def to_point(
     cost[MACS] = Value(counted["macs"]["denoiser_step"])
     cost[PARAMETERS] = Value(counted["parameters"]["total"])
     cost[LATENT_BYTES] = Value(counted["latent_bytes"])
-    return TradeoffPoint(label, role, quality, cost, description, training_steps)
+    steps = sum(record["steps"] for record in history if "recovered" in record)
+    words = describe_history(history)
+    return TradeoffPoint(label, role_of(history), quality, cost, words, steps)
 
 
 def role_of(history: Sequence[dict[str, Any]]) -> Role:
     """From a model's record: unpruned without a pruning, random if chance chose in every one."""
-    chosen_by = [name for record in history for name in _criteria(record)]
-    if not any("pruned" in record for record in history):
+    prunings = [record for record in history if "pruned" in record]
+    chosen_by = {record.get("criterion") for record in prunings}
+    chosen_by |= {record.get("width", {}).get("criterion") for record in prunings}
+    if not prunings:
         return "unpruned"
-    return "random" if chosen_by and set(chosen_by) == {"random"} else "pruned"
-
-
-def _criteria(record: dict[str, Any]) -> list[str]:
-    """Who chose in a pruning: for the latents, for the width."""
-    if "pruned" not in record:
-        return []
-    criteria = [record.get("criterion"), record.get("width", {}).get("criterion")]
-    return [name for name in criteria if name is not None]
-
-
-def training_steps(history: Sequence[dict[str, Any]]) -> int:
-    """Of all recoveries in a model's record."""
-    return sum(record["steps"] for record in history if "recovered" in record)
+    return "random" if chosen_by - {None} == {"random"} else "pruned"
 
 
 def describe_history(history: Sequence[dict[str, Any]]) -> str:
     """A model's record in a few words: `8 of 16 latents, elimination; recovered 2,000 steps`."""
-    parts = [part for record in history for part in _describe(record)]
-    return "; ".join(parts) or "as trained"
-
-
-def _describe(record: dict[str, Any]) -> list[str]:
-    if "recovered" in record:
-        return [f"recovered {record['steps']:,} steps"]
-    if "pruned" not in record:
-        return []
     parts = []
-    if record.get("criterion") is not None:
-        turned = record.get("rotation", "none")
-        chosen = record["criterion"] if turned == "none" else f"{turned} rotation"
-        parts.append(f"{record['channels_after']} of {record['channels_before']} latents, {chosen}")
-    width = record.get("width")
-    if width is not None:
-        share = width["macs"] / width["macs_before"]
-        parts.append(f"width {width['criterion']} {share:.0%} MACs".replace("%", " %"))
-    return parts
+    for record in history:
+        if "recovered" in record:
+            parts.append(f"recovered {record['steps']:,} steps")
+            continue
+        if record.get("criterion") is not None:
+            turned = record.get("rotation", "none")
+            chosen = record["criterion"] if turned == "none" else f"{turned} rotation"
+            channels = f"{record['channels_after']} of {record['channels_before']}"
+            parts.append(f"{channels} latents, {chosen}")
+        if (width := record.get("width")) is not None:
+            share = width["macs"] / width["macs_before"]
+            parts.append(f"width {width['criterion']} {100 * share:.0f} % MACs")
+    return "; ".join(parts) or "as trained"

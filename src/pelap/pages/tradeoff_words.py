@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pelap.pages.numbers import listed
 from pelap.pages.tradeoff_points import (
     LATENT_BYTES,
     MACS,
     NOISE_LOSS,
     PARAMETERS,
     PSNR,
+    TIME,
     TO_UNPRUNED,
     TradeoffPoint,
-    Value,
     cost_title,
     higher_is_better,
     is_time,
@@ -21,11 +22,7 @@ from pelap.pages.tradeoff_points import (
 
 SAME_SIZE = 0.1
 """Models whose counted costs differ by less, relatively, are of the same size."""
-CHANCE = {
-    1: "better than chance",
-    0: "not told apart: the intervals overlap",
-    -1: "worse than chance",
-}
+OUTCOMES = {1: "better", 0: "not told apart", -1: "worse"}
 COUNTED = (MACS, PARAMETERS, LATENT_BYTES)
 
 
@@ -56,39 +53,31 @@ def metrics_of(points: Sequence[TradeoffPoint]) -> list[str]:
     return sorted(shared, key=lambda name: name == NOISE_LOSS)
 
 
-def compare(one: Value, other: Value, *, higher: bool) -> int:
-    """1 if `one` is better, −1 if worse, 0 if their intervals overlap or they are equal."""
-    if one.ends[0] <= other.ends[1] and other.ends[0] <= one.ends[1]:
+def compare(one: TradeoffPoint, other: TradeoffPoint, name: str) -> int:
+    """1 if `one` is better in a metric or cost, −1 if worse, 0 if their intervals overlap."""
+    ours, theirs = one.figures[name], other.figures[name]
+    if ours.ends[0] <= theirs.ends[1] and theirs.ends[0] <= ours.ends[1]:
         return 0
-    return 1 if (one.mean > other.mean) == higher else -1
+    return 1 if (ours.mean > theirs.mean) == higher_is_better(name) else -1
 
 
 def compare_with_chance(points: Sequence[TradeoffPoint], metric: str) -> list[ChanceComparison]:
     """Every pruned model against the random ones of its size, the equally trained ones first."""
-    return [_beside_chance(point, points, metric) for point in points if point.role == "pruned"]
-
-
-def _beside_chance(
-    point: TradeoffPoint, points: Sequence[TradeoffPoint], metric: str
-) -> ChanceComparison:
-    rivals = [other for other in points if other.role == "random" and _same_size(point, other)]
-    if not rivals:
-        return ChanceComparison(point, None, 0, 0)
-    nearest = min(abs(other.training_steps - point.training_steps) for other in rivals)
-    rivals = [r for r in rivals if abs(r.training_steps - point.training_steps) == nearest]
-    higher = higher_is_better(metric)
-    sign = -1 if higher else 1
-    best = min(rivals, key=lambda rival: sign * rival.quality[metric].mean)
-    outcome = compare(point.quality[metric], best.quality[metric], higher=higher)
-    return ChanceComparison(point, best, len(rivals), outcome)
+    comparisons, pick = [], max if higher_is_better(metric) else min
+    for point in [point for point in points if point.role == "pruned"]:
+        rivals = [p for p in points if p.role == "random" and _same_size(point, p)]
+        away = [abs(rival.training_steps - point.training_steps) for rival in rivals]
+        rivals = [r for r, steps in zip(rivals, away, strict=True) if steps == min(away)]
+        best = pick(rivals, key=lambda rival: rival.quality[metric].mean, default=None)
+        outcome = 0 if best is None else compare(point, best, metric)
+        comparisons.append(ChanceComparison(point, best, len(rivals), outcome))
+    return comparisons
 
 
 def _same_size(one: TradeoffPoint, other: TradeoffPoint) -> bool:
-    return all(
-        abs(one.cost[name].mean / other.cost[name].mean - 1) < SAME_SIZE
-        for name in COUNTED
-        if name in one.cost and name in other.cost
-    )
+    shared = [name for name in COUNTED if name in one.cost and name in other.cost]
+    ratios = [one.cost[name].mean / other.cost[name].mean for name in shared]
+    return all(abs(ratio - 1) < SAME_SIZE for ratio in ratios)
 
 
 def dominates(one: TradeoffPoint, other: TradeoffPoint, metric: str) -> bool:
@@ -96,12 +85,10 @@ def dominates(one: TradeoffPoint, other: TradeoffPoint, metric: str) -> bool:
 
     A time costs more where the intervals do not overlap; better is so meant too.
     """
-    higher = higher_is_better(metric)
-    costs = [compare(one.cost[name], other.cost[name], higher=False) for name in one.cost]
-    ours, theirs = one.quality[metric], other.quality[metric]
-    no_worse = ours.mean >= theirs.mean if higher else ours.mean <= theirs.mean
-    better = [*costs, compare(ours, theirs, higher=higher)]
-    return no_worse and min(costs) >= 0 and max(better) > 0
+    costs = [compare(one, other, name) for name in one.cost]
+    ours, theirs = one.quality[metric].mean, other.quality[metric].mean
+    no_worse = ours >= theirs if higher_is_better(metric) else ours <= theirs
+    return no_worse and min(costs) >= 0 and max(*costs, compare(one, other, metric)) > 0
 
 
 def pareto_front(
@@ -140,13 +127,12 @@ def lead(comparisons: Sequence[ChanceComparison], metric: str) -> str:
     held = [comparison for comparison in comparisons if comparison.random is not None]
     if not held:
         return "No pruned model here has a random one of its size beside it."
-    outcomes = [comparison.outcome for comparison in held]
+    outcomes, num = [comparison.outcome for comparison in held], len(held)
     chance = f"random removal of the same size in {metric_name(metric)}"
-    if len(held) == 1:
-        verdict = {1: "better than", 0: "not told apart from", -1: "worse than"}[outcomes[0]]
+    if num == 1:
+        verdict = f"{OUTCOMES[outcomes[0]]} {'than' if outcomes[0] else 'from'}"
         return f"{held[0].pruned.label} is {verdict} {chance}."
     won, lost = outcomes.count(1), outcomes.count(-1)
-    num = len(outcomes)
     counted = {0: f"None of the {num}", 1: f"One of the {num}", num: f"All {num}"}
     who = f"{counted.get(won, f'{won} of the {num}')} pruned models {'is' if won < 2 else 'are'}"
     return f"{who} better than {chance}{f'; {lost} did worse' if lost else ''}."
@@ -161,51 +147,42 @@ def chance_sentence(comparison: ChanceComparison, metric: str) -> str:
             "`pelap prune MODEL` and the same sizes, --criterion random or "
             "--denoiser-criterion random."
         )
-    figures = " against ".join(
-        write_figure(metric, point.quality[metric].mean) for point in (pruned, random)
-    )
+    outcome = comparison.outcome
+    verdict = OUTCOMES[outcome] + (" than chance" if outcome else ": the intervals overlap")
     best = "" if num_random == 1 else f", the best of {num_random} random models"
-    return (
-        f"{pruned.label} against {random.label}{best}: {figures} in {metric_name(metric)}, "
-        f"{CHANCE[comparison.outcome]}.{_unequal(pruned, random)}"
-    )
-
-
-def _unequal(pruned: TradeoffPoint, random: TradeoffPoint) -> str:
-    if pruned.training_steps == random.training_steps:
-        return ""
-    return (
+    unfair = (
         f" They were not recovered alike ({pruned.training_steps:,} and "
         f"{random.training_steps:,} steps), so this is no fair comparison."
+    )
+    return (
+        f"{pruned.label} against {random.label}{best}: {_against(pruned, random, metric)} in "
+        f"{metric_name(metric)}, {verdict}."
+        f"{'' if pruned.training_steps == random.training_steps else unfair}"
     )
 
 
 def cost_sentence(point: TradeoffPoint, unpruned: TradeoffPoint, metric: str) -> str:
     """What a pruned model costs and gives beside the unpruned one."""
-    shares = ", ".join(
-        f"{_short(name)} {_share(point.cost[name], unpruned.cost[name])}"
-        for name in point.cost
-        if name in unpruned.cost
-    )
-    ours, theirs = point.quality[metric], unpruned.quality[metric]
-    outcome = compare(ours, theirs, higher=higher_is_better(metric))
-    verdict = {1: "better", 0: "not told apart", -1: "worse"}[outcome]
+    shares = []
+    for name in [name for name in point.cost if name in unpruned.cost]:
+        cost, base = point.cost[name], unpruned.cost[name]
+        share = f"{100 * cost.mean / base.mean:.0f} %"
+        if cost.mean != base.mean and compare(point, unpruned, name) == 0:
+            share = OUTCOMES[0]
+        batch = name.removeprefix(TIME)
+        shares.append(
+            f"{f'time ({batch} at a time)' if is_time(name) else cost_title(name)} {share}"
+        )
     return (
-        f"{point.label} beside {unpruned.label}: {shares}; {metric_name(metric)} "
-        f"{write_figure(metric, ours.mean)} against {write_figure(metric, theirs.mean)}, {verdict}."
+        f"{point.label} beside {unpruned.label}: {', '.join(shares)}; {metric_name(metric)} "
+        f"{_against(point, unpruned, metric)}, "
+        f"{OUTCOMES[compare(point, unpruned, metric)]}."
     )
 
 
-def _share(cost: Value, base: Value) -> str:
-    if cost.mean != base.mean and compare(cost, base, higher=False) == 0:
-        return "not told apart"
-    return f"{100 * cost.mean / base.mean:.0f} %"
-
-
-def _short(cost: str) -> str:
-    """As it stands in a list: `time (16 at a time)`."""
-    title = cost_title(cost).removesuffix(" (unpruned: 1)")
-    return f"time ({title.removeprefix('time, ')})" if is_time(cost) else title
+def _against(one: TradeoffPoint, other: TradeoffPoint, metric: str) -> str:
+    first, second = (write_figure(metric, point.quality[metric].mean) for point in (one, other))
+    return f"{first} against {second}"
 
 
 def domination_sentences(points: Sequence[TradeoffPoint], metric: str) -> list[str]:
@@ -215,11 +192,7 @@ def domination_sentences(points: Sequence[TradeoffPoint], metric: str) -> list[s
         below = [other.label for other in points if dominates(point, other, metric)]
         if below:
             sentences.append(
-                f"{point.label} dominates {_join(below)}: it costs no more in any respect, is no "
+                f"{point.label} dominates {listed(below)}: it costs no more in any respect, is no "
                 f"worse in {metric_name(metric)}, and better in one of these."
             )
     return sentences
-
-
-def _join(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
