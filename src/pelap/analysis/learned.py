@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pelap.analysis.decoding import keep_or_fill
-from pelap.core.axes import append_axes
 from pelap.core.processes import mean_over_processes
 from pelap.core.progress import track
 from pelap.core.seeding import generator
+from pelap.families.latent_axes import by_channel
 from pelap.measure.encoded_batches import Batches
 from pelap.method.gates import TopKGate
 from pelap.method.importance import ImportancePredictor
@@ -61,7 +61,7 @@ def learn_scores(
         batch = _shuffled(batches, step // len(batches)).encode(system, step % len(batches))
         with torch.enable_grad():
             scores = F.layer_norm(predictor(batch.mean), (num_channels,))  # (B, C)
-            mask = append_axes(gate(scores).mask, batch.mean)  # (B, C, 1, …)
+            mask = by_channel(gate(scores).mask, batch.mean)  # (B, C, 1, …)
             kept = mask[0].flatten().detach().nonzero().flatten().tolist()
             filled = stand_ins(kept, moments, fill).substitute(batch.mean)  # (B, C, h, w)
             decoded = system.decode(filled + mask * (batch.mean - filled))  # (B, 3, H, W)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pelap.core.axes import append_axes
 from pelap.core.processes import sum_over_processes
+from pelap.families.latent_axes import by_channel
 from pelap.measure.encoded_batches import Batches, EncodedBatch
 from pelap.method.latent_map import LatentMoments
 from pelap.method.system import LatentDiffusion
@@ -54,7 +54,7 @@ class _Sums:
         self.unit_squares = torch.zeros_like(unit_shift)
 
     def add(self, batch: EncodedBatch) -> None:
-        shift = append_axes(self.shift, self.unit_shift)  # (C, 1, …)
+        shift = by_channel(self.shift, batch.latents)  # (C, 1, …)
         latents = _wide(batch.latents) - shift  # (B, C, …)
         mean, logvar = _wide(batch.mean), _wide(batch.logvar)
         flat = _by_channel(latents)  # (C, B·positions)

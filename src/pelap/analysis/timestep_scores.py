@@ -5,9 +5,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from pelap.core.axes import append_axes
 from pelap.core.processes import sum_over_processes
 from pelap.core.seeding import generator
+from pelap.families.latent_axes import by_channel
 from pelap.measure.encoded_batches import EncodedBatch
 from pelap.method.system import LatentDiffusion
 
@@ -62,6 +62,6 @@ def _mask_gradient(
 ) -> Tensor:
     noisy, target = system.noised(latents, noise, timesteps)
     mask = latents.new_ones(latents.shape[:2]).requires_grad_()  # (B, C)
-    prediction = system.denoiser(noisy * append_axes(mask, noisy), timesteps).sample.float()
+    prediction = system.denoiser(noisy * by_channel(mask, noisy), timesteps).sample.float()
     loss = (prediction - target).square().flatten(1).mean(dim=1).sum()  # each picture its own
     return torch.autograd.grad(loss, mask)[0]

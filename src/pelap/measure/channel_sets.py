@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from pelap.config.run_config import RunConfig
-from pelap.core.axes import append_axes
 from pelap.core.seeding import generator
 from pelap.data.pictures import Pictures
+from pelap.families.latent_axes import by_channel
 from pelap.measure.encoded_batches import Batches
 from pelap.measure.evaluation_record import ChannelSets, StaticSet
 from pelap.method.losses import psnr_db
@@ -105,8 +105,7 @@ def best_static_set(
         batch = batches.encode(system, number)
         masks = [system.mask(batch.latents).mask, *candidates]
         for index, mask in enumerate(masks):
-            weights = mask.expand(len(batch.images), -1)  # (B, C)
-            decoded = system.decode(batch.latents * append_axes(weights, batch.latents))
+            decoded = system.decode(batch.latents * by_channel(mask, batch.latents))
             errors[index] += (decoded - batch.images).square().sum().double().cpu()
     errors /= len(indices) * 3 * config.data.size**2
     best = int(errors[1:].argmin())

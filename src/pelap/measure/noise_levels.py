@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from pelap.core.axes import append_axes
+from pelap.families.latent_axes import by_channel
 from pelap.measure.collapse import CollapseEvidence, judge
 from pelap.measure.diagnosis_record import Diagnosis, LevelLosses, SnrError
 from pelap.measure.picture_sums import PictureSums
@@ -136,7 +136,7 @@ def _recover(
     """The clean masked latents (B, C, h, w) that the predicted noise amounts to."""
     alpha = system.scheduler.alphas_cumprod[timestep].to(noisy.device)
     if system.options.open_channels_only:  # the mask has scaled the noise as well
-        noise = noise * append_axes(batch.mask, noise)
+        noise = noise * by_channel(batch.mask, noise)
     return (noisy - (1 - alpha).sqrt() * noise) / alpha.sqrt()
 
 

@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from pelap.core.axes import append_axes
+from pelap.families.latent_axes import by_channel
 
 
 @dataclass
@@ -69,7 +69,7 @@ class PictureSums:
             masked_decoded: What decoding them after the mask gives, (B, 3, H, W).
         """
         self.latents.add(latents)
-        self.masked_latents.add(latents * append_axes(mask, latents))
+        self.masked_latents.add(latents * by_channel(mask, latents))
         self.masks.append(mask.cpu())
         self.squared_error += float((decoded - images).square().sum())
         self.masked_squared_error += float((masked_decoded - images).square().sum())

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pelap.core.axes import append_axes
 from pelap.core.seeding import generator
+from pelap.families.latent_axes import by_channel
 from pelap.measure.picture_sums import PictureSums
 from pelap.method.system import LatentDiffusion, sample_moments
 
@@ -31,7 +31,7 @@ class LatentImages:
     @property
     def masked(self) -> Tensor:
         """Latents as they reach the denoiser, (B, C, h, w)."""
-        return self.latents * append_axes(self.mask, self.latents)
+        return self.latents * by_channel(self.mask, self.latents)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from pelap.config.run_config import RunConfig
-from pelap.core.axes import append_axes
 from pelap.data.pictures import Pictures
 from pelap.families.conditioned import Told, tell_classes
+from pelap.families.latent_axes import by_channel
 from pelap.measure.encoded_batches import Batches
 from pelap.measure.picture_sums import PictureSums
 from pelap.method.losses import channel_mean
@@ -56,7 +56,7 @@ def measure(
         draws = make_draws(config, len(images), "validation", number, device, seed=used.seed)
         latents = system.encode(images, draws.latent_noise).latents  # (B, C, h, w)
         mask = system.mask(latents).mask  # (B, C)
-        masked_reconstruction = system.decode(latents * append_axes(mask, latents))  # (B, 3, H, W)
+        masked_reconstruction = system.decode(latents * by_channel(mask, latents))  # (B, 3, H, W)
         reconstruction = masked_reconstruction
         if not system.options.decoder_sees_mask:
             reconstruction = system.decode(latents)  # (B, 3, H, W)
