@@ -15,7 +15,6 @@ KERNEL_SUBSETS, KERNEL_SUBSET_SIZE = 50, 1000
 class FeatureStatistics:
     """Mean and covariance of features, in float64."""
 
-    num: int
     mean: Tensor
     """(D,)."""
     covariance: Tensor
@@ -31,9 +30,7 @@ class FeatureStatistics:
         if len(features) < 2:
             raise ValueError(f"{len(features)} feature vectors: at least 2 are needed.")
         values = features.double()
-        return cls(
-            len(values), values.mean(dim=0), torch.cov(values.T).reshape(2 * values.shape[1:])
-        )
+        return cls(values.mean(dim=0), torch.cov(values.T).reshape(2 * values.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -73,25 +70,17 @@ def kernel_distance(real: Tensor, fake: Tensor, seed: int = 0) -> float:
         raise ValueError(
             f"{len(real)} and {len(fake)} feature vectors: at least 2 of each are needed."
         )
+    # imported when used: torchmetrics takes seconds
+    from torchmetrics.image.kid import poly_mmd
+
     size = min(KERNEL_SUBSET_SIZE, len(real), len(fake))
     source = generator(seed, "bootstrap", 1)
     distances = []
     for _ in range(KERNEL_SUBSETS):
         x = real[torch.randperm(len(real), generator=source)[:size]].double()
         y = fake[torch.randperm(len(fake), generator=source)[:size]].double()
-        distances.append(_squared_discrepancy(x, y))
+        distances.append(float(poly_mmd(x, y)))
     return sum(distances) / len(distances)
-
-
-def _squared_discrepancy(x: Tensor, y: Tensor) -> float:
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.T / a.shape[1] + 1) ** 3
-
-    def off_diagonal_mean(matrix: Tensor) -> Tensor:
-        return (matrix.sum() - matrix.trace()) / (len(matrix) * (len(matrix) - 1))
-
-    within = off_diagonal_mean(kernel(x, x)) + off_diagonal_mean(kernel(y, y))
-    return float(within - 2 * kernel(x, y).mean())
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:

@@ -11,10 +11,8 @@ from pelap.core.progress import track
 from pelap.core.seeding import generator
 from pelap.data.pictures import to_batch
 from pelap.measure.evaluation_record import MetricValue
-from pelap.measure.feature_cache import cache_folder
-from pelap.measure.features import load_extractor
-from pelap.measure.quality import measure_quality
-from pelap.measure.quality_metrics import QualityPictures
+from pelap.measure.features import cache_folder, load_extractor
+from pelap.measure.quality import QualityPictures, measure_quality
 from pelap.method.sampling import build_sampler, denoise, to_uint8
 from pelap.method.system import LatentDiffusion
 from pelap.models.loaded import LoadedModel

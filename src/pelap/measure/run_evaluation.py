@@ -25,11 +25,10 @@ from pelap.measure.evaluation_record import (
     MetricValue,
     SamplerUse,
 )
-from pelap.measure.feature_cache import cache_folder
+from pelap.measure.features import cache_folder
 from pelap.measure.machine import machine, versions
 from pelap.measure.noise_levels import diagnose
-from pelap.measure.quality import OF_CLASSES, check_metrics, measure_quality
-from pelap.measure.quality_metrics import QualityPictures
+from pelap.measure.quality import OF_CLASSES, QualityPictures, check_metrics, measure_quality
 from pelap.measure.run_cost import count_parameters
 from pelap.measure.run_sampling import draw_samples, is_adaptive, load_system, sample_labels
 from pelap.measure.test_pass import Measurements, measure
