@@ -9,15 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
+from pelap.commands.describe import measure_size
 from pelap.config.presets import as_baseline, paper, tiny
 from pelap.config.run_folder import RunFolder
 from pelap.core.errors import ConfigError, RunError
 from pelap.core.records import to_json_dict
 from pelap.data.load import load_pictures
 from pelap.data.pictures import to_batch
+from pelap.measure.counts import count_macs, count_parameters
 from pelap.measure.evaluation_record import Evaluation, read_evaluation
 from pelap.measure.picture_sums import Moments
-from pelap.measure.run_cost import count_macs, count_parameters, describe
 from pelap.measure.run_evaluation import evaluate_run
 from pelap.measure.run_sampling import load_system, sample_run
 from pelap.measure.test_pass import measure
@@ -104,14 +105,14 @@ def test_moments_against_numpy():
 
 
 def test_describe_counts_the_papers_parameters():
-    description = describe(build_system(paper()), paper())
-    assert description["num_parameters"] == {
+    size = measure_size(paper())
+    assert size.num_parameters == {
         "autoencoder": 2_127_499,
         "importance": 292,
         "denoiser": 820_748,
         "total": 2_127_499 + 292 + 820_748,
     }
-    assert description["shapes"]["latent"] == [4, 8, 8]
+    assert size.shapes["latent"] == [4, 8, 8]
 
 
 def test_macs_of_the_predictor_are_those_of_its_two_layers():

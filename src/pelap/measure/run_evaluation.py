@@ -18,6 +18,7 @@ from pelap.data.load import CIFAR10_CLASSES, load_pictures
 from pelap.data.pictures import Pictures, to_batch
 from pelap.measure.channel_sets import by_class, describe_sets
 from pelap.measure.collapse import CollapseEvidence, judge
+from pelap.measure.counts import count_parameters
 from pelap.measure.evaluation_record import (
     ChannelSets,
     Evaluation,
@@ -29,7 +30,6 @@ from pelap.measure.features import cache_folder
 from pelap.measure.machine import machine, versions
 from pelap.measure.noise_levels import diagnose
 from pelap.measure.quality import OF_CLASSES, QualityPictures, check_metrics, measure_quality
-from pelap.measure.run_cost import count_parameters
 from pelap.measure.run_sampling import draw_samples, is_adaptive, load_system, sample_labels
 from pelap.measure.test_pass import Measurements, measure
 from pelap.method.borrowing import meet_budget
