@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from pelap.config.run_folder import RunFolder, write_folder
 from pelap.core.errors import RunError, in_one_line
-from pelap.training.metric_lines import whole_lines
 from pelap.training.stages import plan_stages
+from pelap.training.tracking import whole_lines
 
 
 @dataclass(frozen=True)

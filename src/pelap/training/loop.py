@@ -23,8 +23,7 @@ from pelap.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from pelap.training.metric_lines import keep_metrics_until
-from pelap.training.tracking import Tracker
+from pelap.training.tracking import Tracker, keep_metrics_until
 
 
 class DivergenceError(RunError):
@@ -143,13 +142,14 @@ class Loop:
             raise DivergenceError(
                 f"The loss is {float(result.total_loss)} at step {done}: {objective.remedy}."
             )
-        figures = result.figures() | {
+        fields = {
+            "stage": objective.stage,
+            **result.figures(),
             "learning_rate": self.state.optimizer.param_groups[0]["lr"],
             "gradient_norm": float(norm),
             "images_per_second": self.tracker.images_per_second(done),
         }
-        epoch = done / objective.steps_per_epoch
-        self.tracker.record("train", done, epoch, objective.stage, figures)
+        self.tracker.record("train", done, done / objective.steps_per_epoch, fields)
 
 
 def restore(folder: RunFolder, state: TrainingState, accelerator: Accelerator) -> int:

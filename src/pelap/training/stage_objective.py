@@ -11,12 +11,13 @@ from pelap.config.run_folder import RunFolder, write_folder
 from pelap.core.errors import RunError
 from pelap.data.pictures import Splits
 from pelap.measure.collapse import CollapseEvidence, judge
+from pelap.measure.run_sampling import save_grid
 from pelap.method.cifar_resnet import CifarResNet
 from pelap.method.gates import follow_budget
 from pelap.method.pipeline import to_pipeline
 from pelap.method.step import StepOutput, forward_step, make_draws
 from pelap.method.system import Draws, LatentDiffusion
-from pelap.training.grids import draw_classes, judge_classes
+from pelap.training.grids import MOST_COLUMNS, draw_classes, judge_classes
 from pelap.training.loop import Loop, Objective, reduced
 from pelap.training.stages import StagePlan
 from pelap.training.training_batches import StageInputs, draw_pictures, share_of
@@ -146,9 +147,13 @@ class StageObjective(Objective):
             if (line.get("stage", "joint"), line.get("is_hard", False)) == (self.stage, is_hard)
         ]
         output = self._test_losses()
-        deviations: list[float] = output.masked_latent_std().tolist()
-        figures = output.figures() | {"is_hard": is_hard, "masked_latent_std": deviations}
-        loop.tracker.record("validation", done, self._epoch(done), self.stage, figures)
+        fields = {
+            "stage": self.stage,
+            **output.figures(),
+            "is_hard": is_hard,
+            "masked_latent_std": output.masked_latent_std().tolist(),
+        }
+        loop.tracker.record("validation", done, done / self.steps_per_epoch, fields)
         is_best = float(output.total_loss) <= min(before, default=float("inf"))
         if loop.accelerator.is_main_process and is_best:
             pipeline = to_pipeline(self.parts.system, self.parts.splits.train.class_names)
@@ -177,15 +182,15 @@ class StageObjective(Objective):
     def _draw_samples(self, loop: Loop, done: int) -> None:
         if not loop.accelerator.is_main_process:
             return
-        drawn = draw_classes(self.parts.system, self.config)
+        pictures, labels = draw_classes(self.parts.system, self.config)
         path = loop.folder.samples / f"step_{done}.png"
-        drawn.save_grid(path)
-        names = self.parts.splits.train.class_names
-        accuracy = judge_classes(drawn.pictures, drawn.labels, names)
-        num, shown = len(drawn.labels), str(path.relative_to(loop.folder.path))
+        rows = pictures.unflatten(0, (self.config.network.num_classes, -1))[:, :MOST_COLUMNS]
+        save_grid(rows.flatten(0, 1), rows.shape[1], path)
+        accuracy = judge_classes(pictures, labels, self.parts.splits.train.class_names)
+        num, shown = len(labels), str(path.relative_to(loop.folder.path))
         fields = {"grid": shown, "num_samples": num, "class_accuracy_resnet20": accuracy}
         judged = "" if accuracy is None else f" · the asked class in {accuracy:.1%} of {num}"
-        loop.tracker.record_event("samples", done, self._epoch(done), fields, shown + judged)
+        loop.tracker.record("samples", done, done / self.steps_per_epoch, fields, shown + judged)
 
     def _watch_for_collapse(self, loop: Loop, done: int, output: StepOutput) -> None:
         masks, deviations = output.mask_mean.tolist(), output.masked_latent_std().tolist()
@@ -193,15 +198,12 @@ class StageObjective(Objective):
         if verdict.verdict not in ("shrunken", "collapsed"):
             return
         if not loop.folder.metrics("event"):
-            words, epoch = f"{verdict.verdict}: {verdict.reasons[0]}", self._epoch(done)
+            words, epoch = f"{verdict.verdict}: {verdict.reasons[0]}", done / self.steps_per_epoch
             fields = {"verdict": verdict.verdict, "reasons": verdict.reasons}
-            loop.tracker.record_event("event", done, epoch, fields, words, "bold red")
+            loop.tracker.record("event", done, epoch, fields, words, "bold red")
         if self.config.run.on_collapse == "stop":
             loop.save(done, is_last=False)
             refuse_collapsed(loop.folder)
-
-    def _epoch(self, done: int) -> float:
-        return done / self.steps_per_epoch
 
 
 def refuse_collapsed(folder: RunFolder) -> None:
