@@ -1,7 +1,7 @@
 """One step of recovery: pictures and draws in, losses out, no files."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -113,42 +113,36 @@ def make_batch(
         share: Which of them are this process's.
     """
     device, system = images.device, student.system
-    whole = (teacher.system if teacher else system).encode_moments(images)  # (B, 2C, …)
+    source_system, carry = (teacher.system, teacher.to_student) if teacher else (system, _same)
+    whole = source_system.encode_moments(images)  # (B, 2C, …)
     source = generator(seed, "draws", step, device)
     shape = (batch_size, whole.shape[1] // 2, *whole.shape[2:])
     latent_noise = torch.randn(shape, generator=source, device=device)[share]
     noise = torch.randn(shape, generator=source, device=device)[share]
     num_timesteps = len(system.scheduler.alphas_cumprod)
     timesteps = torch.randint(num_timesteps, (batch_size,), generator=source, device=device)[share]
-    batch = RecoveryBatch()
+    latents = decoded = noisy = target = prediction = features = None
     if student.trains_decoder:
         own = whole if teacher is None else system.encode_moments(images)  # (B, 2K, …)
-        own_noise = latent_noise if teacher is None else teacher.to_student(latent_noise)
-        batch = replace(batch, latents=sample_moments(own, own_noise).latents, images=images)
-    if student.trains_decoder and teacher is not None:
-        batch = replace(batch, teacher_images=teacher.system.decode(whole.chunk(2, dim=1)[0]))
-    if system.denoiser is None:
-        return batch
-    drawn = sample_moments(whole, latent_noise).latents  # (B, C, …)
-    noisy, target = system.noised(drawn, noise, timesteps)  # (B, C, …) each
-    if teacher is None:
-        return replace(batch, noisy=noisy, timesteps=timesteps, target=target)
-    batch = replace(
-        batch,
-        noisy=teacher.to_student(noisy),
-        timesteps=timesteps,
-        target=teacher.to_student(target),
-    )
-    if teacher.system.denoiser is not None:
-        prediction = teacher.to_student(teacher.system.predict(noisy, timesteps))
-        batch = replace(batch, teacher_prediction=prediction)
-    if teacher.listener is not None:
-        features = tuple(
-            given if tap.features is None else given[:, tap.features.to(given.device)]
-            for given, tap in zip(teacher.listener.take(), teacher.taps, strict=True)
-        )
-        batch = replace(batch, teacher_features=features)
-    return batch
+        latents = sample_moments(own, carry(latent_noise)).latents
+        if teacher is not None:
+            decoded = teacher.system.decode(whole.chunk(2, dim=1)[0])
+    if system.denoiser is not None:
+        drawn = sample_moments(whole, latent_noise).latents  # (B, C, …)
+        noisy, target = system.noised(drawn, noise, timesteps)  # (B, C, …) each
+        if teacher is not None and teacher.system.denoiser is not None:
+            prediction = carry(teacher.system.predict(noisy, timesteps))
+        if teacher is not None and teacher.listener is not None:
+            features = tuple(
+                given if tap.features is None else given[:, tap.features.to(given.device)]
+                for given, tap in zip(teacher.listener.take(), teacher.taps, strict=True)
+            )
+        noisy, target = carry(noisy), carry(target)
+    return RecoveryBatch(latents, images, decoded, noisy, timesteps, target, prediction, features)
+
+
+def _same(latents: Tensor) -> Tensor:
+    return latents
 
 
 def recovery_losses(

@@ -41,15 +41,15 @@ class RecoverySettings:
         """
         for name in ("steps", "batch_size", "num_pictures", "checkpoint_every"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{_option(name)} is {getattr(self, name)}: at least 1.")
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option} is {getattr(self, name)}: at least 1.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ConfigError(f"--learning-rate is {self.learning_rate}: it must be above 0.")
-        for name in ("teacher_weight", "feature_weight"):
+        for name in ("teacher_weight", "feature_weight", "seed"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"{_option(name)} is {value}: it must be 0 or more.")
-        if self.seed < 0:
-            raise ConfigError(f"--seed is {self.seed}: it must be 0 or more.")
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option} is {value}: it must be 0 or more.")
         if self.parts not in PARTS:
             raise ConfigError(f"--parts is {self.parts}: known are {', '.join(PARTS)}.")
 
@@ -60,7 +60,3 @@ class RecoverySettings:
             return self.learning_rate * (step + 1) / rising
         phase = (step - rising) / (self.steps - rising)
         return self.learning_rate * half_cosine(phase)
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
