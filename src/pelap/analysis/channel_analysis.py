@@ -24,7 +24,7 @@ from pelap.analysis.analysis_record import (
 )
 from pelap.analysis.channel_table import describe_channels, describe_criteria, worse_than_random
 from pelap.analysis.criteria import Evidence, agree, rank_all
-from pelap.analysis.curves import CurveMaker
+from pelap.analysis.curves import measure_curves
 from pelap.analysis.decoding import DecoderMetric, LeaveOneOut
 from pelap.analysis.elimination import eliminate_by_decoding
 from pelap.analysis.learned import learn_scores
@@ -63,10 +63,16 @@ def analyze(
     with frozen(system):
         evidence = _gather(system, parts, settings)
         orders, missing = rank_all(evidence)
-        maker = CurveMaker(evidence.statistics.moments, evidence.metric, settings.fill)
-        rankings = {name: order.ranking for name, order in orders.items()}
-        curves = maker.measure(system, parts.curve, rankings, settings.num_random)
-    moments = evidence.statistics.moments
+        moments = evidence.statistics.moments
+        curves = measure_curves(
+            system,
+            parts.curve,
+            {name: order.ranking for name, order in orders.items()},
+            settings.num_random,
+            moments,
+            evidence.metric,
+            settings.fill,
+        )
     return Analysis(
         name=name,
         num_channels=len(moments.mean),
