@@ -1,6 +1,7 @@
 """The method's own importance predictor, trained alone on a frozen autoencoder."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,10 @@ def learn_scores(
     )
     for step in track(range(num_steps), "Learning scores"):
         gate.target.fill_(int(budgets[step]))
-        batch = _shuffled(batches, step // len(batches)).encode(system, step % len(batches))
+        epoch, number = divmod(step, len(batches))
+        source = generator(batches.seed, "order", 1 + epoch)
+        order = torch.randperm(batches.num_pictures, generator=source)
+        batch = replace(batches, indices=batches.indices[order]).encode(system, number)
         with torch.enable_grad():
             scores = F.layer_norm(predictor(batch.mean), (num_channels,))  # (B, C)
             mask = by_channel(gate(scores).mask, batch.mean)  # (B, C, 1, …)
@@ -85,9 +89,3 @@ def stand_ins(kept: Sequence[int], moments: LatentMoments, fill: Fill) -> Latent
     weights = torch.stack([maps[c].decode[c] @ maps[c].encode for c in channels])
     offset = torch.stack([maps[c].offset[c] for c in channels])
     return LatentMap(torch.eye(len(weights), dtype=torch.float64), weights, offset)
-
-
-def _shuffled(batches: Batches, epoch: int) -> Batches:
-    source = generator(batches.seed, "order", 1 + epoch)
-    order = torch.randperm(batches.num_pictures, generator=source)
-    return Batches(batches.pictures, batches.indices[order], batches.batch_size, batches.seed)

@@ -124,11 +124,9 @@ def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": torch.as_tensor(value).detach().contiguous().cpu()
-        for index, values in state.items()
-        for name, value in values.items()
-    }
+    return _contiguous(
+        {f"{i}.{name}": torch.as_tensor(v) for i, vs in state.items() for name, v in vs.items()}
+    )
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

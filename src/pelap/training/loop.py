@@ -8,7 +8,6 @@ of the seed and the step, so a training that was killed ends bit for bit as an u
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
 
 import torch
 from accelerate import Accelerator
@@ -16,7 +15,8 @@ from torch import Tensor
 
 from pelap.config.run_folder import RunFolder
 from pelap.core.errors import RunError
-from pelap.method.step import update
+from pelap.method.losses import LossTerms
+from pelap.method.step import StepOutput, update
 from pelap.training.checkpoint import (
     TrainingState,
     list_checkpoints,
@@ -30,23 +30,8 @@ class DivergenceError(RunError):
     """A loss that is not finite any more."""
 
 
-class StepResult(Protocol):
-    """What one step gave; all of it averages over processes."""
-
-    @property
-    def total_loss(self) -> Tensor: ...
-
-    def to_vector(self) -> Tensor:
-        """All numbers in one tensor, detached."""
-        ...
-
-    def from_vector(self, values: Tensor) -> Self:
-        """The numbers of `to_vector`, in the shape of this result."""
-        ...
-
-    def figures(self) -> dict[str, float | list[float]]:
-        """What a line of metrics says of it."""
-        ...
+StepResult = StepOutput | LossTerms
+"""What one step gave; all of it averages over processes."""
 
 
 class Objective(ABC):
@@ -115,9 +100,8 @@ class Loop:
         """Write a checkpoint."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            save_checkpoint(
-                self.folder.checkpoints, step, self.keep_checkpoints, self.state, is_last=is_last
-            )
+            folder, keep = self.folder.checkpoints, self.keep_checkpoints
+            save_checkpoint(folder, step, keep, self.state, is_last=is_last)
         self.accelerator.wait_for_everyone()
 
     def _step(self, objective: Objective, step: int) -> tuple[StepResult, Tensor]:
@@ -125,13 +109,8 @@ class Loop:
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("rate_factor", 1.0)
         result = objective.forward(step)
-        norm = update(
-            optimizer,
-            result.total_loss,
-            objective.clipped,
-            objective.max_gradient_norm,
-            self.accelerator,
-        )
+        clipped, limit = objective.clipped, objective.max_gradient_norm
+        norm = update(optimizer, result.total_loss, clipped, limit, self.accelerator)
         if self.state.ema is not None:
             self.state.ema.step(self.state.trained.parameters())
         return result, norm

@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from pelap.training.checkpoint import TrainingState, list_checkpoints, step_of
 from pelap.training.loop import Loop, restore
 from pelap.training.preparation import prepare
 from pelap.training.stage_objective import RunParts, StageObjective, refuse_collapsed
-from pelap.training.stages import StagePlan, plan_stages
+from pelap.training.stages import plan_stages
 from pelap.training.tracking import Tracker
 from pelap.training.training_batches import stage_inputs
 
@@ -102,26 +101,18 @@ def _fit(parts: RunParts, state: TrainingState, folder: RunFolder) -> None:
         steps = range(first, plans[-1].last_step)
         try:
             with Tracker(folder, accelerator, folder.name, config.data.batch_size, steps) as told:
-                _run_stages(
-                    parts,
-                    Loop(accelerator, folder, state, told, config.run.keep_checkpoints),
-                    plans,
-                )
+                loop = Loop(accelerator, folder, state, told, config.run.keep_checkpoints)
+                for plan in plans:
+                    if first < plan.last_step:
+                        inputs = stage_inputs(
+                            plan.stage, config, parts.splits, parts.system, folder, accelerator
+                        )
+                        steps = range(max(first, plan.first_step), plan.last_step)
+                        loop.run(StageObjective(parts, plan, *inputs), steps)
         finally:
             accelerator.end_training()
         if is_main and config.run.latent_cache is None:
             shutil.rmtree(folder.latents, ignore_errors=True)
-
-
-def _run_stages(parts: RunParts, loop: Loop, plans: Sequence[StagePlan]) -> None:
-    config, first = parts.config, loop.tracker.steps.start
-    for plan in plans:
-        if first < plan.last_step:
-            train_inputs, test_inputs = stage_inputs(
-                plan.stage, config, parts.splits, parts.system, loop.folder, loop.accelerator
-            )
-            steps = range(max(first, plan.first_step), plan.last_step)
-            loop.run(StageObjective(parts, plan, train_inputs, test_inputs), steps)
 
 
 def _flat(config: RunConfig) -> dict[str, str]:
