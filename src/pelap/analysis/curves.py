@@ -5,17 +5,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 
-from pelap.analysis.analysis_record import CurvePoint, RandomCurve, RotationCurve
+from pelap.analysis.analysis_record import AnalysisSettings, CurvePoint, RandomCurve, RotationCurve
+from pelap.analysis.criteria import Evidence, Order
 from pelap.analysis.decoding import measure_maps
 from pelap.core.seeding import generator
 from pelap.measure.encoded_batches import Batches
 from pelap.measure.noise_levels import to_db
 from pelap.method.latent_map import (
-    Fill,
     LatentMap,
-    LatentMoments,
     Rotation,
     find_rotation,
     keep_channels,
@@ -53,29 +51,27 @@ def counts_to_measure(num_channels: int) -> list[int]:
 def measure_curves(
     system: LatentDiffusion,
     batches: Batches,
-    rankings: Mapping[str, list[int]],
-    num_random: int,
-    moments: LatentMoments,
-    metric: Tensor,
-    fill: Fill,
+    orders: Mapping[str, Order],
+    evidence: Evidence,
+    settings: AnalysisSettings,
 ) -> Curves:
     """Decode the pictures through every map that some curve needs, through each once.
 
     Args:
         system: The model.
         batches: Pictures that chose neither rankings nor moments, if there are any.
-        rankings: By criterion.
-        num_random: Random rankings to add.
-        moments: Of the latents.
-        metric: M, (C, C).
-        fill: What stands in for removed channels.
+        orders: Of the channels, by criterion.
+        evidence: Gives the moments of the latents and the decoder's metric.
+        settings: How many random rankings to add, and what stands in for removed channels.
     """
+    moments, fill = evidence.statistics.moments, settings.fill
     num_channels = len(moments.mean)
     counts = counts_to_measure(num_channels)
     shuffled = [
         torch.randperm(num_channels, generator=generator(batches.seed, "bootstrap", draw)).tolist()
-        for draw in range(num_random)
+        for draw in range(settings.num_random)
     ]
+    rankings = {name: order.ranking for name, order in orders.items()}
     maps: dict[tuple[int, ...] | tuple[str, int], LatentMap] = {}
     for ranking in (*rankings.values(), *shuffled):
         for count in counts:
@@ -84,7 +80,7 @@ def measure_curves(
                 maps[kept] = keep_channels(kept, moments, fill)
     for kind in MEASURED_ROTATIONS:
         for count in counts:
-            rotation = find_rotation(kind, moments, metric, count)
+            rotation = find_rotation(kind, moments, evidence.metric, count)
             maps[kind, count] = keep_channels(range(count), moments, fill, rotation)
     errors = measure_maps(system, batches, list(maps.values()), "Measuring curves")
     psnr_db = {key: to_db(error) for key, error in zip(maps, errors, strict=True)}

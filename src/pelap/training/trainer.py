@@ -3,9 +3,19 @@
 import shutil
 import sys
 from contextlib import nullcontext
+from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path
 
-from pelap.config.run_config import RunConfig, settings_without_effect, to_dict, validate
+from pelap.config.overrides import refuse_others
+from pelap.config.run_config import (
+    EvaluationConfig,
+    RunConfig,
+    as_option,
+    settings_without_effect,
+    to_dict,
+    validate,
+)
 from pelap.config.run_folder import (
     RunFolder,
     already_there,
@@ -15,7 +25,6 @@ from pelap.config.run_folder import (
     write_config,
 )
 from pelap.core.errors import ConfigError
-from pelap.training.changes import check_changes
 from pelap.training.checkpoint import TrainingState, list_checkpoints, step_of
 from pelap.training.loop import Loop, restore
 from pelap.training.preparation import prepare
@@ -23,6 +32,26 @@ from pelap.training.stage_objective import RunParts, StageObjective, refuse_coll
 from pelap.training.stages import plan_stages
 from pelap.training.tracking import Tracker
 from pelap.training.training_batches import stage_inputs
+
+LENGTH = ("run.epochs", "run.denoiser_epochs", "run.max_steps", "optimizer.cooldown_epochs")
+AT_ANY_TIME = (
+    "data.path",
+    "data.memory_gb",
+    *(
+        f"evaluation.{field.name}"
+        for field in fields(EvaluationConfig)
+        if field.name != "batch_size"  # it decides the noise of validation
+    ),
+    "run.latent_cache",
+    "run.on_collapse",
+    "run.compile",
+    "run.log_every",
+    "run.checkpoint_every",
+    "run.validate_every",
+    "run.samples_every",
+    "run.keep_checkpoints",
+    "run.tracker",
+)
 
 
 def train(config: RunConfig, output: Path) -> RunFolder:
@@ -119,3 +148,36 @@ def _flat(config: RunConfig) -> dict[str, str]:
     """Every setting of its groups by its dotted name, as trackers want them."""
     groups = {name: group for name, group in to_dict(config).items() if isinstance(group, dict)}
     return {f"{name}.{k}": str(v) for name, group in groups.items() for k, v in group.items()}
+
+
+def check_changes(config: RunConfig, own: RunConfig, step: int) -> None:
+    """Refuse changes that would make what was trained so far another run's.
+
+    Args:
+        config: To go on with.
+        own: What the run was trained with.
+        step: Steps it has taken.
+
+    Raises:
+        ConfigError: Names the setting.
+    """
+    refuse_others(config, own, (*LENGTH, *AT_ANY_TIME))
+    changed = [name for name in LENGTH if attrgetter(name)(config) != attrgetter(name)(own)]
+    if step == 0 or not changed:
+        return
+    if own.optimizer.schedule != "trapezoid":
+        raise ConfigError(
+            "This run's learning rate was made for its length "
+            f"(schedule {own.optimizer.schedule}): only runs with schedule trapezoid can change it."
+        )
+    if (config.run.denoiser_epochs is None) != (own.run.denoiser_epochs is None):
+        raise ConfigError(
+            f"{as_option('run.denoiser_epochs')} cannot be changed here: one training of both "
+            "networks is not the same as one after the other."
+        )
+    if own.run.denoiser_epochs and own.run.autoencoder is None:
+        for name in ("run.epochs", "run.max_steps"):  # they say where the denoiser's begins
+            if name in changed:
+                raise ConfigError(
+                    f"{as_option(name)} cannot be changed here: the denoiser's training follows it."
+                )
