@@ -161,12 +161,7 @@ def sample_run(
     measured = read_evaluation(folder).channel_sets if is_adaptive(system) else None
     config = replace(config, evaluation=asked)
     pictures = draw_samples(system, config, measured, how=channel_sets, labels=labels)
-    if output.suffix.lower() == ".png":
-        save_grid(pictures, columns, output)
-        return
-    output.mkdir(parents=True)
-    for index, picture in enumerate(pictures.permute(0, 2, 3, 1).numpy()):
-        Image.fromarray(picture).save(output / f"{index:05d}.png")
+    save_pictures(pictures, columns, output)
 
 
 def _check(asked: EvaluationConfig, config: RunConfig, output: Path, classes: str | None) -> None:
@@ -185,9 +180,14 @@ def _check(asked: EvaluationConfig, config: RunConfig, output: Path, classes: st
         raise ConfigError(f"--guidance is {asked.guidance}: it needs --classes.")
 
 
-def save_grid(pictures: Tensor, columns: int, path: Path) -> None:
-    """Write pictures, uint8 (N, 3, H, W), row by row into one PNG."""
+def save_pictures(pictures: Tensor, columns: int, output: Path) -> None:
+    """Write pictures, uint8 (N, 3, H, W), as one grid if `output` ends in .png, else a folder."""
+    output.parent.mkdir(parents=True, exist_ok=True)
     images = [Image.fromarray(x) for x in pictures.permute(0, 2, 3, 1).numpy()]
-    images += [Image.new("RGB", images[0].size, "white")] * (-len(images) % columns)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    make_image_grid(images, rows=len(images) // columns, cols=columns).save(path)
+    if output.suffix.lower() == ".png":
+        images += [Image.new("RGB", images[0].size, "white")] * (-len(images) % columns)
+        make_image_grid(images, rows=len(images) // columns, cols=columns).save(output)
+        return
+    output.mkdir()
+    for index, image in enumerate(images):
+        image.save(output / f"{index:05d}.png")

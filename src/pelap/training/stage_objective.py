@@ -11,7 +11,7 @@ from pelap.config.run_folder import RunFolder, write_folder
 from pelap.core.errors import RunError
 from pelap.data.pictures import Splits
 from pelap.measure.collapse import CollapseEvidence, judge
-from pelap.measure.run_sampling import save_grid
+from pelap.measure.run_sampling import save_pictures
 from pelap.method.cifar_resnet import CifarResNet
 from pelap.method.gates import follow_budget
 from pelap.method.pipeline import to_pipeline
@@ -185,7 +185,7 @@ class StageObjective(Objective):
         pictures, labels = draw_classes(self.parts.system, self.config)
         path = loop.folder.samples / f"step_{done}.png"
         rows = pictures.unflatten(0, (self.config.network.num_classes, -1))[:, :MOST_COLUMNS]
-        save_grid(rows.flatten(0, 1), rows.shape[1], path)
+        save_pictures(rows.flatten(0, 1), rows.shape[1], path)
         accuracy = judge_classes(pictures, labels, self.parts.splits.train.class_names)
         num, shown = len(labels), str(path.relative_to(loop.folder.path))
         fields = {"grid": shown, "num_samples": num, "class_accuracy_resnet20": accuracy}
