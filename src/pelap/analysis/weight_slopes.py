@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pelap.analysis.timestep_scores import equal_bands
 from pelap.core.processes import sum_over_processes
@@ -30,12 +30,8 @@ class TimestepLosses:
     def at_least(self, share: float) -> Tensor:
         """Timesteps of the bands with at least this share of the largest loss, int64."""
         kept = self.losses >= share * self.losses.max()
-        chosen = [
-            torch.arange(first, last + 1)
-            for (first, last), keep in zip(self.bands, kept.tolist(), strict=True)
-            if keep
-        ]
-        return torch.cat(chosen)
+        pairs = zip(self.bands, kept.tolist(), strict=True)
+        return torch.cat([torch.arange(low, high + 1) for (low, high), keep in pairs if keep])
 
 
 @torch.no_grad()
@@ -68,10 +64,9 @@ def measure_slopes(
         label: Of a progress bar.
     """
     weights = dict(bare(system.denoiser).named_parameters())
-    needed = [weight for weight in weights.values() if not weight.requires_grad]
+    frozen = nn.ParameterList(weight for weight in weights.values() if not weight.requires_grad)
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    for weight in needed:
-        weight.requires_grad_(True)
+    frozen.requires_grad_(True)
     try:
         for batch in batches.of_this_process(system, label):
             with torch.enable_grad():
@@ -81,8 +76,7 @@ def measure_slopes(
                 if slope is not None:
                     total[name] += (weight.detach() * slope).abs()
     finally:
-        for weight in needed:
-            weight.requires_grad_(False)
+        frozen.requires_grad_(False)
     return {name: sum_over_processes(slopes) / len(batches) for name, slopes in total.items()}
 
 
