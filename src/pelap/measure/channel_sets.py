@@ -99,7 +99,12 @@ def best_static_set(
     """
     indices = torch.arange(min(NUM_PICTURES, len(pictures)))
     batches = Batches(pictures, indices, config.evaluation.batch_size, config.evaluation.seed)
-    candidates = _candidates(counted).to(next(system.parameters()).device)
+    weights = counted.counts / counted.counts.sum()
+    open_share = (counted.sets * weights[:, None]).sum(dim=0)  # (C,)
+    num_open = max(1, round(float(open_share.sum())))
+    most_open = torch.zeros_like(open_share).scatter_(0, open_share.topk(num_open).indices, 1.0)
+    candidates = torch.cat([counted.sets[:NUM_CANDIDATES], most_open[None]]).unique(dim=0)
+    candidates = candidates.to(next(system.parameters()).device)
     errors = torch.zeros(1 + len(candidates), dtype=torch.float64)
     for number in range(len(batches)):
         batch = batches.encode(system, number)
@@ -112,14 +117,6 @@ def best_static_set(
     adaptive, static = psnr_db(float(errors[0])), psnr_db(float(errors[1 + best]))
     channels = to_list(candidates[best])
     return StaticSet(channels, static, adaptive, adaptive - static, len(indices))
-
-
-def _candidates(counted: CountedSets) -> Tensor:
-    weights = counted.counts / counted.counts.sum()
-    open_share = (counted.sets * weights[:, None]).sum(dim=0)  # (C,)
-    num_open = max(1, round(float(open_share.sum())))
-    most_open = torch.zeros_like(open_share).scatter_(0, open_share.topk(num_open).indices, 1.0)
-    return torch.cat([counted.sets[:NUM_CANDIDATES], most_open[None]]).unique(dim=0)
 
 
 def draw_sets(measured: ChannelSets, num_samples: int, num_channels: int, seed: int) -> Tensor:

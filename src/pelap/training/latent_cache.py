@@ -7,7 +7,6 @@ anew. Processes that need the same file wait for the one that makes it.
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -70,7 +69,7 @@ def cache_latents(
     with FileLock(path.with_suffix(".lock")):
         if not path.is_file():
             partial = path.with_suffix(".partial")
-            _fill(partial, shape, _encoded(system, pictures, config, with_flips))
+            _fill(partial, shape, system, pictures, config)
             partial.replace(path)
             description = {"data": asdict(config.data), "shape": shape}
             write_whole(path.with_suffix(".json"), json.dumps(description, indent=2).encode())
@@ -89,28 +88,25 @@ def _key(
     return digest(settings, pictures.fetch(shown), *weights)[:16]
 
 
-def _fill(path: Path, shape: tuple[int, ...], batches: Iterator[tuple[int, int, Tensor]]) -> None:
-    file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-    for flip, start, moments in batches:
-        file[flip, start : start + len(moments)] = moments.half().cpu().numpy()
-    file.flush()
-
-
 @torch.no_grad()
-def _encoded(
-    system: LatentDiffusion, pictures: Pictures, config: RunConfig, with_flips: bool
-) -> Iterator[tuple[int, int, Tensor]]:
-    system.eval()
-    device = next(system.parameters()).device
+def _fill(
+    path: Path,
+    shape: tuple[int, ...],
+    system: LatentDiffusion,
+    pictures: Pictures,
+    config: RunConfig,
+) -> None:
+    file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    device, size = next(system.eval().parameters()).device, config.evaluation.batch_size
     use_bf16 = uses_bf16(config.run.precision, device)
-    size = config.evaluation.batch_size
     for start in track(range(0, len(pictures), size), "Caching latents", size):
         indices = torch.arange(start, min(start + size, len(pictures)))
         fetched = pictures.fetch(indices)
-        for flip in range(1 + with_flips):
-            flips = torch.full((len(indices),), bool(flip))
-            images = to_batch(fetched, device, flips)
+        for flip in range(shape[0]):
+            images = to_batch(fetched, device, torch.full((len(indices),), bool(flip)))
             if config.run.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
-                yield flip, start, system.encode_moments(images)
+                moments = system.encode_moments(images)  # (B, 2C, h, w)
+            file[flip, start : start + len(indices)] = moments.half().cpu().numpy()
+    file.flush()
