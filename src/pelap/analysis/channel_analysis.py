@@ -2,7 +2,7 @@
 
     pictures ─┬─ of the pass ──> statistics.py: moments, KL, activity        (encoder)
               │                  decoding.py:   leave one out, metric M      (decoder)
-              │                  timestep_scores.py: Taylor scores           (denoiser)
+              │                  taylor.py:     Taylor scores                (denoiser)
               │                  elimination.py, learned.py: the two searches
               │                        └──> criteria.py: rankings
               └─ held apart ───> curves.py: PSNR by number of kept channels
@@ -30,7 +30,7 @@ from pelap.analysis.decoding import DecoderMetric, LeaveOneOut
 from pelap.analysis.elimination import eliminate_by_decoding, unexplained_variance
 from pelap.analysis.learned import learn_scores
 from pelap.analysis.statistics import ACTIVE_VARIANCE, measure_statistics
-from pelap.analysis.timestep_scores import TaylorScores
+from pelap.analysis.taylor import TaylorScores
 from pelap.core.seeding import generator
 from pelap.data.pictures import Pictures
 from pelap.measure.encoded_batches import Batches, frozen

@@ -1,21 +1,73 @@
-"""How much the denoiser's loss would notice each of its weights."""
+"""How much the denoiser's loss would notice each channel, and each of its weights.
+
+Both are first-order changes of the loss without them (Molchanov et al., arXiv 1611.06440): the
+channels' are the second pass of an analysis, the weights' say what a narrower denoiser keeps.
+"""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from pelap.analysis.timestep_scores import equal_bands
 from pelap.core.processes import sum_over_processes
 from pelap.core.seeding import generator
 from pelap.families.conditioned import bare
-from pelap.measure.encoded_batches import Batches
+from pelap.families.latent_axes import by_channel
+from pelap.measure.encoded_batches import Batches, EncodedBatch
 from pelap.method.system import LatentDiffusion
 
 NUM_BANDS = 20
 """Parts of the timesteps whose mean losses are compared."""
 NUM_PROBED = 4
 """Batches on which they are measured."""
+
+
+def equal_bands(num_timesteps: int, num_bands: int) -> list[tuple[int, int]]:
+    """First and last timestep of equal parts of all, at most one a timestep."""
+    num_bands = min(num_bands, num_timesteps)
+    edges = [num_timesteps * band // num_bands for band in range(num_bands + 1)]
+    return [(low, high - 1) for low, high in pairwise(edges)]
+
+
+class TaylorScores:
+    """Mean over pictures of |∂loss/∂mask_c| at mask 1, by band of timesteps.
+
+    The mask multiplies the denoiser's input, so the derivative is Σ_xy (∂loss/∂x_c) · x_c: the
+    first-order change of the loss without the channel (Molchanov et al., arXiv 1611.06440,
+    equation 8). The loss is a picture's mean squared error a value of what the denoiser predicts.
+
+    Args:
+        system: Model with a denoiser.
+        num_channels: C.
+        num_bands: Equal parts of the timesteps, at most one a timestep.
+        seed: Of timesteps and noise.
+    """
+
+    def __init__(self, system: LatentDiffusion, num_channels: int, num_bands: int, seed: int):
+        self.bands = equal_bands(len(system.scheduler.alphas_cumprod), num_bands)
+        self.seed = seed
+        self.total = torch.zeros(len(self.bands), num_channels, dtype=torch.float64)
+        self.count = torch.zeros((), dtype=torch.float64)
+
+    def add(self, system: LatentDiffusion, batch: EncodedBatch) -> None:
+        """Take in a batch: for each band, the denoiser forth and back."""
+        latents = batch.latents
+        source = generator(self.seed, "sampling", batch.number, latents.device)
+        for row, (first, last) in enumerate(self.bands):
+            size, device = (len(latents),), latents.device
+            timesteps = torch.randint(first, last + 1, size, generator=source, device=device)
+            mask = latents.new_ones(latents.shape[:2]).requires_grad_()  # (B, C)
+            with torch.enable_grad():
+                errors = _errors(system, latents, timesteps, source, mask)
+                loss = errors.flatten(1).mean(dim=1).sum()  # each picture its own
+            (slopes,) = torch.autograd.grad(loss, mask)  # (B, C)
+            self.total[row] += slopes.abs().double().sum(dim=0).cpu()
+        self.count += len(latents)
+
+    def reduce(self) -> Tensor:
+        """(num_bands, C), over all processes."""
+        return sum_over_processes(self.total) / sum_over_processes(self.count)
 
 
 @dataclass(frozen=True)
@@ -86,7 +138,18 @@ def _loss(
     """Mean squared error of the prediction at timesteps drawn from `choices`."""
     source = generator(seed, "sampling", number, latents.device)
     places = torch.randint(len(choices), (len(latents),), generator=source, device=latents.device)
-    timesteps = choices.to(latents.device)[places]
+    return _errors(system, latents, choices.to(latents.device)[places], source).mean()
+
+
+def _errors(
+    system: LatentDiffusion,
+    latents: Tensor,
+    timesteps: Tensor,
+    source: torch.Generator,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Squared errors (B, C, …) of what the denoiser predicts of latents behind a mask (B, C)."""
     noise = torch.randn(latents.shape, generator=source, device=latents.device)
     noisy, target = system.noised(latents, noise, timesteps)
-    return (system.denoiser(noisy, timesteps).sample.float() - target).square().mean()
+    seen = noisy if mask is None else noisy * by_channel(mask, noisy)
+    return (system.denoiser(seen, timesteps).sample.float() - target).square()
