@@ -72,8 +72,8 @@ def diagnose(
     means = {t: (total / num_pictures).tolist() for t, total in sums.items()}
     alphas = system.scheduler.alphas_cumprod
     levels = [
-        LevelLosses(t, _finite(snr_db[t]), *means[t][:2], signal.gaussian_loss(float(alphas[t])))
-        for t in evenly
+        LevelLosses(t, _finite(snr_db[t]), loss, zero_loss, signal.gaussian_loss(float(alphas[t])))
+        for t, (loss, zero_loss, _) in ((t, means[t]) for t in evenly)
     ]
     variance = float(signal.variance[signal.carried].mean())
     recovery = []

@@ -181,10 +181,7 @@ class Sampling:
         with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
             replace(self, scheduler=fresh).run(batch_size, steps)
         del kept
-        events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
-        changes = [e.nbytes() for e in sorted(events, key=_start) if e.name() == "[memory]"]
+        events: Any = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+        in_time = sorted(events, key=lambda event: event.start_ns())
+        changes = (event.nbytes() for event in in_time if event.name() == "[memory]")
         return max(accumulate(changes, initial=0))
-
-
-def _start(event: Any) -> int:
-    return event.start_ns()
