@@ -12,7 +12,7 @@ from pelap.core.errors import ConfigError, ModelError, in_one_line
 from pelap.exports.onnx_export import export_model
 from pelap.exports.runtime import OnnxNetworks
 from pelap.measure.counts import UNKNOWN, Counts, count_model
-from pelap.measure.sampling_time import SamplingNetworks, TorchNetworks
+from pelap.measure.sampling_time import TorchNetworks
 from pelap.models.loaded import LoadedModel
 from pelap.models.precision import DTYPES, Precision
 
@@ -37,7 +37,7 @@ class Subject:
 
     def networks(
         self, precision: Precision, *, compiled: bool, device: torch.device
-    ) -> SamplingNetworks:
+    ) -> TorchNetworks | OnnxNetworks:
         """Its networks; an export knows one precision and no compiler."""
         if isinstance(self.model, OnnxNetworks):
             return self.model

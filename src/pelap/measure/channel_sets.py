@@ -34,10 +34,8 @@ class CountedSets:
 
     def frequencies(self, chosen: Tensor | None = None) -> list[float]:
         """Share of each set among all pictures, or among those chosen by a mask (N,)."""
-        if chosen is None:
-            return (self.counts / self.counts.sum()).tolist()
-        counts = torch.bincount(self.set_of_picture[chosen], minlength=len(self.sets))
-        return (counts / counts.sum()).tolist()
+        of_picture = self.set_of_picture if chosen is None else self.set_of_picture[chosen]
+        return (of_picture.bincount(minlength=len(self.sets)) / len(of_picture)).tolist()
 
 
 def to_list(mask: Tensor) -> list[int]:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
@@ -23,21 +23,11 @@ from pelap.method.sampling import SAMPLERS, build_sampler, denoise
 from pelap.models.loaded import LoadedModel, read_forward_process
 from pelap.models.precision import InPrecision, Precision
 
+if TYPE_CHECKING:
+    from pelap.exports.runtime import OnnxNetworks
+
 MEMORY_STEPS = 4
 """Steps of the sampling whose memory is measured: no sampler remembers more than three."""
-
-
-class SamplingNetworks(Protocol):
-    """A denoiser and a decoder, with their conditions inside."""
-
-    def predict(self, latents: Tensor, timestep: Tensor) -> Tensor:
-        """What the denoiser says of noisy latents (B, C, h, w) at a 0-dimensional timestep:
-        (B, C, h, w), float32."""
-        ...
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Images (B, 3, H, W), float32, of latents (B, C, h, w) as the denoiser sees them."""
-        ...
 
 
 class TorchNetworks:
@@ -71,7 +61,8 @@ class TorchNetworks:
 
     @torch.no_grad()
     def predict(self, latents: Tensor, timestep: Tensor) -> Tensor:
-        """As in SamplingNetworks; what it says of its variance is left out."""
+        """What the denoiser says of noisy latents (B, C, h, w) at a 0-dimensional timestep:
+        (B, C, h, w), float32, without its variance."""
         (_, given), *others = self._examples(len(latents)).items()
         family, channels = self._family, latents.shape[1]
         timesteps = timestep.to(latents.device).expand(len(latents))
@@ -85,7 +76,7 @@ class TorchNetworks:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """As in SamplingNetworks."""
+        """Images (B, 3, H, W), float32, of latents (B, C, h, w) as the denoiser sees them."""
         return self._autoencoder.decode(self._normalizer.inverse(latents)).sample
 
 
@@ -130,7 +121,7 @@ def make_scheduler(config: dict[str, Any], sampler: str) -> Any:
 class Sampling:
     """Drawing pictures with one model."""
 
-    networks: SamplingNetworks
+    networks: "TorchNetworks | OnnxNetworks"
     scheduler: Any
     """A diffusers scheduler."""
     shape: tuple[int, int, int]

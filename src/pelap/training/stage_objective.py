@@ -75,7 +75,8 @@ class StageObjective(Objective):
         indices, flips = draw_pictures(
             step, num_pictures, data.batch_size, seed, flip=data.flip, share=share
         )
-        draws = self._draws(data.batch_size, "draws", step).part(share)
+        device = self.parts.accelerator.device
+        draws = make_draws(self.config, data.batch_size, "draws", step, device).part(share)
         self.parts.model.train()
         return self._losses(self.train, indices, draws, flips=flips, drops=draws.condition_drops)
 
@@ -114,9 +115,6 @@ class StageObjective(Objective):
         gate = self.parts.system.gate
         if gate is not None and self.stage != "denoiser":
             follow_budget(gate, self.config.gate, self.plan.progress(step))
-
-    def _draws(self, size: int, stream: str, index: int) -> Draws:
-        return make_draws(self.config, size, stream, index, self.parts.accelerator.device)
 
     def _losses(
         self,
@@ -173,7 +171,8 @@ class StageObjective(Objective):
             part = indices[share]
             if len(part) == 0:
                 continue
-            draws = self._draws(len(indices), "validation", index)
+            size, device = len(indices), accelerator.device
+            draws = make_draws(self.config, size, "validation", index, device)
             output = self._losses(self.test, part, draws.part(share))
             total = total + len(part) * output.to_vector()
         assert output is not None
