@@ -204,15 +204,13 @@ def _describe_channels(evidence: Evidence) -> list[ChannelAnalysis]:
 
 def _fall_by_class(left_out: LeaveOneOut) -> list[list[float | None] | None]:
     """Fall of the PSNR in each class without each channel; None where there are no pictures."""
-    channels = range(left_out.num_channels)
     if len(left_out.counts) == 1:
-        return [None for _ in channels]
-    falls: list[list[float | None]] = [[] for _ in channels]
+        return [None] * left_out.num_channels
+    rows = []
     for row, count in enumerate(left_out.counts):
         whole, by_mean, _ = left_out.errors(row)
-        for c in channels:
-            falls[c].append(to_db(whole) - to_db(by_mean[c]) if count else None)
-    return list(falls)
+        rows.append([to_db(whole) - to_db(error) if count else None for error in by_mean])
+    return [list(falls) for falls in zip(*rows, strict=True)]
 
 
 def _worse_than_random(curves: Curves) -> list[str]:

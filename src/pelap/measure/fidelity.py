@@ -1,5 +1,6 @@
 """How far two sets of pictures are apart, from their features alone."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pelap.core.seeding import generator
+from pelap.measure.evaluation_record import MetricValue
 
 KERNEL_SUBSETS, KERNEL_SUBSET_SIZE = 50, 1000
 
@@ -31,18 +33,6 @@ class FeatureStatistics:
             raise ValueError(f"{len(features)} feature vectors: at least 2 are needed.")
         values = features.double()
         return cls(values.mean(dim=0), torch.cov(values.T).reshape(2 * values.shape[1:]))
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Spread of a number over resampled pictures."""
-
-    mean: float
-    std: float
-    low: float
-    """2.5th percentile."""
-    high: float
-    """97.5th percentile."""
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
@@ -117,15 +107,27 @@ def _covered(queries: Tensor, centres: Tensor, radii: Tensor) -> float:
 
 
 def bootstrap(
-    function: Callable[[Tensor], float], features: Tensor, num_resamples: int, seed: int = 0
-) -> Interval:
-    """Spread of `function` over features (N, D) drawn again with replacement."""
+    function: Callable[[Tensor], float],
+    features: Tensor,
+    num_resamples: int,
+    seed: int = 0,
+    num_references: int | None = None,
+) -> MetricValue:
+    """`function` of features (N, D), with its spread over features drawn again with replacement.
+
+    A resample repeats pictures, which makes a Fréchet distance larger: the interval is moved so
+    that its resamples have the value as their mean.
+    """
+    value, num = function(features), len(features)
+    if not math.isfinite(value):  # PSNR of equal pictures: no spread, and quantiles give NaN
+        return MetricValue(value, num, num_references)
     source = generator(seed, "bootstrap", 0)
     values = []
     for _ in range(num_resamples):
-        drawn = torch.randint(len(features), (len(features),), generator=source)
+        drawn = torch.randint(num, (num,), generator=source)
         values.append(function(features[drawn]))
     spread = torch.tensor(values, dtype=torch.float64)
     low, high = spread.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     std = float(spread.std()) if num_resamples > 1 else 0.0
-    return Interval(float(spread.mean()), std, low, high)
+    shift = value - float(spread.mean())
+    return MetricValue(value, num, num_references, std, low + shift, high + shift)

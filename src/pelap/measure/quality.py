@@ -74,18 +74,8 @@ class ComparedPictures:
     def spread(
         self, function: Callable[[Tensor], float], features: Tensor, references: int
     ) -> MetricValue:
-        """`function` of features, with its bootstrap interval.
-
-        A resample repeats pictures, which makes a Fréchet distance larger: the interval is moved so
-        that its resamples have the value as their mean.
-        """
-        value = function(features)
-        if not math.isfinite(value):  # PSNR of equal pictures: no spread, and quantiles give NaN
-            return MetricValue(value, len(features), references)
-        interval = bootstrap(function, features, self.num_bootstraps, self.seed)
-        shift = value - interval.mean
-        low, high = interval.low + shift, interval.high + shift
-        return MetricValue(value, len(features), references, interval.std, low, high)
+        """`function` of features, with its bootstrap interval."""
+        return bootstrap(function, features, self.num_bootstraps, self.seed, references)
 
 
 def _mean(values: Tensor) -> float:

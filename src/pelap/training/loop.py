@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from pelap.config.run_folder import RunFolder
+from pelap.config.run_folder import RunFolder, write_whole
 from pelap.core.errors import RunError
 from pelap.method.losses import LossTerms
 from pelap.method.step import StepOutput, update
@@ -23,7 +23,7 @@ from pelap.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from pelap.training.tracking import Tracker, keep_metrics_until
+from pelap.training.tracking import Tracker, whole_lines
 
 
 class DivergenceError(RunError):
@@ -143,12 +143,15 @@ def restore(folder: RunFolder, state: TrainingState, accelerator: Accelerator) -
         The number of steps done.
 
     Raises:
-        RunError: If the checkpoint is damaged or does not fit.
+        RunError: If the checkpoint or a line of metrics before it is damaged, or does not fit.
     """
     checkpoints = list_checkpoints(folder.checkpoints)
     step = load_checkpoint(checkpoints[-1], state) if checkpoints else 0
-    if accelerator.is_main_process:
-        keep_metrics_until(folder, step)
+    if accelerator.is_main_process and (path := folder.metrics_path).exists():
+        kept = [line for line, values in whole_lines(folder) if values["step"] <= step]
+        if step > 0 and not kept:
+            raise RunError(f"{path} has no line up to step {step}: the run is damaged.")
+        write_whole(path, "".join(line + "\n" for line in kept).encode())
     accelerator.wait_for_everyone()
     return step
 

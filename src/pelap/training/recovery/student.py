@@ -239,9 +239,8 @@ def _decoder_weights(
 def round_weights(student: Student, original: LoadedModel) -> None:
     """Round trained weights to the precision that they will be saved in."""
     for network, old in _pairs(student, original):
-        precision = {name: weight.dtype for name, weight in old.named_parameters()}
-        for name, weight in network.named_parameters():
-            weight.copy_(weight.to(precision[name]))
+        for weight, before in zip(network.parameters(), old.parameters(), strict=True):
+            weight.copy_(weight.to(before.dtype))
 
 
 @torch.no_grad()
