@@ -1,6 +1,6 @@
 """One stage of a run as the loop's objective, and what ends its epochs: validation, samples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -8,19 +8,23 @@ from torch import Tensor, nn
 
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder, write_folder
-from pelap.core.errors import RunError
+from pelap.core.errors import DataError, RunError
+from pelap.data.load import CIFAR10_CLASSES
 from pelap.data.pictures import Splits
 from pelap.measure.collapse import CollapseEvidence, judge
-from pelap.measure.run_sampling import save_pictures
+from pelap.measure.features import load_resnet20
+from pelap.measure.run_sampling import draw_samples, save_pictures
 from pelap.method.cifar_resnet import CifarResNet
 from pelap.method.gates import follow_budget
 from pelap.method.pipeline import to_pipeline
-from pelap.method.step import StepOutput, forward_step, make_draws
+from pelap.method.step import StepOutput, forward_step, make_draws, uses_bf16
 from pelap.method.system import Draws, LatentDiffusion
-from pelap.training.grids import MOST_COLUMNS, draw_classes, judge_classes
 from pelap.training.loop import Loop, Objective, reduced
 from pelap.training.stages import StagePlan
 from pelap.training.training_batches import StageInputs, draw_pictures, share_of
+
+MOST_COLUMNS = 10
+"""Samples of a class in a grid."""
 
 
 @dataclass(frozen=True)
@@ -216,3 +220,35 @@ def refuse_collapsed(folder: RunFolder) -> None:
             f"Stopped at step {event['step']}: {event['verdict']}, {event['reasons'][0]}. "
             "A new run with `--run.on-collapse warn` trains on."
         )
+
+
+def draw_classes(system: LatentDiffusion, config: RunConfig) -> tuple[Tensor, Tensor]:
+    """Samples with fixed noise, as the config's evaluation says; at least one of each class.
+
+    Returns:
+        Pictures, uint8 (K·n, 3, H, W), class by class; their labels, int64 (K·n,).
+    """
+    num_classes = config.network.num_classes
+    of_each = max(1, config.evaluation.num_samples // num_classes)
+    labels = torch.arange(num_classes).repeat_interleave(of_each)
+    config = replace(config, evaluation=replace(config.evaluation, num_samples=len(labels)))
+    device = next(system.parameters()).device
+    use_bf16 = uses_bf16(config.run.precision, device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
+        return draw_samples(system.eval(), config, labels=labels), labels
+
+
+def judge_classes(pictures: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> float | None:
+    """Share of pictures, uint8 (N, 3, H, W), in which a ResNet-20 sees their class.
+
+    Returns:
+        In [0, 1]; None where it cannot tell, for it knows CIFAR-10's classes at 32×32 only and
+        needs its weights.
+    """
+    if class_names != CIFAR10_CLASSES or pictures.shape[-2:] != (32, 32):
+        return None
+    try:
+        network = load_resnet20()
+    except DataError:
+        return None
+    return float((network.classify(pictures) == labels).float().mean())
