@@ -91,6 +91,8 @@ def test_bootstrap_gives_the_standard_error_and_is_deterministic():
     values = normal(1000, 1)[:, 0]
     first = bootstrap(lambda x: float(x.mean()), values, 200)
     assert first.std == pytest.approx(1 / math.sqrt(1000), rel=0.2)
+    assert first.low is not None
+    assert first.high is not None
     assert first.low < float(values.mean()) < first.high
     assert first == bootstrap(lambda x: float(x.mean()), values, 200)
     assert first != bootstrap(lambda x: float(x.mean()), values, 200, seed=1)

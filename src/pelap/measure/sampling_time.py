@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import diffusers
 import torch
@@ -23,11 +23,16 @@ from pelap.method.sampling import SAMPLERS, build_sampler, denoise
 from pelap.models.loaded import LoadedModel, read_forward_process
 from pelap.models.precision import InPrecision, Precision
 
-if TYPE_CHECKING:
-    from pelap.exports.runtime import OnnxNetworks
-
 MEMORY_STEPS = 4
 """Steps of the sampling whose memory is measured: no sampler remembers more than three."""
+
+
+class SamplingNetworks(Protocol):
+    """A denoiser and a decoder, with their conditions inside, as `TorchNetworks` describes them."""
+
+    def predict(self, latents: Tensor, timestep: Tensor) -> Tensor: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
 
 
 class TorchNetworks:
@@ -121,7 +126,7 @@ def make_scheduler(config: dict[str, Any], sampler: str) -> Any:
 class Sampling:
     """Drawing pictures with one model."""
 
-    networks: "TorchNetworks | OnnxNetworks"
+    networks: SamplingNetworks
     scheduler: Any
     """A diffusers scheduler."""
     shape: tuple[int, int, int]
