@@ -146,17 +146,10 @@ class RecoveryObjective(Objective):
 
     def forward(self, step: int) -> RecoveryLosses:
         settings, training = self.settings, self.training
-        share = share_of(training.accelerator, settings.batch_size)
-        indices, flips = draw_pictures(
-            step,
-            len(training.pictures),
-            settings.batch_size,
-            settings.seed,
-            flip=training.flip,
-            share=share,
-        )
-        pictures = training.pictures.fetch(indices)
-        images = to_batch(pictures, training.accelerator.device, flips)
+        size, seed, pictures = settings.batch_size, settings.seed, training.pictures
+        share, num = share_of(training.accelerator, size), len(pictures)
+        indices, flips = draw_pictures(step, num, size, seed, flip=training.flip, share=share)
+        images = to_batch(pictures.fetch(indices), training.accelerator.device, flips)
         batch = self._make_batch(images, step, share)
         output = self.model(batch.latents, batch.noisy, batch.timesteps)
         return recovery_losses(output, batch, settings.teacher_weight, settings.feature_weight)
