@@ -12,12 +12,7 @@ from pelap.analysis.decoding import measure_maps
 from pelap.core.seeding import generator
 from pelap.measure.encoded_batches import Batches
 from pelap.measure.noise_levels import to_db
-from pelap.method.latent_map import (
-    LatentMap,
-    Rotation,
-    find_rotation,
-    keep_channels,
-)
+from pelap.method.latent_map import LatentMap, Rotation, find_rotation, keep_channels
 from pelap.method.system import LatentDiffusion
 
 MAX_POINTS = 16

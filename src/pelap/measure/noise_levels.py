@@ -12,13 +12,7 @@ from torch import Tensor
 from pelap.families.latent_axes import by_channel
 from pelap.measure.collapse import CollapseEvidence, judge
 from pelap.measure.diagnosis_record import Diagnosis, LevelLosses, SnrError
-from pelap.measure.spread import (
-    LatentImages,
-    PictureSums,
-    encode_all,
-    find_signal,
-    measure_spread,
-)
+from pelap.measure.spread import LatentImages, PictureSums, encode_all, find_signal, measure_spread
 from pelap.method.losses import channel_mean, psnr_db
 from pelap.method.system import LatentDiffusion
 

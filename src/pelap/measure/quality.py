@@ -13,12 +13,7 @@ from torch import Tensor
 
 from pelap.core.errors import ConfigError
 from pelap.measure.evaluation_record import MetricValue
-from pelap.measure.features import (
-    FeatureExtractor,
-    cached_features,
-    load_extractor,
-    load_resnet20,
-)
+from pelap.measure.features import FeatureExtractor, cached_features, load_extractor, load_resnet20
 from pelap.measure.fidelity import (
     FeatureStatistics,
     bootstrap,

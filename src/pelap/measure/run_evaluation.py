@@ -22,12 +22,7 @@ from pelap.measure.channel_sets import by_class, describe_sets
 from pelap.measure.collapse import CollapseEvidence, judge
 from pelap.measure.counts import count_parameters
 from pelap.measure.encoded_batches import Batches
-from pelap.measure.evaluation_record import (
-    ChannelSets,
-    Evaluation,
-    MaskHistogram,
-    SamplerUse,
-)
+from pelap.measure.evaluation_record import ChannelSets, Evaluation, MaskHistogram, SamplerUse
 from pelap.measure.features import cache_folder
 from pelap.measure.machine import machine, versions
 from pelap.measure.noise_levels import diagnose
