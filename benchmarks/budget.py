@@ -204,9 +204,8 @@ def _measure_set(
     import torch
 
     from pelap.measure.channel_sets import to_mask
-    from pelap.measure.feature_cache import cache_folder
-    from pelap.measure.quality import measure_quality
-    from pelap.measure.quality_metrics import QualityPictures
+    from pelap.measure.features import cache_folder
+    from pelap.measure.quality import QualityPictures, measure_quality
     from pelap.method.sampling import to_uint8
 
     mask = to_mask(channels, latents.shape[1])[:, None, None]

@@ -288,9 +288,8 @@ def _reconstruct(pruned: Any, model: Any) -> dict[str, Any]:
 def _quality(names: list[str], originals: Any, **pictures: Any) -> dict[str, float]:
     import torch
 
-    from pelap.measure.feature_cache import cache_folder
-    from pelap.measure.quality import measure_quality
-    from pelap.measure.quality_metrics import QualityPictures
+    from pelap.measure.features import cache_folder
+    from pelap.measure.quality import QualityPictures, measure_quality
 
     values = measure_quality(
         names, QualityPictures(originals, **pictures), "resnet20", device=torch.device("cpu"),

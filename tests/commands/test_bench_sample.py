@@ -21,8 +21,7 @@ from pelap.families.registry import denoiser_family, example_inputs
 from pelap.measure.alternation import alternate, ratio
 from pelap.measure.bench_record import Ratio
 from pelap.measure.macs import count_call_macs, count_denoiser_macs
-from pelap.measure.sampling_networks import TorchNetworks
-from pelap.measure.sampling_time import Sampling, Seconds, make_scheduler
+from pelap.measure.sampling_time import Sampling, Seconds, TorchNetworks, make_scheduler
 from pelap.method.sampling import build_sampler, denoise
 from pelap.models.loaded import LoadedModel
 from pelap.models.opening import open_model
@@ -186,8 +185,7 @@ def test_candidates_take_turns():
     calls = [lambda: order.append("a"), lambda: order.append("b")]
     alternate(calls, 3)
     assert "".join(order) == "abbaab"
-    found = ratio([2.0, 3.0, 8.0], [1.0, 2.0, 2.0])
-    assert (found.middle, found.low, found.high) == (2.0, 1.5, 4.0)
+    assert ratio([2.0, 3.0, 8.0], [1.0, 2.0, 2.0]) == (2.0, 1.5, 4.0)
 
 
 def test_ratio_is_the_other_model_over_this_one(

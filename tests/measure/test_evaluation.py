@@ -9,18 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
+from pelap.commands.describe import measure_size
 from pelap.config.presets import as_baseline, paper, tiny
 from pelap.config.run_folder import RunFolder
 from pelap.core.errors import ConfigError, RunError
 from pelap.core.records import to_json_dict
 from pelap.data.load import load_pictures
 from pelap.data.pictures import to_batch
+from pelap.measure.counts import count_macs, count_parameters
 from pelap.measure.evaluation_record import Evaluation, read_evaluation
-from pelap.measure.picture_sums import Moments
-from pelap.measure.run_cost import count_macs, count_parameters, describe
-from pelap.measure.run_evaluation import evaluate_run
+from pelap.measure.run_evaluation import evaluate_run, measure
 from pelap.measure.run_sampling import load_system, sample_run
-from pelap.measure.test_pass import measure
+from pelap.measure.spread import Moments
 from pelap.method.step import make_draws
 from pelap.method.system import build_system
 
@@ -91,27 +91,27 @@ def test_psnr_belongs_to_the_squared_error(evaluation: Evaluation):
 
 
 def test_moments_against_numpy():
-    moments = Moments.zeros(2)
+    moments = Moments()
     parts = [torch.randn(3, 2, 4, 4) * 3 + 5, torch.randn(1, 2, 4, 4)]
     for part in parts:
         moments.add(part)
     expected = torch.cat(parts).numpy().std(axis=(0, 2, 3))
     np.testing.assert_allclose(moments.std().numpy(), expected, rtol=1e-5)
-    video = Moments.zeros(2)
+    video = Moments()
     video.add(parts[0].unflatten(3, (2, 2)))
     expected = parts[0].numpy().std(axis=(0, 2, 3))
     np.testing.assert_allclose(video.std().numpy(), expected, rtol=1e-5)
 
 
 def test_describe_counts_the_papers_parameters():
-    description = describe(build_system(paper()), paper())
-    assert description["num_parameters"] == {
+    size = measure_size(paper())
+    assert size.num_parameters == {
         "autoencoder": 2_127_499,
         "importance": 292,
         "denoiser": 820_748,
         "total": 2_127_499 + 292 + 820_748,
     }
-    assert description["shapes"]["latent"] == [4, 8, 8]
+    assert size.shapes["latent"] == [4, 8, 8]
 
 
 def test_macs_of_the_predictor_are_those_of_its_two_layers():

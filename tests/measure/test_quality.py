@@ -12,8 +12,7 @@ from pelap.config.run_config import DataConfig
 from pelap.core.errors import ConfigError, DataError
 from pelap.data.load import load_pictures
 from pelap.measure.features import ResNet20, extract, load_extractor
-from pelap.measure.quality import check_names, measure_quality
-from pelap.measure.quality_metrics import QualityPictures
+from pelap.measure.quality import QualityPictures, check_names, measure_quality
 
 CPU = torch.device("cpu")
 

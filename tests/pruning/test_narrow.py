@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pelap.analysis.weight_slopes import TimestepLosses
+from pelap.analysis.taylor import TimestepLosses
 from pelap.cli import main
 from pelap.measure.macs import count_denoiser_macs
 from pelap.models.loaded import LoadedModel

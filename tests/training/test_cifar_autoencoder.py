@@ -17,8 +17,8 @@ from pelap.method.cifar_resnet import CifarResNet, fuse_batch_norms
 from pelap.method.losses import absolute_loss, feature_loss
 from pelap.method.step import load_feature_network
 from pelap.method.system import build_system
-from pelap.training.grids import judge_classes
 from pelap.training.preparation import worth_compiling
+from pelap.training.stage_objective import judge_classes
 from pelap.training.stages import plan_stages
 from pelap.training.trainer import train
 

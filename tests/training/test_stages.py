@@ -21,9 +21,9 @@ from pelap.method.pipeline import load_pipeline, to_system
 from pelap.method.sampling import kept_channels
 from pelap.method.system import build_system
 from pelap.training.checkpoint import is_finished, list_checkpoints
-from pelap.training.latent_cache import cache_latents
 from pelap.training.stages import plan_stages
 from pelap.training.trainer import resume, train
+from pelap.training.training_batches import cache_latents
 from two_processes import run_in_two_processes
 
 

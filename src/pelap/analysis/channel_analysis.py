@@ -2,7 +2,7 @@
 
     pictures ─┬─ of the pass ──> statistics.py: moments, KL, activity        (encoder)
               │                  decoding.py:   leave one out, metric M      (decoder)
-              │                  timestep_scores.py: Taylor scores           (denoiser)
+              │                  taylor.py:     Taylor scores                (denoiser)
               │                  elimination.py, learned.py: the two searches
               │                        └──> criteria.py: rankings
               └─ held apart ───> curves.py: PSNR by number of kept channels
@@ -20,16 +20,17 @@ from pelap.analysis.analysis_record import (
     Agreement,
     Analysis,
     AnalysisSettings,
+    ChannelAnalysis,
+    CriterionResult,
     MomentsResult,
 )
-from pelap.analysis.channel_table import describe_channels, describe_criteria, worse_than_random
-from pelap.analysis.criteria import Evidence, agree, rank_all
-from pelap.analysis.curves import CurveMaker
+from pelap.analysis.criteria import CRITERIA, Evidence, agree, rank_all
+from pelap.analysis.curves import Curves, measure_curves
 from pelap.analysis.decoding import DecoderMetric, LeaveOneOut
-from pelap.analysis.elimination import eliminate_by_decoding
+from pelap.analysis.elimination import eliminate_by_decoding, unexplained_variance
 from pelap.analysis.learned import learn_scores
-from pelap.analysis.statistics import measure_statistics
-from pelap.analysis.timestep_scores import TaylorScores
+from pelap.analysis.statistics import ACTIVE_VARIANCE, measure_statistics
+from pelap.analysis.taylor import TaylorScores
 from pelap.core.seeding import generator
 from pelap.data.pictures import Pictures
 from pelap.measure.encoded_batches import Batches, frozen
@@ -38,6 +39,10 @@ from pelap.method.system import LatentDiffusion
 
 MAX_CLASSES = 100
 """With more, classes are not told apart: each would have few pictures."""
+NO_VARIANCE = 1e-12
+"""Share of the largest variance that is nothing but rounding."""
+CLEARLY_WORSE_DB = 1e-3
+"""Less is no difference between a criterion and chance."""
 
 
 def analyze(
@@ -63,9 +68,7 @@ def analyze(
     with frozen(system):
         evidence = _gather(system, parts, settings)
         orders, missing = rank_all(evidence)
-        maker = CurveMaker(evidence.statistics.moments, evidence.metric, settings.fill)
-        rankings = {name: order.ranking for name, order in orders.items()}
-        curves = maker.measure(system, parts.curve, rankings, settings.num_random)
+        curves = measure_curves(system, parts.curve, orders, evidence, settings)
     moments = evidence.statistics.moments
     return Analysis(
         name=name,
@@ -77,7 +80,7 @@ def analyze(
         pass_psnr_db=to_db(evidence.left_out.errors()[0]),
         fill=settings.fill,
         timestep_bands=[list(band) for band in evidence.bands],
-        channels=describe_channels(evidence),
+        channels=_describe_channels(evidence),
         moments=MomentsResult(
             moments.mean.tolist(),
             moments.covariance.tolist(),
@@ -85,13 +88,22 @@ def analyze(
         ),
         eigenvalues=torch.linalg.eigvalsh(moments.covariance).flip(0).tolist(),
         decoder_metric=evidence.metric.tolist(),
-        criteria=describe_criteria(orders, curves),
+        criteria=[
+            CriterionResult(
+                name,
+                CRITERIA[name].description,
+                order.ranking,
+                None if order.values is None else order.values.tolist(),
+                curves.by_ranking[name],
+            )
+            for name, order in orders.items()
+        ],
         random=curves.random,
         rotations=curves.rotations,
         agreement=Agreement(list(orders), agree(list(orders.values()))),
         class_names=list(parts.curve.pictures.class_names),
         seed=settings.seed,
-        notes=[*parts.notes, *missing, *worse_than_random(curves)],
+        notes=[*parts.notes, *missing, *_worse_than_random(curves)],
     )
 
 
@@ -157,3 +169,62 @@ def _gather(system: LatentDiffusion, parts: _Parts, settings: AnalysisSettings) 
         None if taylor is None else taylor.reduce(),
         scores,
     )
+
+
+def _describe_channels(evidence: Evidence) -> list[ChannelAnalysis]:
+    statistics, moments = evidence.statistics, evidence.statistics.moments
+    variance, sensitivity = evidence.covariance.diagonal(), evidence.metric.diagonal()
+    unexplained = unexplained_variance(evidence.covariance)
+    r2 = torch.where(
+        variance > NO_VARIANCE * variance.max(), 1 - unexplained / variance, 1.0
+    ).clamp(0, 1)
+    whole, by_mean, by_others = evidence.left_out.errors()
+    by_class = _fall_by_class(evidence.left_out)
+    taylor, scores = evidence.taylor, evidence.scores
+    return [
+        ChannelAnalysis(
+            channel=c,
+            mean=float(moments.mean[c]),
+            std=float(variance[c].clamp(min=0).sqrt()),
+            energy=float(variance[c]),
+            kl=float(statistics.kl[c]),
+            active=float(statistics.activity[c]) > ACTIVE_VARIANCE,
+            r2=float(r2[c]),
+            leave_one_out_db=to_db(whole) - to_db(by_mean[c]),
+            leave_one_out_linear_db=to_db(whole) - to_db(by_others[c]),
+            decoder_sensitivity=float(sensitivity[c]),
+            expected_loss=float(sensitivity[c] * variance[c]),
+            taylor=None if taylor is None else taylor[:, c].tolist(),
+            score=None if scores is None else float(scores[c]),
+            leave_one_out_db_by_class=by_class[c],
+        )
+        for c in range(len(variance))
+    ]
+
+
+def _fall_by_class(left_out: LeaveOneOut) -> list[list[float | None] | None]:
+    """Fall of the PSNR in each class without each channel; None where there are no pictures."""
+    if len(left_out.counts) == 1:
+        return [None] * left_out.num_channels
+    rows = []
+    for row, count in enumerate(left_out.counts):
+        whole, by_mean, _ = left_out.errors(row)
+        rows.append([to_db(whole) - to_db(error) if count else None for error in by_mean])
+    return [list(falls) for falls in zip(*rows, strict=True)]
+
+
+def _worse_than_random(curves: Curves) -> list[str]:
+    """A sentence for each criterion that random choices beat somewhere."""
+    notes = []
+    for name, curve in curves.by_ranking.items():
+        worse = [
+            str(point.num_kept)
+            for point, mean_db in zip(curve, curves.random.mean_db, strict=True)
+            if point.psnr_db < mean_db - CLEARLY_WORSE_DB
+        ]
+        if worse:
+            notes.append(
+                f"Criterion {name} is worse than the mean of random choices at "
+                f"{', '.join(worse)} kept channels."
+            )
+    return notes

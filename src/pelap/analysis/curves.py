@@ -5,21 +5,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 
-from pelap.analysis.analysis_record import CurvePoint, RandomCurve, RotationCurve
+from pelap.analysis.analysis_record import AnalysisSettings, CurvePoint, RandomCurve, RotationCurve
+from pelap.analysis.criteria import Evidence, Order
 from pelap.analysis.decoding import measure_maps
 from pelap.core.seeding import generator
 from pelap.measure.encoded_batches import Batches
 from pelap.measure.noise_levels import to_db
-from pelap.method.latent_map import (
-    Fill,
-    LatentMap,
-    LatentMoments,
-    Rotation,
-    find_rotation,
-    keep_channels,
-)
+from pelap.method.latent_map import LatentMap, Rotation, find_rotation, keep_channels
 from pelap.method.system import LatentDiffusion
 
 MAX_POINTS = 16
@@ -50,70 +43,56 @@ def counts_to_measure(num_channels: int) -> list[int]:
     return sorted(counts)
 
 
-@dataclass(frozen=True)
-class CurveMaker:
-    """Collects the maps that all curves need, so that each is decoded once."""
+def measure_curves(
+    system: LatentDiffusion,
+    batches: Batches,
+    orders: Mapping[str, Order],
+    evidence: Evidence,
+    settings: AnalysisSettings,
+) -> Curves:
+    """Decode the pictures through every map that some curve needs, through each once.
 
-    moments: LatentMoments
-    metric: Tensor
-    """M, (C, C)."""
-    fill: Fill
+    Args:
+        system: The model.
+        batches: Pictures that chose neither rankings nor moments, if there are any.
+        orders: Of the channels, by criterion.
+        evidence: Gives the moments of the latents and the decoder's metric.
+        settings: How many random rankings to add, and what stands in for removed channels.
+    """
+    moments, fill = evidence.statistics.moments, settings.fill
+    num_channels = len(moments.mean)
+    counts = counts_to_measure(num_channels)
+    shuffled = [
+        torch.randperm(num_channels, generator=generator(batches.seed, "bootstrap", draw)).tolist()
+        for draw in range(settings.num_random)
+    ]
+    rankings = {name: order.ranking for name, order in orders.items()}
+    maps: dict[tuple[int, ...] | tuple[str, int], LatentMap] = {}
+    for ranking in (*rankings.values(), *shuffled):
+        for count in counts:
+            kept = tuple(sorted(ranking[:count]))
+            if kept not in maps:
+                maps[kept] = keep_channels(kept, moments, fill)
+    for kind in MEASURED_ROTATIONS:
+        for count in counts:
+            rotation = find_rotation(kind, moments, evidence.metric, count)
+            maps[kind, count] = keep_channels(range(count), moments, fill, rotation)
+    errors = measure_maps(system, batches, list(maps.values()), "Measuring curves")
+    psnr_db = {key: to_db(error) for key, error in zip(maps, errors, strict=True)}
 
-    def measure(
-        self,
-        system: LatentDiffusion,
-        batches: Batches,
-        rankings: Mapping[str, list[int]],
-        num_random: int,
-    ) -> Curves:
-        """Decode the pictures through every map.
+    def of(ranking: Sequence[int], count: int) -> float:
+        return psnr_db[tuple(sorted(ranking[:count]))]
 
-        Args:
-            system: The model.
-            batches: Pictures that chose neither rankings nor moments, if there are any.
-            rankings: By criterion.
-            num_random: Random rankings to add.
-        """
-        num_channels = len(self.moments.mean)
-        counts = counts_to_measure(num_channels)
-        shuffled = random_rankings(num_channels, num_random, batches.seed)
-        maps: dict[tuple[int, ...] | tuple[str, int], LatentMap] = {}
-        for ranking in (*rankings.values(), *shuffled):
-            for count in counts:
-                kept = tuple(sorted(ranking[:count]))
-                if kept not in maps:
-                    maps[kept] = keep_channels(kept, self.moments, self.fill)
-        for kind in MEASURED_ROTATIONS:
-            maps |= {(kind, count): self._rotated(kind, count) for count in counts}
-        errors = measure_maps(system, batches, list(maps.values()), "Measuring curves")
-        psnr_db = {key: to_db(error) for key, error in zip(maps, errors, strict=True)}
-
-        def of(ranking: Sequence[int], count: int) -> float:
-            return psnr_db[tuple(sorted(ranking[:count]))]
-
-        draws = [[of(ranking, count) for ranking in shuffled] for count in counts]
-        curves = {
+    draws = [[of(ranking, count) for ranking in shuffled] for count in counts]
+    return Curves(
+        of(range(num_channels), num_channels),
+        {
             name: [CurvePoint(count, ranking[:count], of(ranking, count)) for count in counts]
             for name, ranking in rankings.items()
-        }
-        return Curves(
-            of(range(num_channels), num_channels),
-            curves,
-            RandomCurve(counts, draws, [sum(drawn) / len(drawn) for drawn in draws]),
-            [
-                RotationCurve(kind, counts, [psnr_db[kind, count] for count in counts])
-                for kind in MEASURED_ROTATIONS
-            ],
-        )
-
-    def _rotated(self, kind: Rotation, count: int) -> LatentMap:
-        rotation = find_rotation(kind, self.moments, self.metric, count)
-        return keep_channels(range(count), self.moments, self.fill, rotation)
-
-
-def random_rankings(num_channels: int, num: int, seed: int) -> list[list[int]]:
-    """Random orders of the channels, the same for the same seed."""
-    return [
-        torch.randperm(num_channels, generator=generator(seed, "bootstrap", draw)).tolist()
-        for draw in range(num)
-    ]
+        },
+        RandomCurve(counts, draws, [sum(drawn) / len(drawn) for drawn in draws]),
+        [
+            RotationCurve(kind, counts, [psnr_db[kind, count] for count in counts])
+            for kind in MEASURED_ROTATIONS
+        ],
+    )

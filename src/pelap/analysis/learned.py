@@ -1,16 +1,17 @@
 """The method's own importance predictor, trained alone on a frozen autoencoder."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pelap.analysis.decoding import keep_or_fill
-from pelap.core.axes import append_axes
 from pelap.core.processes import mean_over_processes
 from pelap.core.progress import track
 from pelap.core.seeding import generator
+from pelap.families.latent_axes import by_channel
 from pelap.measure.encoded_batches import Batches
 from pelap.method.gates import TopKGate
 from pelap.method.importance import ImportancePredictor
@@ -58,10 +59,13 @@ def learn_scores(
     )
     for step in track(range(num_steps), "Learning scores"):
         gate.target.fill_(int(budgets[step]))
-        batch = _shuffled(batches, step // len(batches)).encode(system, step % len(batches))
+        epoch, number = divmod(step, len(batches))
+        source = generator(batches.seed, "order", 1 + epoch)
+        order = torch.randperm(batches.num_pictures, generator=source)
+        batch = replace(batches, indices=batches.indices[order]).encode(system, number)
         with torch.enable_grad():
             scores = F.layer_norm(predictor(batch.mean), (num_channels,))  # (B, C)
-            mask = append_axes(gate(scores).mask, batch.mean)  # (B, C, 1, …)
+            mask = by_channel(gate(scores).mask, batch.mean)  # (B, C, 1, …)
             kept = mask[0].flatten().detach().nonzero().flatten().tolist()
             filled = stand_ins(kept, moments, fill).substitute(batch.mean)  # (B, C, h, w)
             decoded = system.decode(filled + mask * (batch.mean - filled))  # (B, 3, H, W)
@@ -85,9 +89,3 @@ def stand_ins(kept: Sequence[int], moments: LatentMoments, fill: Fill) -> Latent
     weights = torch.stack([maps[c].decode[c] @ maps[c].encode for c in channels])
     offset = torch.stack([maps[c].offset[c] for c in channels])
     return LatentMap(torch.eye(len(weights), dtype=torch.float64), weights, offset)
-
-
-def _shuffled(batches: Batches, epoch: int) -> Batches:
-    source = generator(batches.seed, "order", 1 + epoch)
-    order = torch.randperm(batches.num_pictures, generator=source)
-    return Batches(batches.pictures, batches.indices[order], batches.batch_size, batches.seed)

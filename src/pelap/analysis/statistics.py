@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pelap.core.axes import append_axes
 from pelap.core.processes import sum_over_processes
+from pelap.families.latent_axes import by_channel
 from pelap.measure.encoded_batches import Batches, EncodedBatch
 from pelap.method.latent_map import LatentMoments
 from pelap.method.system import LatentDiffusion
@@ -32,54 +32,42 @@ def measure_statistics(system: LatentDiffusion, batches: Batches) -> Statistics:
     Sums are of differences from the first batch's mean, so that nothing cancels.
     """
     first = batches.encode(system, 0)
-    sums = _Sums(_wide(first.mean).mean(dim=0))
+    unit_shift = _wide(first.mean).mean(dim=0)  # (C, …)
+    totals = [torch.zeros_like(part) for part in _sums(first, unit_shift)]
     for batch in batches.of_this_process(system, "Encoding pictures"):
-        sums.add(batch)
-    return sums.statistics()
+        for total, part in zip(totals, _sums(batch, unit_shift), strict=True):
+            total += part
+    sizes, total, products, variances, kl, unit_total, squares = map(sum_over_processes, totals)
+    num_pictures = float(sizes)
+    count = num_pictures * unit_shift[0].numel()
+    away = total / count  # (C,)
+    covariance = products / count - torch.outer(away, away)
+    unit_variance = squares / num_pictures - (unit_total / num_pictures).square()  # (C, …)
+    mean = unit_shift.flatten(1).mean(dim=1) + away
+    return Statistics(
+        LatentMoments(mean, (covariance + covariance.T) / 2, variances / count),
+        kl / num_pictures,
+        unit_variance.clamp(min=0).flatten(1).mean(dim=1),
+    )
 
 
-class _Sums:
-    """Sums of differences from a first guess of the mean, (C, h, w)."""
-
-    def __init__(self, unit_shift: Tensor):
-        self.unit_shift = unit_shift
-        self.shift = unit_shift.flatten(1).mean(dim=1)  # (C,)
-        num_channels = len(self.shift)
-        self.num_pictures = torch.zeros((), dtype=torch.float64)
-        self.total = torch.zeros(num_channels, dtype=torch.float64)
-        self.products = torch.zeros(num_channels, num_channels, dtype=torch.float64)
-        self.posterior_variance = torch.zeros_like(self.total)
-        self.kl = torch.zeros_like(self.total)
-        self.unit_total = torch.zeros_like(unit_shift)
-        self.unit_squares = torch.zeros_like(unit_shift)
-
-    def add(self, batch: EncodedBatch) -> None:
-        shift = append_axes(self.shift, self.unit_shift)  # (C, 1, …)
-        latents = _wide(batch.latents) - shift  # (B, C, …)
-        mean, logvar = _wide(batch.mean), _wide(batch.logvar)
-        flat = _by_channel(latents)  # (C, B·positions)
-        self.num_pictures += len(mean)
-        self.total += flat.sum(dim=1)
-        self.products += flat @ flat.T
-        self.posterior_variance += _by_channel(logvar.exp()).sum(dim=1)
-        self.kl += -0.5 * _by_channel(1 + logvar - mean.square() - logvar.exp()).sum(dim=1)
-        away = mean - self.unit_shift
-        self.unit_total += away.sum(dim=0)
-        self.unit_squares += away.square().sum(dim=0)
-
-    def statistics(self) -> Statistics:
-        num_pictures = sum_over_processes(self.num_pictures)
-        count = num_pictures * self.unit_shift[0].numel()
-        away = sum_over_processes(self.total) / count  # (C,)
-        covariance = sum_over_processes(self.products) / count - torch.outer(away, away)
-        unit_away = sum_over_processes(self.unit_total) / num_pictures  # (C, h, w)
-        unit_variance = sum_over_processes(self.unit_squares) / num_pictures - unit_away.square()
-        posterior_variance = sum_over_processes(self.posterior_variance) / count
-        return Statistics(
-            LatentMoments(self.shift + away, (covariance + covariance.T) / 2, posterior_variance),
-            sum_over_processes(self.kl) / num_pictures,
-            unit_variance.clamp(min=0).flatten(1).mean(dim=1),
-        )
+def _sums(batch: EncodedBatch, unit_shift: Tensor) -> tuple[Tensor, ...]:
+    """Number of pictures; sum of the latents' differences from the shift, and of their products;
+    of the encoder's variance; of the divergence; of the mean's differences from the shift at its
+    position, and of their squares."""
+    mean, logvar = _wide(batch.mean), _wide(batch.logvar)  # (B, C, …)
+    shift = by_channel(unit_shift.flatten(1).mean(dim=1), mean)  # (C, 1, …)
+    flat = _by_channel(_wide(batch.latents) - shift)  # (C, B·positions)
+    away = mean - unit_shift
+    return (
+        torch.tensor(len(mean), dtype=torch.float64),
+        flat.sum(dim=1),
+        flat @ flat.T,
+        _by_channel(logvar.exp()).sum(dim=1),
+        -0.5 * _by_channel(1 + logvar - mean.square() - logvar.exp()).sum(dim=1),
+        away.sum(dim=0),
+        away.square().sum(dim=0),
+    )
 
 
 def _by_channel(values: Tensor) -> Tensor:

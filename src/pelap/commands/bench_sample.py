@@ -15,7 +15,7 @@ from pelap.commands.verb_settings import (
 )
 from pelap.core.errors import ConfigError
 from pelap.core.records import to_json_dict
-from pelap.measure.bench_record import SamplingBench
+from pelap.measure.bench_record import SamplingBench, describe_sampling
 
 BACKENDS = ("torch", "onnxruntime")
 DEVICES = ("cpu", "cuda")
@@ -105,8 +105,6 @@ class BenchResult(Result):
 
     def describe(self) -> str:
         """A table of the settings, with ratios where there are two models."""
-        from pelap.measure.bench_words import describe_sampling
-
         return describe_sampling(self.values)
 
     def as_dict(self) -> dict[str, Any]:

@@ -150,7 +150,5 @@ def _measurement(setting: Setting, turns: list[Seconds], memory: int | None) -> 
 
 
 def _ratio(setting: Setting, first: list[Seconds], second: list[Seconds]) -> Ratio:
-    found = ratio([turn.total for turn in second], [turn.total for turn in first])
-    return Ratio(
-        setting.precision, setting.compiled, setting.batch_size, found.middle, found.low, found.high
-    )
+    ratios = ratio([turn.total for turn in second], [turn.total for turn in first])
+    return Ratio(setting.precision, setting.compiled, setting.batch_size, *ratios)

@@ -45,10 +45,16 @@ class Size(Result):
 
 def measure_size(config: RunConfig) -> Size:
     """Count parameters and multiply-accumulates of a config's networks."""
-    from pelap.measure.run_cost import describe
-    from pelap.method.system import build_system
+    from pelap.measure.counts import count_macs, count_parameters
+    from pelap.method.system import build_system, latent_shape
 
-    return Size(**describe(build_system(config), config))
+    system, size = build_system(config), config.data.size
+    shapes = {
+        "image": [3, size, size],
+        "latent": list(latent_shape(config)),
+        "mask": [config.network.latent_channels],
+    }
+    return Size(config.preset, count_parameters(system), shapes, count_macs(system, config))
 
 
 def run(settings: DescribeSettings) -> Size:

@@ -1,7 +1,6 @@
 """Several candidates in turn, so that what disturbs the machine disturbs all of them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import TypeVar
 
@@ -18,17 +17,7 @@ def alternate(calls: Sequence[Callable[[], T]], rounds: int) -> list[list[T]]:
     return results
 
 
-@dataclass(frozen=True)
-class RoundRatio:
-    """A ratio of times over the rounds of one run."""
-
-    middle: float
-    """Median."""
-    low: float
-    high: float
-
-
-def ratio(slow: Sequence[float], fast: Sequence[float]) -> RoundRatio:
-    """slow / fast, round by round."""
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, float, float]:
+    """Median, least and largest of slow / fast, round by round."""
     ratios = [a / b for a, b in zip(slow, fast, strict=True)]
-    return RoundRatio(median(ratios), min(ratios), max(ratios))
+    return median(ratios), min(ratios), max(ratios)

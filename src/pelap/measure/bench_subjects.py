@@ -12,7 +12,7 @@ from pelap.core.errors import ConfigError, ModelError, in_one_line
 from pelap.exports.onnx_export import export_model
 from pelap.exports.runtime import OnnxNetworks
 from pelap.measure.counts import UNKNOWN, Counts, count_model
-from pelap.measure.sampling_networks import SamplingNetworks, TorchNetworks
+from pelap.measure.sampling_time import TorchNetworks
 from pelap.models.loaded import LoadedModel
 from pelap.models.precision import DTYPES, Precision
 
@@ -28,28 +28,25 @@ class Subject:
     """(C, h, w) of its latents."""
     scheduler_config: dict[str, Any]
     counts: Counts
-    model: LoadedModel | None = field(repr=False, default=None)
-    """None where onnxruntime computes."""
-    onnx: OnnxNetworks | None = field(repr=False, default=None)
+    model: LoadedModel | OnnxNetworks = field(repr=False)
 
     @property
     def backend(self) -> str:
         """What computes."""
-        return "torch" if self.model is not None else "onnxruntime"
+        return "onnxruntime" if isinstance(self.model, OnnxNetworks) else "torch"
 
     def networks(
         self, precision: Precision, *, compiled: bool, device: torch.device
-    ) -> SamplingNetworks:
+    ) -> TorchNetworks | OnnxNetworks:
         """Its networks; an export knows one precision and no compiler."""
-        if self.model is None:
-            assert self.onnx is not None
-            return self.onnx
+        if isinstance(self.model, OnnxNetworks):
+            return self.model
         return TorchNetworks(self.model, self.shape[1], precision, compiled=compiled, device=device)
 
     def weight_bytes(self, precision: Precision) -> int | None:
         """Bytes of what sampling needs: denoiser and decoder."""
         parts = (self.counts.parameters["denoiser"], self.counts.parameters["decoder"])
-        if self.model is None or None in parts:
+        if isinstance(self.model, OnnxNetworks) or None in parts:
             return None
         return DTYPES[precision].itemsize * sum(part or 0 for part in parts)
 
@@ -85,27 +82,25 @@ def make_subject(
         ModelError: If there is no denoiser, or a class is unknown.
     """
     if isinstance(model, OnnxNetworks):
-        return _from_export(model, side)
+        if "denoiser" not in model.description["networks"]:
+            raise ModelError(
+                f"{model.name} was exported without a denoiser: nothing to sample with."
+            )
+        shape = model.latent_shape
+        if side not in (None, shape[1]):
+            raise ModelError(
+                f"--size is {side}: {model.name} was exported for latents of {shape[1]}."
+            )
+        return Subject(model.name, shape, model.scheduler_config, UNKNOWN, model)
     if model.denoiser is None:
         raise ModelError(f"{model.name} has no denoiser: there is nothing to sample with.")
     model.check()
     side = model.latent_side if side is None else side
     with at_side(model.name, side):
         counts = count_model(model, side)
-    scheduler = model.scheduler_config
+    computing: LoadedModel | OnnxNetworks = model
+    if backend != "torch":
+        export_model(model, folder, side=side)
+        computing = OnnxNetworks(folder, torch.get_num_threads())
     shape = (model.num_channels, side, side)
-    if backend == "torch":
-        return Subject(model.name, shape, scheduler, counts, model)
-    export_model(model, folder, side=side)
-    onnx = OnnxNetworks(folder, torch.get_num_threads())
-    return Subject(model.name, shape, scheduler, counts, onnx=onnx)
-
-
-def _from_export(onnx: OnnxNetworks, side: int | None) -> Subject:
-    if "denoiser" not in onnx.description["networks"]:
-        raise ModelError(f"{onnx.name} was exported without a denoiser: nothing to sample with.")
-    if side not in (None, onnx.latent_shape[1]):
-        raise ModelError(
-            f"--size is {side}: {onnx.name} was exported for latents of {onnx.latent_shape[1]}."
-        )
-    return Subject(onnx.name, onnx.latent_shape, onnx.scheduler_config, UNKNOWN, onnx=onnx)
+    return Subject(model.name, shape, model.scheduler_config, counts, computing)

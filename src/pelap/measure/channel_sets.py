@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from pelap.config.run_config import RunConfig
-from pelap.core.axes import append_axes
 from pelap.core.seeding import generator
 from pelap.data.pictures import Pictures
+from pelap.families.latent_axes import by_channel
 from pelap.measure.encoded_batches import Batches
 from pelap.measure.evaluation_record import ChannelSets, StaticSet
 from pelap.method.losses import psnr_db
@@ -34,10 +34,8 @@ class CountedSets:
 
     def frequencies(self, chosen: Tensor | None = None) -> list[float]:
         """Share of each set among all pictures, or among those chosen by a mask (N,)."""
-        if chosen is None:
-            return (self.counts / self.counts.sum()).tolist()
-        counts = torch.bincount(self.set_of_picture[chosen], minlength=len(self.sets))
-        return (counts / counts.sum()).tolist()
+        of_picture = self.set_of_picture if chosen is None else self.set_of_picture[chosen]
+        return (of_picture.bincount(minlength=len(self.sets)) / len(of_picture)).tolist()
 
 
 def to_list(mask: Tensor) -> list[int]:
@@ -99,28 +97,24 @@ def best_static_set(
     """
     indices = torch.arange(min(NUM_PICTURES, len(pictures)))
     batches = Batches(pictures, indices, config.evaluation.batch_size, config.evaluation.seed)
-    candidates = _candidates(counted).to(next(system.parameters()).device)
+    weights = counted.counts / counted.counts.sum()
+    open_share = (counted.sets * weights[:, None]).sum(dim=0)  # (C,)
+    num_open = max(1, round(float(open_share.sum())))
+    most_open = torch.zeros_like(open_share).scatter_(0, open_share.topk(num_open).indices, 1.0)
+    candidates = torch.cat([counted.sets[:NUM_CANDIDATES], most_open[None]]).unique(dim=0)
+    candidates = candidates.to(next(system.parameters()).device)
     errors = torch.zeros(1 + len(candidates), dtype=torch.float64)
     for number in range(len(batches)):
         batch = batches.encode(system, number)
         masks = [system.mask(batch.latents).mask, *candidates]
         for index, mask in enumerate(masks):
-            weights = mask.expand(len(batch.images), -1)  # (B, C)
-            decoded = system.decode(batch.latents * append_axes(weights, batch.latents))
+            decoded = system.decode(batch.latents * by_channel(mask, batch.latents))
             errors[index] += (decoded - batch.images).square().sum().double().cpu()
     errors /= len(indices) * 3 * config.data.size**2
     best = int(errors[1:].argmin())
     adaptive, static = psnr_db(float(errors[0])), psnr_db(float(errors[1 + best]))
     channels = to_list(candidates[best])
     return StaticSet(channels, static, adaptive, adaptive - static, len(indices))
-
-
-def _candidates(counted: CountedSets) -> Tensor:
-    weights = counted.counts / counted.counts.sum()
-    open_share = (counted.sets * weights[:, None]).sum(dim=0)  # (C,)
-    num_open = max(1, round(float(open_share.sum())))
-    most_open = torch.zeros_like(open_share).scatter_(0, open_share.topk(num_open).indices, 1.0)
-    return torch.cat([counted.sets[:NUM_CANDIDATES], most_open[None]]).unique(dim=0)
 
 
 def draw_sets(measured: ChannelSets, num_samples: int, num_channels: int, seed: int) -> Tensor:

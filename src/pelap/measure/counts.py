@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of a model's networks."""
+"""Parameters and multiply-accumulates of a system, and of any model's networks."""
 
 import copy
 from dataclasses import dataclass
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from pelap.config.run_config import RunConfig
 from pelap.families.registry import autoencoder_ports
 from pelap.measure.macs import count_call_macs, count_denoiser_macs
-from pelap.measure.run_cost import num_parameters
+from pelap.method.system import LatentDiffusion, latent_shape
 from pelap.models.foreign_autoencoder import ForeignAutoencoder
 from pelap.models.loaded import LoadedModel
 
@@ -29,6 +30,37 @@ UNKNOWN = Counts(
 )
 
 
+def num_parameters(network: nn.Module | None) -> int:
+    """Parameters of a network; None has none."""
+    return 0 if network is None else sum(weight.numel() for weight in network.parameters())
+
+
+def count_parameters(system: LatentDiffusion) -> dict[str, int]:
+    """Parameters of each part and of all together."""
+    names = ("autoencoder", "importance", "denoiser")
+    counts = {name: num_parameters(getattr(system, name)) for name in names}
+    return counts | {"total": sum(counts.values())}
+
+
+def count_macs(system: LatentDiffusion, config: RunConfig) -> dict[str, int]:
+    """Multiply-accumulates of convolutions and matrix products for one picture or latent.
+
+    Encoder, decoder, importance predictor, and one denoiser step.
+    """
+    size = config.data.size
+    image, latent = torch.zeros(1, 3, size, size), torch.zeros(1, *latent_shape(config))
+    timestep = torch.zeros(1, dtype=torch.long)
+    counts = {
+        "encoder": count_call_macs(lambda: system.autoencoder.encode(image)),
+        "decoder": count_call_macs(lambda: system.autoencoder.decode(latent)),
+        "denoiser_step": count_call_macs(lambda: system.denoiser(latent, timestep)),
+    }
+    importance = system.importance
+    if importance is not None:
+        counts["importance"] = count_call_macs(lambda: importance(latent))
+    return counts
+
+
 def count_model(model: LoadedModel, side: int) -> Counts:
     """Count everything at latents of a side; nothing is computed.
 
@@ -40,33 +72,26 @@ def count_model(model: LoadedModel, side: int) -> Counts:
         ModelError: If a class is unknown.
     """
     assert model.denoiser is not None
-    autoencoder = num_parameters(model.autoencoder)
+    ports = autoencoder_ports(model.autoencoder)
+    decoding = {layer.split(".")[0] for layer in (ports.decoder, ports.post_quant) if layer}
     decoder = sum(
         num_parameters(part)
         for name, part in model.autoencoder.named_children()
-        if name in _decoder_names(model.autoencoder)
+        if name in decoding
     )
-    denoiser = num_parameters(model.denoiser)
-    parameters: dict[str, int | None] = {
-        "encoder": autoencoder - decoder, "decoder": decoder, "denoiser": denoiser,
-        "total": autoencoder + denoiser,
-    }  # fmt: skip
-    macs: dict[str, int | None] = {
-        "denoiser_step": count_denoiser_macs(model.denoiser, side),
-        "decode": count_decoder_macs(model.autoencoder, model.num_channels, side),
-    }
-    return Counts(parameters, macs)
-
-
-def count_decoder_macs(autoencoder: nn.Module, num_channels: int, side: int) -> int:
-    """Multiply-accumulates of decoding one latent (C, side, side), on the meta device."""
-    weightless = ForeignAutoencoder(copy.deepcopy(autoencoder).to("meta"))
+    autoencoder, denoiser = num_parameters(model.autoencoder), num_parameters(model.denoiser)
+    weightless = ForeignAutoencoder(copy.deepcopy(model.autoencoder).to("meta"))
     dtype = next(weightless.parameters()).dtype
-    latents = torch.zeros(1, num_channels, side, side, device="meta", dtype=dtype)
-    return count_call_macs(lambda: weightless.decode(latents))
-
-
-def _decoder_names(autoencoder: nn.Module) -> set[str]:
-    """Of the parts that decoding uses."""
-    ports = autoencoder_ports(autoencoder)
-    return {layer.split(".")[0] for layer in (ports.decoder, ports.post_quant) if layer}
+    latents = torch.zeros(1, model.num_channels, side, side, device="meta", dtype=dtype)
+    return Counts(
+        {
+            "encoder": autoencoder - decoder,
+            "decoder": decoder,
+            "denoiser": denoiser,
+            "total": autoencoder + denoiser,
+        },
+        {
+            "denoiser_step": count_denoiser_macs(model.denoiser, side),
+            "decode": count_call_macs(lambda: weightless.decode(latents)),
+        },
+    )

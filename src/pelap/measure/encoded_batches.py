@@ -5,17 +5,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pelap.core.processes import num_processes, process_index
 from pelap.core.progress import track
 from pelap.core.seeding import generator
 from pelap.data.pictures import Pictures, to_batch
-from pelap.method.system import LatentDiffusion, sample_moments
+from pelap.method.system import LatentBatch, LatentDiffusion, sample_moments
 
 
 @dataclass(frozen=True)
-class EncodedBatch:
+class EncodedBatch(LatentBatch):
     """A batch of images with its latents, as the denoiser sees them."""
 
     number: int
@@ -24,12 +24,6 @@ class EncodedBatch:
     """(B, 3, H, W) in [-1, 1]."""
     labels: Tensor
     """int64, (B,), on the CPU."""
-    mean: Tensor
-    """Mean of the encoder's distribution, (B, C, h, w)."""
-    logvar: Tensor
-    """Logarithm of its variance, (B, C, h, w)."""
-    latents: Tensor
-    """A draw of that distribution, (B, C, h, w)."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ class Batches:
         source = generator(self.seed, "validation", number, device)
         shape = (len(images), moments.shape[1] // 2, *moments.shape[2:])
         drawn = sample_moments(moments, torch.randn(shape, generator=source, device=device))
-        return EncodedBatch(number, images, labels, drawn.mean, drawn.logvar, drawn.latents)
+        return EncodedBatch(drawn.mean, drawn.logvar, drawn.latents, number, images, labels)
 
     def of_this_process(
         self, system: LatentDiffusion, label: str | None = None
@@ -79,11 +73,9 @@ class Batches:
 def frozen(system: LatentDiffusion) -> Iterator[None]:
     """Evaluation mode, and no gradients of the weights: those of latents take less memory so."""
     system.eval()
-    trained = [weight for weight in system.parameters() if weight.requires_grad]
-    for weight in trained:
-        weight.requires_grad_(False)
+    trained = nn.ParameterList(weight for weight in system.parameters() if weight.requires_grad)
+    trained.requires_grad_(False)
     try:
         yield
     finally:
-        for weight in trained:
-            weight.requires_grad_(True)
+        trained.requires_grad_(True)

@@ -1,11 +1,17 @@
-"""Feature extractors for distances between sets of pictures."""
+"""Feature extractors for distances between sets of pictures; references' are kept between runs."""
 
 import importlib
+import os
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from pelap.config.run_folder import write_whole
+from pelap.core.digests import digest
 from pelap.core.errors import ConfigError
 from pelap.method.cifar_resnet import CifarResNet, load_cifar_resnet
 
@@ -72,12 +78,18 @@ def load_extractor(name: str, device: torch.device) -> FeatureExtractor:
         ConfigError: If the name is unknown or its package missing.
         DataError: If its weights are missing or broken.
     """
-    if name == "resnet20":
-        extractor: object = load_resnet20()
-    elif name == "inception":
-        extractor = Inception()
+    known = {"resnet20": load_resnet20, "inception": Inception}
+    if name in known:
+        extractor: object = known[name]()
     else:
-        extractor = _load_factory(name)
+        module, _, factory = name.partition(":")
+        try:
+            extractor = getattr(importlib.import_module(module), factory)()
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"--evaluation.extractor is {name!r} ({error}): known are resnet20, inception and "
+                "package.module:factory."
+            ) from error
     if isinstance(extractor, nn.Module):
         extractor.to(device).eval()
     if not isinstance(extractor, FeatureExtractor):
@@ -99,17 +111,6 @@ def load_resnet20() -> ResNet20:
     return network.eval()
 
 
-def _load_factory(name: str) -> object:
-    module, _, factory = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), factory)()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"--evaluation.extractor is {name!r} ({error}): known are resnet20, inception and "
-            "package.module:factory."
-        ) from error
-
-
 @torch.no_grad()
 def extract(
     extractor: FeatureExtractor, images: Tensor, device: torch.device, batch_size: int = 500
@@ -118,3 +119,37 @@ def extract(
     return torch.cat(
         [extractor(part.to(device)).float().cpu() for part in images.split(batch_size)]
     )
+
+
+def cache_folder() -> Path:
+    """Where reference features are kept: $PELAP_CACHE, or pelap in the user's cache folder."""
+    own = os.environ.get("PELAP_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(base) / "pelap"
+
+
+def cached_features(
+    extractor: FeatureExtractor, images: Tensor, device: torch.device, cache: Path | None
+) -> Tensor:
+    """Features (N, D) on the CPU of uint8 images (N, 3, H, W): those kept in `cache`, if any are.
+
+    Args:
+        extractor: Its name and weights are part of the kept file's name, as are the pictures.
+        images: The pictures.
+        device: Where features are extracted.
+        cache: Folder, made if need be; None keeps nothing.
+    """
+    if cache is None:
+        return extract(extractor, images, device)
+    weights = [extractor] if isinstance(extractor, nn.Module) else []
+    path = cache / f"features-{digest(images, extractor.name, *weights)[:24]}.safetensors"
+    try:
+        kept = load_file(path)["features"]
+        if kept.shape == (len(images), extractor.num_features) and bool(kept.isfinite().all()):
+            return kept
+    except (OSError, KeyError, SafetensorError):
+        pass  # not there, or damaged
+    features = extract(extractor, images, device)
+    cache.mkdir(parents=True, exist_ok=True)
+    write_whole(path, save({"features": features}))
+    return features

@@ -1,5 +1,6 @@
 """How far two sets of pictures are apart, from their features alone."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pelap.core.seeding import generator
+from pelap.measure.evaluation_record import MetricValue
 
 KERNEL_SUBSETS, KERNEL_SUBSET_SIZE = 50, 1000
 
@@ -15,7 +17,6 @@ KERNEL_SUBSETS, KERNEL_SUBSET_SIZE = 50, 1000
 class FeatureStatistics:
     """Mean and covariance of features, in float64."""
 
-    num: int
     mean: Tensor
     """(D,)."""
     covariance: Tensor
@@ -31,21 +32,7 @@ class FeatureStatistics:
         if len(features) < 2:
             raise ValueError(f"{len(features)} feature vectors: at least 2 are needed.")
         values = features.double()
-        return cls(
-            len(values), values.mean(dim=0), torch.cov(values.T).reshape(2 * values.shape[1:])
-        )
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Spread of a number over resampled pictures."""
-
-    mean: float
-    std: float
-    low: float
-    """2.5th percentile."""
-    high: float
-    """97.5th percentile."""
+        return cls(values.mean(dim=0), torch.cov(values.T).reshape(2 * values.shape[1:]))
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
@@ -73,25 +60,17 @@ def kernel_distance(real: Tensor, fake: Tensor, seed: int = 0) -> float:
         raise ValueError(
             f"{len(real)} and {len(fake)} feature vectors: at least 2 of each are needed."
         )
+    # imported when used: torchmetrics takes seconds
+    from torchmetrics.image.kid import poly_mmd
+
     size = min(KERNEL_SUBSET_SIZE, len(real), len(fake))
     source = generator(seed, "bootstrap", 1)
     distances = []
     for _ in range(KERNEL_SUBSETS):
         x = real[torch.randperm(len(real), generator=source)[:size]].double()
         y = fake[torch.randperm(len(fake), generator=source)[:size]].double()
-        distances.append(_squared_discrepancy(x, y))
+        distances.append(float(poly_mmd(x, y)))
     return sum(distances) / len(distances)
-
-
-def _squared_discrepancy(x: Tensor, y: Tensor) -> float:
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.T / a.shape[1] + 1) ** 3
-
-    def off_diagonal_mean(matrix: Tensor) -> Tensor:
-        return (matrix.sum() - matrix.trace()) / (len(matrix) * (len(matrix) - 1))
-
-    within = off_diagonal_mean(kernel(x, x)) + off_diagonal_mean(kernel(y, y))
-    return float(within - 2 * kernel(x, y).mean())
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
@@ -128,15 +107,27 @@ def _covered(queries: Tensor, centres: Tensor, radii: Tensor) -> float:
 
 
 def bootstrap(
-    function: Callable[[Tensor], float], features: Tensor, num_resamples: int, seed: int = 0
-) -> Interval:
-    """Spread of `function` over features (N, D) drawn again with replacement."""
+    function: Callable[[Tensor], float],
+    features: Tensor,
+    num_resamples: int,
+    seed: int = 0,
+    num_references: int | None = None,
+) -> MetricValue:
+    """`function` of features (N, D), with its spread over features drawn again with replacement.
+
+    A resample repeats pictures, which makes a Fréchet distance larger: the interval is moved so
+    that its resamples have the value as their mean.
+    """
+    value, num = function(features), len(features)
+    if not math.isfinite(value):  # PSNR of equal pictures: no spread, and quantiles give NaN
+        return MetricValue(value, num, num_references)
     source = generator(seed, "bootstrap", 0)
     values = []
     for _ in range(num_resamples):
-        drawn = torch.randint(len(features), (len(features),), generator=source)
+        drawn = torch.randint(num, (num,), generator=source)
         values.append(function(features[drawn]))
     spread = torch.tensor(values, dtype=torch.float64)
     low, high = spread.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     std = float(spread.std()) if num_resamples > 1 else 0.0
-    return Interval(float(spread.mean()), std, low, high)
+    shift = value - float(spread.mean())
+    return MetricValue(value, num, num_references, std, low + shift, high + shift)

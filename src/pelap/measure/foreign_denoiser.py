@@ -34,14 +34,8 @@ def open_foreign(folder: Path) -> LoadedModel:
     if kind != UNET_2D.class_name:
         raise RunError(f"{folder}: the denoiser {kind} is not supported; {SUPPORTED}.")
     model = open_model(folder)
-    _check_denoiser(folder, model)
-    _check_scheduler(folder, model.scheduler_config)
-    return model
-
-
-def _check_denoiser(folder: Path, model: LoadedModel) -> None:
     config: Any = model.denoiser.config  # type: ignore[union-attr]
-    num_channels = model.num_channels
+    num_channels, scheduler = model.num_channels, model.scheduler_config
     if config.get("num_class_embeds") or config.get("class_embed_type"):
         raise RunError(f"{folder}: the denoiser needs a class as condition; {SUPPORTED}.")
     if (config["in_channels"], config["out_channels"]) != (num_channels, num_channels):
@@ -49,14 +43,12 @@ def _check_denoiser(folder: Path, model: LoadedModel) -> None:
             f"{folder}: the denoiser turns {config['in_channels']} channels into "
             f"{config['out_channels']}, but the latents have {num_channels}; {SUPPORTED}."
         )
-
-
-def _check_scheduler(folder: Path, config: dict[str, Any]) -> None:
-    prediction = config.get("prediction_type", "epsilon")
-    if "beta_start" in config and prediction not in PREDICTIONS:
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if "beta_start" in scheduler and prediction not in PREDICTIONS:
         raise RunError(
             f"{folder}: the denoiser predicts {prediction!r}; known are {', '.join(PREDICTIONS)}."
         )
-    if read_forward_process(config) is None:
-        kind = config.get("_class_name")
+    if read_forward_process(scheduler) is None:
+        kind = scheduler.get("_class_name")
         raise RunError(f"{folder}: the scheduler {kind} has no betas; {SUPPORTED}.")
+    return model

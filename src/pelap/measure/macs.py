@@ -34,13 +34,10 @@ def count_denoiser_macs(denoiser: nn.Module, side: int | None = None) -> int:
         ModelError: If the class is unknown.
     """
     inputs = example_inputs(denoiser, 1, side)
-    weightless = copy.deepcopy(denoiser).to("meta") if _has_weights(denoiser) else denoiser
+    has_weights = any(not parameter.is_meta for parameter in denoiser.parameters())
+    weightless = copy.deepcopy(denoiser).to("meta") if has_weights else denoiser
     moved = {name: _to_meta(value) for name, value in inputs.items()}
     return count_call_macs(lambda: weightless(**moved))
-
-
-def _has_weights(network: nn.Module) -> bool:
-    return any(not parameter.is_meta for parameter in network.parameters())
 
 
 def _to_meta(value: Any) -> Any:

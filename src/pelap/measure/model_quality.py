@@ -11,10 +11,8 @@ from pelap.core.progress import track
 from pelap.core.seeding import generator
 from pelap.data.pictures import to_batch
 from pelap.measure.evaluation_record import MetricValue
-from pelap.measure.feature_cache import cache_folder
-from pelap.measure.features import load_extractor
-from pelap.measure.quality import measure_quality
-from pelap.measure.quality_metrics import QualityPictures
+from pelap.measure.features import cache_folder, load_extractor
+from pelap.measure.quality import QualityPictures, measure_quality
 from pelap.method.sampling import build_sampler, denoise, to_uint8
 from pelap.method.system import LatentDiffusion
 from pelap.models.loaded import LoadedModel
@@ -64,32 +62,23 @@ class References:
     """Why there is none."""
 
 
-def find_extractor(name: str) -> tuple[str | None, str | None]:
-    """The extractor's name if its weights are here; otherwise None and why not.
-
-    Raises:
-        ConfigError: If there is no extractor of that name.
-    """
-    try:
-        load_extractor(name, torch.device("cpu"))
-    except DataError as error:
-        return None, str(error)
-    return name, None
-
-
 def make_references(
     unpruned: LoadedModel, config: RunConfig, settings: QualitySettings, device: torch.device
 ) -> References:
     """Fetch the test pictures and let the unpruned model reconstruct some.
 
     Raises:
-        ConfigError: If the model cannot take pictures of that size.
+        ConfigError: If the model cannot take pictures of that size, or no extractor has that name.
         DataError: If the pictures cannot be read.
     """
     test = load_splits(unpruned, config, needs_train=False).test
     num = max(settings.num_pictures, settings.num_references)
     originals = test.fetch(torch.arange(min(num, len(test))))
-    extractor, reason = find_extractor(config.evaluation.extractor)
+    extractor, reason = config.evaluation.extractor, None
+    try:
+        load_extractor(extractor, torch.device("cpu"))
+    except DataError as error:
+        extractor, reason = None, str(error)
     chosen = originals[: settings.num_pictures]
     system = unpruned.measured_system(device)
     decoded = reconstruct(system, chosen, config.evaluation.batch_size)
@@ -126,11 +115,10 @@ def measure_model_quality(
     if references.extractor is None or system.denoiser is None:
         return values
     samples = draw_samples(system, originals[:1], settings, size, f"{model.name}: samples")
-    to_test = QualityPictures(references.originals, samples=samples)
-    values |= _measure(["fd"], to_test, references, config)
-    to_unpruned = QualityPictures(references.reconstructions, samples=samples)
-    for name, value in _measure(["fd"], to_unpruned, references, config).items():
-        values[name + TO_UNPRUNED] = value
+    for ending, compared in (("", references.originals), (TO_UNPRUNED, references.reconstructions)):
+        pictures = QualityPictures(compared, samples=samples)
+        distances = _measure(["fd"], pictures, references, config)
+        values |= {name + ending: value for name, value in distances.items()}
     return values
 
 

@@ -9,16 +9,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from pelap.core.axes import append_axes
+from pelap.families.latent_axes import by_channel
 from pelap.measure.collapse import CollapseEvidence, judge
 from pelap.measure.diagnosis_record import Diagnosis, LevelLosses, SnrError
-from pelap.measure.picture_sums import PictureSums
-from pelap.measure.spread import (
-    LatentImages,
-    encode_all,
-    find_signal,
-    measure_spread,
-)
+from pelap.measure.spread import LatentImages, PictureSums, encode_all, find_signal, measure_spread
 from pelap.method.losses import channel_mean, psnr_db
 from pelap.method.system import LatentDiffusion
 
@@ -72,14 +66,8 @@ def diagnose(
     means = {t: (total / num_pictures).tolist() for t, total in sums.items()}
     alphas = system.scheduler.alphas_cumprod
     levels = [
-        LevelLosses(
-            t,
-            _finite(snr_db[t]),
-            means[t][0],
-            means[t][1],
-            signal.gaussian_loss(float(alphas[t])),
-        )
-        for t in evenly
+        LevelLosses(t, _finite(snr_db[t]), loss, zero_loss, signal.gaussian_loss(float(alphas[t])))
+        for t, (loss, zero_loss, _) in ((t, means[t]) for t in evenly)
     ]
     variance = float(signal.variance[signal.carried].mean())
     recovery = []
@@ -116,38 +104,18 @@ def _errors(system: LatentDiffusion, batch: LatentImages, timestep: int, carried
     zeros = torch.zeros_like(batch.latents)
     nothing, _ = system.noised(zeros, batch.noise, timesteps, batch.mask)
     from_zeros = system.predict_noise(nothing, timesteps)
-    error = (_recover(system, batch, noisy, noise, timestep) - batch.masked).square()
-    losses = (
-        _noise_loss(system, batch, noise),
-        _noise_loss(system, batch, from_zeros),
-        error[:, carried.to(error.device)].mean(),
-    )
-    return torch.stack(losses).double().cpu()
-
-
-def _noise_loss(system: LatentDiffusion, batch: LatentImages, noise: Tensor) -> Tensor:
-    open_only = system.options.open_channels_only and bool(batch.mask.sum() > 0)
-    return channel_mean((noise - batch.noise).square(), batch.mask if open_only else None)
-
-
-def _recover(
-    system: LatentDiffusion, batch: LatentImages, noisy: Tensor, noise: Tensor, timestep: int
-) -> Tensor:
-    """The clean masked latents (B, C, h, w) that the predicted noise amounts to."""
-    alpha = system.scheduler.alphas_cumprod[timestep].to(noisy.device)
-    if system.options.open_channels_only:  # the mask has scaled the noise as well
-        noise = noise * append_axes(batch.mask, noise)
-    return (noisy - (1 - alpha).sqrt() * noise) / alpha.sqrt()
-
-
-def _notes(recovery: list[SnrError], snr_db: Tensor) -> list[str]:
-    missing = [f"{point.snr_db:g}" for point in recovery if point.timestep is None]
-    if not missing:
-        return []
-    return [
-        f"no timestep has a signal-to-noise ratio of {', '.join(missing)} dB: with latents of this "
-        f"size it goes from {float(snr_db.max()):.1f} down to {float(snr_db.min()):.1f} dB"
+    open_only = system.options.open_channels_only
+    weights = batch.mask if open_only and bool(batch.mask.sum() > 0) else None
+    losses = [
+        channel_mean((predicted - batch.noise).square(), weights)
+        for predicted in (noise, from_zeros)
     ]
+    alpha = system.scheduler.alphas_cumprod[timestep].to(noisy.device)
+    if open_only:  # the mask has scaled the noise as well
+        noise = noise * by_channel(batch.mask, noise)
+    recovered = (noisy - (1 - alpha).sqrt() * noise) / alpha.sqrt()  # (B, C, h, w)
+    error = (recovered - batch.masked).square()
+    return torch.stack([*losses, error[:, carried.to(error.device)].mean()]).double().cpu()
 
 
 def _summarise(
@@ -157,6 +125,11 @@ def _summarise(
     diffusion, zero_latent, gaussian = (
         sum(getattr(level, name) for level in levels) / len(levels)
         for name in ("diffusion_loss", "zero_latent_diffusion_loss", "gaussian_diffusion_loss")
+    )
+    missing = [f"{point.snr_db:g}" for point in recovery if point.timestep is None]
+    note = (
+        f"no timestep has a signal-to-noise ratio of {', '.join(missing)} dB: with latents of this "
+        f"size it goes from {float(snr_db.max()):.1f} down to {float(snr_db.min()):.1f} dB"
     )
     mask_mean, masked_std = spread.mask_mean.tolist(), spread.masked_latents.std().tolist()
     at_zero_db = recovery[0].relative_error
@@ -174,6 +147,6 @@ def _summarise(
         reconstruction_psnr_db=to_db(spread.squared_error / spread.num_values),
         masked_reconstruction_psnr_db=to_db(spread.masked_squared_error / spread.num_values),
         collapse=judge(evidence),
-        notes=_notes(recovery, snr_db),
+        notes=[note] if missing else [],
         least_snr_db=least,
     )

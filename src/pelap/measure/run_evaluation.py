@@ -1,8 +1,8 @@
-"""`pelap evaluate`: evaluation.json and the pictures that the report shows."""
+"""`pelap evaluate`: one pass over the test pictures, evaluation.json, and pictures to show."""
 
 import io
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,34 +16,97 @@ from pelap.core.errors import ConfigError
 from pelap.core.records import to_json
 from pelap.data.load import CIFAR10_CLASSES, load_pictures
 from pelap.data.pictures import Pictures, to_batch
+from pelap.families.conditioned import Told, tell_classes
+from pelap.families.latent_axes import by_channel
 from pelap.measure.channel_sets import by_class, describe_sets
 from pelap.measure.collapse import CollapseEvidence, judge
-from pelap.measure.evaluation_record import (
-    ChannelSets,
-    Evaluation,
-    MaskHistogram,
-    MetricValue,
-    SamplerUse,
-)
-from pelap.measure.feature_cache import cache_folder
+from pelap.measure.counts import count_parameters
+from pelap.measure.encoded_batches import Batches
+from pelap.measure.evaluation_record import ChannelSets, Evaluation, MaskHistogram, SamplerUse
+from pelap.measure.features import cache_folder
 from pelap.measure.machine import machine, versions
 from pelap.measure.noise_levels import diagnose
-from pelap.measure.quality import OF_CLASSES, check_metrics, measure_quality
-from pelap.measure.quality_metrics import QualityPictures
-from pelap.measure.run_cost import count_parameters
+from pelap.measure.quality import OF_CLASSES, QualityPictures, check_metrics, measure_quality
 from pelap.measure.run_sampling import draw_samples, is_adaptive, load_system, sample_labels
-from pelap.measure.test_pass import Measurements, measure
+from pelap.measure.spread import PictureSums
 from pelap.method.borrowing import meet_budget
-from pelap.method.losses import gaussian_diffusion_loss, psnr_db
+from pelap.method.losses import channel_mean, gaussian_diffusion_loss, psnr_db
 from pelap.method.sampling import to_uint8
-from pelap.method.system import LatentDiffusion
+from pelap.method.step import make_draws
+from pelap.method.system import Draws, LatentDiffusion
 
+NUM_SHOWN = 8
+"""Pictures kept for the reconstruction figure."""
 NUM_SAMPLES_KEPT = 64
 """Samples that are kept for the report, however many are measured."""
 NUM_DIAGNOSED = 500
 """Pictures on which the recovery of the clean latent is measured."""
 NUM_BINS = 40
 """Bins of the mask histograms over [0, 1]."""
+
+
+@dataclass
+class Measurements(PictureSums):
+    """Sums over the test pictures."""
+
+    diffusion: float = 0.0
+    """Noise loss with the latents, summed over pictures."""
+    zero_latent_diffusion: float = 0.0
+    """Noise loss with zeros in their place."""
+    reconstructions: list[Tensor] = field(default_factory=list)
+    """uint8 (B, 3, H, W) a batch, if they were asked for."""
+    shown: dict[str, Tensor] = field(default_factory=dict)
+    """Images (NUM_SHOWN, 3, H, W) in [-1, 1] by name."""
+
+
+@torch.no_grad()
+def measure(
+    system: LatentDiffusion,
+    pictures: Pictures,
+    config: RunConfig,
+    device: torch.device,
+    *,
+    keep_reconstructions: bool = False,
+) -> Measurements:
+    """Run the system over all pictures with fixed noise and timesteps, in float32.
+
+    Latents are sampled as in training. The zero-latent loss uses the same noise and timesteps with
+    zeros in the latent's place.
+    """
+    sums = Measurements()
+    used, everything = config.evaluation, torch.arange(len(pictures))
+    batches = Batches(pictures, everything, used.batch_size, used.seed)
+    for number in range(len(batches)):
+        images, labels = batches.fetch(number, device)  # (B, 3, H, W), (B,)
+        draws = make_draws(config, len(images), "validation", number, device, seed=used.seed)
+        latents = system.encode(images, draws.latent_noise).latents  # (B, C, h, w)
+        mask = system.mask(latents).mask  # (B, C)
+        masked_reconstruction = system.decode(latents * by_channel(mask, latents))  # (B, 3, H, W)
+        reconstruction = masked_reconstruction
+        if not system.options.decoder_sees_mask:
+            reconstruction = system.decode(latents)  # (B, 3, H, W)
+
+        sums.add(images, latents, mask, reconstruction, masked_reconstruction)
+        told, size = tell_classes(system.denoiser, labels.to(device)), len(images)
+        sums.diffusion += size * _noise_loss(system, latents, mask, draws, told)
+        sums.zero_latent_diffusion += size * _noise_loss(system, 0 * latents, mask, draws, told)
+        if keep_reconstructions:
+            sums.reconstructions.append(to_uint8(reconstruction).cpu())
+        if not sums.shown:
+            sums.shown = {
+                "originals": images[:NUM_SHOWN],
+                "reconstructions": reconstruction[:NUM_SHOWN],
+                "masked_reconstructions": masked_reconstruction[:NUM_SHOWN],
+            }
+    return sums
+
+
+def _noise_loss(
+    system: LatentDiffusion, latents: Tensor, mask: Tensor, draws: Draws, told: Told | None
+) -> float:
+    noisy, _ = system.noised(latents, draws.noise, draws.timesteps, mask)
+    error = (system.predict_noise(noisy, draws.timesteps, told) - draws.noise).square()
+    return float(channel_mean(error, mask if system.options.open_channels_only else None))
 
 
 def evaluate_run(
@@ -86,7 +149,19 @@ def _evaluate(folder: RunFolder, config: RunConfig, metrics: Sequence[str]) -> E
         pictures = QualityPictures(originals, torch.cat(sums.reconstructions), samples)
         if test.class_names == CIFAR10_CLASSES:
             pictures = replace(pictures, labels=test.labels, sample_labels=labels)
-        evaluation = replace(evaluation, quality=_quality(metrics, pictures, config, device))
+        used, how = config.evaluation, evaluation.sampler
+        quality = measure_quality(
+            metrics,
+            pictures,
+            used.extractor,
+            device=device,
+            cache=cache_folder(),
+            num_bootstraps=used.num_bootstraps,
+            seed=used.seed,
+        )
+        told: Any = {"sampler": how.name, "num_steps": how.num_steps, "guidance": how.guidance}
+        quality = {label: replace(value, **told) for label, value in quality.items()}
+        evaluation = replace(evaluation, quality=quality)
     shown = {name: to_uint8(images) for name, images in sums.shown.items()}
     _write(folder, evaluation, shown | {"samples": samples[:NUM_SAMPLES_KEPT]})
     return evaluation
@@ -98,30 +173,6 @@ def _check_judged(metrics: Sequence[str], config: RunConfig) -> None:
         raise ConfigError(f"Metric {judged[0]} knows CIFAR-10 at 32 pixels only.")
     if "class_accuracy" in judged and not config.network.num_classes:
         raise ConfigError("Metric class_accuracy needs a denoiser that is told classes.")
-
-
-def _guidance(config: RunConfig) -> float | None:
-    return config.evaluation.guidance if config.network.num_classes else None
-
-
-def _quality(
-    metrics: Sequence[str], pictures: QualityPictures, config: RunConfig, device: torch.device
-) -> dict[str, MetricValue]:
-    evaluation = config.evaluation
-    values = measure_quality(
-        metrics,
-        pictures,
-        evaluation.extractor,
-        device=device,
-        cache=cache_folder(),
-        num_bootstraps=evaluation.num_bootstraps,
-        seed=evaluation.seed,
-    )
-    name, steps, guidance = evaluation.sampler, evaluation.num_steps, _guidance(config)
-    return {
-        label: replace(value, sampler=name, num_steps=steps, guidance=guidance)
-        for label, value in values.items()
-    }
 
 
 def _summarise(
@@ -158,7 +209,10 @@ def _summarise(
             name: masks[of_class].mean(dim=0).tolist()
             for name, of_class in by_class(pictures).items()
         },
-        mask_histogram=_histogram(masks),
+        mask_histogram=MaskHistogram(
+            np.linspace(0, 1, NUM_BINS + 1).round(6).tolist(),
+            [torch.histc(channel, NUM_BINS, 0.0, 1.0).long().tolist() for channel in masks.T],
+        ),
         latent_std=sums.latents.std().tolist(),
         masked_latent_std=evidence.masked_latent_std,
         collapse=judge(evidence),
@@ -167,7 +221,7 @@ def _summarise(
             used.num_steps,
             used.num_samples,
             used.seed,
-            _guidance(config),
+            used.guidance if config.network.num_classes else None,
             None if sets is None else "static",
         ),
         versions=versions(),
@@ -191,11 +245,6 @@ def _collapse_evidence(
         diagnosis.recovery[0].relative_error,
         diagnosis.least_snr_db,
     )
-
-
-def _histogram(masks: Tensor) -> MaskHistogram:
-    counts = [torch.histc(channel, NUM_BINS, 0.0, 1.0).long().tolist() for channel in masks.T]
-    return MaskHistogram(np.linspace(0, 1, NUM_BINS + 1).round(6).tolist(), counts)
 
 
 def _write(folder: RunFolder, evaluation: Evaluation, shown: dict[str, Tensor]) -> None:

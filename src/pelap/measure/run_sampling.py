@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from diffusers.utils.pil_utils import make_image_grid
@@ -155,12 +155,13 @@ def sample_run(
         chosen = choose_classes(classes, config.network.num_classes, read_class_names(folder.model))
         labels, columns = torch.tensor(chosen).repeat_interleave(num := asked.num_samples), num
         asked = replace(asked, num_samples=len(labels))
-    options: Any = {"compiled": compiled, "device": device}
-    system.denoiser = InPrecision(system.denoiser, precision, **options)  # type: ignore[assignment]
-    system.autoencoder = InPrecision(system.autoencoder, precision, **options)
+    for name in ("denoiser", "autoencoder"):
+        network = getattr(system, name)
+        setattr(system, name, InPrecision(network, precision, compiled=compiled, device=device))
     measured = read_evaluation(folder).channel_sets if is_adaptive(system) else None
     config = replace(config, evaluation=asked)
-    _save(draw_samples(system, config, measured, how=channel_sets, labels=labels), output, columns)
+    pictures = draw_samples(system, config, measured, how=channel_sets, labels=labels)
+    save_pictures(pictures, columns, output)
 
 
 def _check(asked: EvaluationConfig, config: RunConfig, output: Path, classes: str | None) -> None:
@@ -179,7 +180,8 @@ def _check(asked: EvaluationConfig, config: RunConfig, output: Path, classes: st
         raise ConfigError(f"--guidance is {asked.guidance}: it needs --classes.")
 
 
-def _save(pictures: Tensor, output: Path, columns: int) -> None:
+def save_pictures(pictures: Tensor, columns: int, output: Path) -> None:
+    """Write pictures, uint8 (N, 3, H, W), as one grid if `output` ends in .png, else a folder."""
     output.parent.mkdir(parents=True, exist_ok=True)
     images = [Image.fromarray(x) for x in pictures.permute(0, 2, 3, 1).numpy()]
     if output.suffix.lower() == ".png":

@@ -1,10 +1,12 @@
-"""One whole sampling: noise, steps, pictures; timed, and its memory measured."""
+"""One whole sampling: networks in torch, noise, steps, pictures; timed, its memory measured."""
 
 import gc
 import os
 import time
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache, partial
+from itertools import accumulate
+from typing import Any, Protocol
 
 import diffusers
 import torch
@@ -14,13 +16,73 @@ from torch import Tensor
 
 from pelap.config.run_config import NoiseConfig
 from pelap.core.errors import ConfigError, ModelError
-from pelap.measure.sampling_networks import SamplingNetworks
+from pelap.families.registry import denoiser_family, example_inputs
 from pelap.method.forward_process import build_scheduler
+from pelap.method.normalizer import LatentNormalizer
 from pelap.method.sampling import SAMPLERS, build_sampler, denoise
-from pelap.models.loaded import read_forward_process
+from pelap.models.loaded import LoadedModel, read_forward_process
+from pelap.models.precision import InPrecision, Precision
 
 MEMORY_STEPS = 4
 """Steps of the sampling whose memory is measured: no sampler remembers more than three."""
+
+
+class SamplingNetworks(Protocol):
+    """A denoiser and a decoder, with their conditions inside, as `TorchNetworks` describes them."""
+
+    def predict(self, latents: Tensor, timestep: Tensor) -> Tensor: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+
+class TorchNetworks:
+    """A model's networks in torch. Text, classes and sizes are the random ones of `example_inputs`.
+
+    Args:
+        model: With a denoiser of a known class; it stays as it is.
+        side: Height and width of the latents.
+        precision: Of weights and arithmetic; latents are float32 between calls.
+        compiled: Whether torch.compile translates both networks.
+        device: Where they compute.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        side: int,
+        precision: Precision = "fp32",
+        *,
+        compiled: bool = False,
+        device: torch.device | str = "cpu",
+    ):
+        self._denoiser, self._autoencoder = (
+            InPrecision(network, precision, compiled=compiled, device=device)
+            for network in (model.denoiser, model.autoencoder)
+        )
+        normalizer = model.normalizer or LatentNormalizer(model.num_channels).eval()
+        self._normalizer = normalizer.to(device)
+        self._family = denoiser_family(self._denoiser.network)
+        self._examples = cache(partial(example_inputs, self._denoiser.network, side=side))
+
+    @torch.no_grad()
+    def predict(self, latents: Tensor, timestep: Tensor) -> Tensor:
+        """What the denoiser says of noisy latents (B, C, h, w) at a 0-dimensional timestep:
+        (B, C, h, w), float32, without its variance."""
+        (_, given), *others = self._examples(len(latents)).items()
+        family, channels = self._family, latents.shape[1]
+        timesteps = timestep.to(latents.device).expand(len(latents))
+        if family.timestep_divisor != 1:
+            timesteps = timesteps / family.timestep_divisor
+        packed = family.packing.pack(latents)
+        if given.shape[1] > packed.shape[1]:  # inpainting: mask and picture
+            packed = torch.cat([packed, given[:, channels:].float()], dim=1)
+        predicted = self._denoiser(packed, **dict(others) | {"timestep": timesteps}).sample
+        return family.packing.unpack(predicted, *latents.shape[2:])[:, :channels]
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (B, 3, H, W), float32, of latents (B, C, h, w) as the denoiser sees them."""
+        return self._autoencoder.decode(self._normalizer.inverse(latents)).sample
 
 
 @dataclass(frozen=True)
@@ -115,15 +177,7 @@ class Sampling:
         with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
             replace(self, scheduler=fresh).run(batch_size, steps)
         del kept
-        return _most_held(profile)
-
-
-def _most_held(profile: Any) -> int:
-    held = most = 0
-    for event in sorted(
-        profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()
-    ):
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
-    return most
+        events: Any = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+        in_time = sorted(events, key=lambda event: event.start_ns())
+        changes = (event.nbytes() for event in in_time if event.name() == "[memory]")
+        return max(accumulate(changes, initial=0))

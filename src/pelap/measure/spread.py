@@ -1,18 +1,83 @@
-"""First pass of a diagnosis: the latents' size, the masks, and what decoding costs."""
+"""Sums over pictures, the first pass of a diagnosis: size of latents, masks, decoding errors."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from pelap.core.axes import append_axes
 from pelap.core.seeding import generator
-from pelap.measure.picture_sums import PictureSums
+from pelap.families.latent_axes import by_channel
 from pelap.method.system import LatentDiffusion, sample_moments
 
 MIN_VARIANCE_SHARE = 0.01
 """A channel with less of the widest one's variance carries nothing worth recovering."""
+
+
+@dataclass
+class Moments:
+    """Running mean and standard deviation per channel, in float64."""
+
+    total: Tensor | float = 0.0
+    total_of_squares: Tensor | float = 0.0
+    count: int = 0
+
+    def add(self, latents: Tensor) -> None:
+        """Take in latents (B, C, …)."""
+        values = latents.double().cpu().transpose(0, 1).flatten(1)  # (C, B·…)
+        self.total = self.total + values.sum(dim=1)
+        self.total_of_squares = self.total_of_squares + values.square().sum(dim=1)
+        self.count += values.shape[1]
+
+    def std(self) -> Tensor:
+        """Standard deviation of each channel, (C,)."""
+        variance = self.total_of_squares / self.count - (self.total / self.count) ** 2
+        return torch.as_tensor(variance).clamp(min=0).sqrt()
+
+
+@dataclass
+class PictureSums:
+    """What each picture adds to, whatever else is measured of it."""
+
+    latents: Moments = field(default_factory=Moments)
+    masked_latents: Moments = field(default_factory=Moments)
+    masks: list[Tensor] = field(default_factory=list)
+    """(B, C) a batch, on the CPU."""
+    squared_error: float = 0.0
+    """Error of decoding the latents, summed over all values of images in [-1, 1]."""
+    masked_squared_error: float = 0.0
+    """Error of decoding the latents after the mask."""
+    num_values: int = 0
+    """Values of all images together."""
+
+    def add(
+        self, images: Tensor, latents: Tensor, mask: Tensor, decoded: Tensor, masked_decoded: Tensor
+    ) -> None:
+        """Take in a batch.
+
+        Args:
+            images: (B, 3, H, W).
+            latents: Before the mask, (B, C, …).
+            mask: (B, C).
+            decoded: What decoding the latents gives, (B, 3, H, W).
+            masked_decoded: What decoding them after the mask gives, (B, 3, H, W).
+        """
+        self.latents.add(latents)
+        self.masked_latents.add(latents * by_channel(mask, latents))
+        self.masks.append(mask.cpu())
+        self.squared_error += float((decoded - images).square().sum())
+        self.masked_squared_error += float((masked_decoded - images).square().sum())
+        self.num_values += images.numel()
+
+    @property
+    def num_pictures(self) -> int:
+        """How many pictures were added."""
+        return sum(map(len, self.masks))
+
+    @property
+    def mask_mean(self) -> Tensor:
+        """Mean over pictures, (C,), float64."""
+        return torch.cat(self.masks).double().mean(dim=0)
 
 
 @dataclass(frozen=True)
@@ -31,7 +96,7 @@ class LatentImages:
     @property
     def masked(self) -> Tensor:
         """Latents as they reach the denoiser, (B, C, h, w)."""
-        return self.latents * append_axes(self.mask, self.latents)
+        return self.latents * by_channel(self.mask, self.latents)
 
 
 @dataclass(frozen=True)
@@ -80,12 +145,11 @@ def measure_spread(system: LatentDiffusion, batches: Iterable[LatentImages]) -> 
     Raises:
         ValueError: If there are no images.
     """
-    sums = None
+    sums = PictureSums()
     for batch in batches:
-        sums = sums or PictureSums.zeros(batch.mask.shape[1])
         decoded, masked_decoded = system.decode(batch.latents), system.decode(batch.masked)
         sums.add(batch.images, batch.latents, batch.mask, decoded, masked_decoded)
-    if sums is None:
+    if not sums.masks:
         raise ValueError("There are no images to diagnose the model with.")
     return sums
 
@@ -101,9 +165,7 @@ def find_signal(spread: PictureSums, open_channels_only: bool) -> Signal:
     std, mask_mean = spread.masked_latents.std(), spread.mask_mean  # (C,) each
     variance = std.square()
     carried = variance >= MIN_VARIANCE_SHARE * variance.max()
-    ones = torch.ones_like(variance)
-    if not open_channels_only:
-        return Signal(std, variance, ones, carried)
-    return Signal(
-        spread.latents.std(), variance, mask_mean if mask_mean.sum() > 0 else ones, carried
-    )
+    weights = torch.ones_like(variance)
+    if open_channels_only:
+        std, weights = spread.latents.std(), mask_mean if mask_mean.sum() > 0 else weights
+    return Signal(std, variance, weights, carried)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pelap.analysis.weight_slopes import measure_slopes, measure_timestep_losses
+from pelap.analysis.taylor import measure_slopes, measure_timestep_losses
 from pelap.core.errors import ConfigError
 from pelap.measure.encoded_batches import Batches
 from pelap.measure.macs import count_denoiser_macs

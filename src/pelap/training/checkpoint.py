@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from pelap.config.run_folder import RunFolder, write_folder
 from pelap.core.errors import RunError, in_one_line
-from pelap.training.metric_lines import whole_lines
 from pelap.training.stages import plan_stages
+from pelap.training.tracking import whole_lines
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,9 @@ def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": torch.as_tensor(value).detach().contiguous().cpu()
-        for index, values in state.items()
-        for name, value in values.items()
-    }
+    return _contiguous(
+        {f"{i}.{name}": torch.as_tensor(v) for i, vs in state.items() for name, v in vs.items()}
+    )
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -8,46 +8,30 @@ of the seed and the step, so a training that was killed ends bit for bit as an u
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from pelap.config.run_folder import RunFolder
+from pelap.config.run_folder import RunFolder, write_whole
 from pelap.core.errors import RunError
-from pelap.method.step import update
+from pelap.method.losses import LossTerms
+from pelap.method.step import StepOutput, update
 from pelap.training.checkpoint import (
     TrainingState,
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
 )
-from pelap.training.metric_lines import keep_metrics_until
-from pelap.training.tracking import Tracker
+from pelap.training.tracking import Tracker, whole_lines
 
 
 class DivergenceError(RunError):
     """A loss that is not finite any more."""
 
 
-class StepResult(Protocol):
-    """What one step gave; all of it averages over processes."""
-
-    @property
-    def total_loss(self) -> Tensor: ...
-
-    def to_vector(self) -> Tensor:
-        """All numbers in one tensor, detached."""
-        ...
-
-    def from_vector(self, values: Tensor) -> Self:
-        """The numbers of `to_vector`, in the shape of this result."""
-        ...
-
-    def figures(self) -> dict[str, float | list[float]]:
-        """What a line of metrics says of it."""
-        ...
+StepResult = StepOutput | LossTerms
+"""What one step gave; all of it averages over processes."""
 
 
 class Objective(ABC):
@@ -116,9 +100,8 @@ class Loop:
         """Write a checkpoint."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            save_checkpoint(
-                self.folder.checkpoints, step, self.keep_checkpoints, self.state, is_last=is_last
-            )
+            folder, keep = self.folder.checkpoints, self.keep_checkpoints
+            save_checkpoint(folder, step, keep, self.state, is_last=is_last)
         self.accelerator.wait_for_everyone()
 
     def _step(self, objective: Objective, step: int) -> tuple[StepResult, Tensor]:
@@ -126,13 +109,8 @@ class Loop:
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("rate_factor", 1.0)
         result = objective.forward(step)
-        norm = update(
-            optimizer,
-            result.total_loss,
-            objective.clipped,
-            objective.max_gradient_norm,
-            self.accelerator,
-        )
+        clipped, limit = objective.clipped, objective.max_gradient_norm
+        norm = update(optimizer, result.total_loss, clipped, limit, self.accelerator)
         if self.state.ema is not None:
             self.state.ema.step(self.state.trained.parameters())
         return result, norm
@@ -143,13 +121,14 @@ class Loop:
             raise DivergenceError(
                 f"The loss is {float(result.total_loss)} at step {done}: {objective.remedy}."
             )
-        figures = result.figures() | {
+        fields = {
+            "stage": objective.stage,
+            **result.figures(),
             "learning_rate": self.state.optimizer.param_groups[0]["lr"],
             "gradient_norm": float(norm),
             "images_per_second": self.tracker.images_per_second(done),
         }
-        epoch = done / objective.steps_per_epoch
-        self.tracker.record("train", done, epoch, objective.stage, figures)
+        self.tracker.record("train", done, done / objective.steps_per_epoch, fields)
 
 
 def restore(folder: RunFolder, state: TrainingState, accelerator: Accelerator) -> int:
@@ -164,12 +143,15 @@ def restore(folder: RunFolder, state: TrainingState, accelerator: Accelerator) -
         The number of steps done.
 
     Raises:
-        RunError: If the checkpoint is damaged or does not fit.
+        RunError: If the checkpoint or a line of metrics before it is damaged, or does not fit.
     """
     checkpoints = list_checkpoints(folder.checkpoints)
     step = load_checkpoint(checkpoints[-1], state) if checkpoints else 0
-    if accelerator.is_main_process:
-        keep_metrics_until(folder, step)
+    if accelerator.is_main_process and (path := folder.metrics_path).exists():
+        kept = [line for line, values in whole_lines(folder) if values["step"] <= step]
+        if step > 0 and not kept:
+            raise RunError(f"{path} has no line up to step {step}: the run is damaged.")
+        write_whole(path, "".join(line + "\n" for line in kept).encode())
     accelerator.wait_for_everyone()
     return step
 

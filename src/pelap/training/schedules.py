@@ -24,8 +24,3 @@ def trapezoid_learning_rate(epochs_left: float, config: OptimizerConfig) -> floa
     first, final = config.learning_rate, config.final_learning_rate
     cooldown = config.cooldown_epochs
     return first if epochs_left >= cooldown else final + (first - final) * epochs_left / cooldown
-
-
-def warm_up(step: int, num_steps: int) -> float:
-    """Share of the learning rate at `step`, counted from 0, of a rise over `num_steps`."""
-    return min(1.0, (step + 1) / num_steps) if num_steps else 1.0

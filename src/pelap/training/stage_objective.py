@@ -1,6 +1,6 @@
 """One stage of a run as the loop's objective, and what ends its epochs: validation, samples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -8,18 +8,23 @@ from torch import Tensor, nn
 
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder, write_folder
-from pelap.core.errors import RunError
+from pelap.core.errors import DataError, RunError
+from pelap.data.load import CIFAR10_CLASSES
 from pelap.data.pictures import Splits
 from pelap.measure.collapse import CollapseEvidence, judge
+from pelap.measure.features import load_resnet20
+from pelap.measure.run_sampling import draw_samples, save_pictures
 from pelap.method.cifar_resnet import CifarResNet
 from pelap.method.gates import follow_budget
 from pelap.method.pipeline import to_pipeline
-from pelap.method.step import StepOutput, forward_step, make_draws
+from pelap.method.step import StepOutput, forward_step, make_draws, uses_bf16
 from pelap.method.system import Draws, LatentDiffusion
-from pelap.training.grids import draw_classes, judge_classes
 from pelap.training.loop import Loop, Objective, reduced
 from pelap.training.stages import StagePlan
 from pelap.training.training_batches import StageInputs, draw_pictures, share_of
+
+MOST_COLUMNS = 10
+"""Samples of a class in a grid."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,8 @@ class StageObjective(Objective):
         indices, flips = draw_pictures(
             step, num_pictures, data.batch_size, seed, flip=data.flip, share=share
         )
-        draws = self._draws(data.batch_size, "draws", step).part(share)
+        device = self.parts.accelerator.device
+        draws = make_draws(self.config, data.batch_size, "draws", step, device).part(share)
         self.parts.model.train()
         return self._losses(self.train, indices, draws, flips=flips, drops=draws.condition_drops)
 
@@ -114,9 +120,6 @@ class StageObjective(Objective):
         if gate is not None and self.stage != "denoiser":
             follow_budget(gate, self.config.gate, self.plan.progress(step))
 
-    def _draws(self, size: int, stream: str, index: int) -> Draws:
-        return make_draws(self.config, size, stream, index, self.parts.accelerator.device)
-
     def _losses(
         self,
         inputs: StageInputs,
@@ -146,9 +149,13 @@ class StageObjective(Objective):
             if (line.get("stage", "joint"), line.get("is_hard", False)) == (self.stage, is_hard)
         ]
         output = self._test_losses()
-        deviations: list[float] = output.masked_latent_std().tolist()
-        figures = output.figures() | {"is_hard": is_hard, "masked_latent_std": deviations}
-        loop.tracker.record("validation", done, self._epoch(done), self.stage, figures)
+        fields = {
+            "stage": self.stage,
+            **output.figures(),
+            "is_hard": is_hard,
+            "masked_latent_std": output.masked_latent_std().tolist(),
+        }
+        loop.tracker.record("validation", done, done / self.steps_per_epoch, fields)
         is_best = float(output.total_loss) <= min(before, default=float("inf"))
         if loop.accelerator.is_main_process and is_best:
             pipeline = to_pipeline(self.parts.system, self.parts.splits.train.class_names)
@@ -168,7 +175,8 @@ class StageObjective(Objective):
             part = indices[share]
             if len(part) == 0:
                 continue
-            draws = self._draws(len(indices), "validation", index)
+            size, device = len(indices), accelerator.device
+            draws = make_draws(self.config, size, "validation", index, device)
             output = self._losses(self.test, part, draws.part(share))
             total = total + len(part) * output.to_vector()
         assert output is not None
@@ -177,15 +185,15 @@ class StageObjective(Objective):
     def _draw_samples(self, loop: Loop, done: int) -> None:
         if not loop.accelerator.is_main_process:
             return
-        drawn = draw_classes(self.parts.system, self.config)
+        pictures, labels = draw_classes(self.parts.system, self.config)
         path = loop.folder.samples / f"step_{done}.png"
-        drawn.save_grid(path)
-        names = self.parts.splits.train.class_names
-        accuracy = judge_classes(drawn.pictures, drawn.labels, names)
-        num, shown = len(drawn.labels), str(path.relative_to(loop.folder.path))
+        rows = pictures.unflatten(0, (self.config.network.num_classes, -1))[:, :MOST_COLUMNS]
+        save_pictures(rows.flatten(0, 1), rows.shape[1], path)
+        accuracy = judge_classes(pictures, labels, self.parts.splits.train.class_names)
+        num, shown = len(labels), str(path.relative_to(loop.folder.path))
         fields = {"grid": shown, "num_samples": num, "class_accuracy_resnet20": accuracy}
         judged = "" if accuracy is None else f" · the asked class in {accuracy:.1%} of {num}"
-        loop.tracker.record_event("samples", done, self._epoch(done), fields, shown + judged)
+        loop.tracker.record("samples", done, done / self.steps_per_epoch, fields, shown + judged)
 
     def _watch_for_collapse(self, loop: Loop, done: int, output: StepOutput) -> None:
         masks, deviations = output.mask_mean.tolist(), output.masked_latent_std().tolist()
@@ -193,15 +201,12 @@ class StageObjective(Objective):
         if verdict.verdict not in ("shrunken", "collapsed"):
             return
         if not loop.folder.metrics("event"):
-            words, epoch = f"{verdict.verdict}: {verdict.reasons[0]}", self._epoch(done)
+            words, epoch = f"{verdict.verdict}: {verdict.reasons[0]}", done / self.steps_per_epoch
             fields = {"verdict": verdict.verdict, "reasons": verdict.reasons}
-            loop.tracker.record_event("event", done, epoch, fields, words, "bold red")
+            loop.tracker.record("event", done, epoch, fields, words, "bold red")
         if self.config.run.on_collapse == "stop":
             loop.save(done, is_last=False)
             refuse_collapsed(loop.folder)
-
-    def _epoch(self, done: int) -> float:
-        return done / self.steps_per_epoch
 
 
 def refuse_collapsed(folder: RunFolder) -> None:
@@ -215,3 +220,35 @@ def refuse_collapsed(folder: RunFolder) -> None:
             f"Stopped at step {event['step']}: {event['verdict']}, {event['reasons'][0]}. "
             "A new run with `--run.on-collapse warn` trains on."
         )
+
+
+def draw_classes(system: LatentDiffusion, config: RunConfig) -> tuple[Tensor, Tensor]:
+    """Samples with fixed noise, as the config's evaluation says; at least one of each class.
+
+    Returns:
+        Pictures, uint8 (K·n, 3, H, W), class by class; their labels, int64 (K·n,).
+    """
+    num_classes = config.network.num_classes
+    of_each = max(1, config.evaluation.num_samples // num_classes)
+    labels = torch.arange(num_classes).repeat_interleave(of_each)
+    config = replace(config, evaluation=replace(config.evaluation, num_samples=len(labels)))
+    device = next(system.parameters()).device
+    use_bf16 = uses_bf16(config.run.precision, device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
+        return draw_samples(system.eval(), config, labels=labels), labels
+
+
+def judge_classes(pictures: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> float | None:
+    """Share of pictures, uint8 (N, 3, H, W), in which a ResNet-20 sees their class.
+
+    Returns:
+        In [0, 1]; None where it cannot tell, for it knows CIFAR-10's classes at 32×32 only and
+        needs its weights.
+    """
+    if class_names != CIFAR10_CLASSES or pictures.shape[-2:] != (32, 32):
+        return None
+    try:
+        network = load_resnet20()
+    except DataError:
+        return None
+    return float((network.classify(pictures) == labels).float().mean())

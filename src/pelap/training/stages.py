@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pelap.config.run_config import OptimizerConfig, RunConfig
 from pelap.method.system import Stage
-from pelap.training.schedules import cosine_learning_rate, trapezoid_learning_rate, warm_up
+from pelap.training.schedules import cosine_learning_rate, trapezoid_learning_rate
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class StagePlan:
     def learning_rate(self, step: int, config: OptimizerConfig, steps_per_epoch: int) -> float:
         """Of the networks, at `step`."""
         done = step - self.first_step
-        rise = warm_up(done, config.warmup_steps)
+        rise = min(1.0, (done + 1) / config.warmup_steps) if config.warmup_steps else 1.0
         if config.schedule == "trapezoid":
             return rise * trapezoid_learning_rate((self.num_steps - done) / steps_per_epoch, config)
         if config.schedule == "epoch":

@@ -1,8 +1,11 @@
-"""What a training says while it goes on: metrics.jsonl, a progress bar, any accelerate tracker."""
+"""What a training says while it goes on: metrics.jsonl, a progress bar, any accelerate tracker.
+
+metrics.jsonl is read here also where a run was killed while it wrote a line.
+"""
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from accelerate import Accelerator
@@ -15,11 +18,9 @@ SHOWN = {
     "reconstruction_loss": "rec",
     "diffusion_loss": "diff",
     "noise_loss": "noise",
+    "mask_mean": "mask",
 }
 """Terms named beside the bar."""
-
-Figures = Mapping[str, float | list[float]]
-"""Figures of a line of metrics, by name; a list has one a latent channel."""
 
 
 class Tracker:
@@ -34,12 +35,7 @@ class Tracker:
     """
 
     def __init__(
-        self,
-        folder: RunFolder,
-        accelerator: Accelerator,
-        label: str,
-        batch_size: int,
-        steps: range,
+        self, folder: RunFolder, accelerator: Accelerator, label: str, batch_size: int, steps: range
     ):
         self.folder = folder
         self.accelerator = accelerator
@@ -68,61 +64,53 @@ class Tracker:
         self.clock = (now, step)
         return (step - last) * self.batch_size / (now - then)
 
-    def record(self, split: str, step: int, epoch: float, stage: str, figures: Figures) -> None:
-        """Write one line of metrics.
-
-        Args:
-            split: "train" or "validation".
-            step: Optimiser steps done.
-            epoch: Passes over the training pictures done, with fraction.
-            stage: What is being trained.
-            figures: Means over all processes.
-        """
-        if not self.accelerator.is_main_process:
-            return
-        self._write({"split": split, "step": step, "epoch": epoch, "stage": stage, **figures})
-        scalars = {name: value for name, value in figures.items() if isinstance(value, float)}
-        if isinstance(mask := figures.get("mask_mean"), list):
-            scalars["mask_mean"] = sum(mask) / len(mask)
-        self._log(split, scalars, step)
-        shown = [f"{word} {scalars[name]:.4f}" for name, word in SHOWN.items() if name in scalars]
-        if "mask_mean" in scalars:
-            shown.append(f"mask {scalars['mask_mean']:.4f}")
-        words = " ".join(shown)
-        self.bar.show(words)
-        if split == "validation":
-            self.bar.print(f"{self.label} · epoch {epoch:g} · step {step} · {words}")
-
-    def record_event(
+    def record(
         self,
         split: str,
         step: int,
         epoch: float,
-        fields: dict[str, Any],
-        words: str,
+        fields: Mapping[str, Any],
+        words: str | None = None,
         style: str | None = None,
     ) -> None:
-        """Write down, and say, what happened beside the training.
+        """Write one line of metrics, and say it.
 
         Args:
-            split: "samples" or "event".
+            split: "train" or "validation"; "samples" or "event" for what happened beside these.
             step: Optimiser steps done.
-            epoch: Passes over the training pictures done.
-            fields: What metrics.jsonl says of it; an accelerate tracker gets its floats.
-            words: The same in words.
+            epoch: Passes over the training pictures done, with fraction.
+            fields: Means over all processes, a list has one a latent channel; an accelerate tracker
+                gets the floats and the mean mask.
+            words: What to print of it; by default its losses stand beside the bar.
             style: Of the words at a terminal.
         """
         if not self.accelerator.is_main_process:
             return
-        self._write({"split": split, "step": step, "epoch": epoch, **fields})
+        with self.folder.metrics_path.open("a") as metrics:
+            line = {"split": split, "step": step, "epoch": epoch, **fields}
+            metrics.write(json.dumps(line) + "\n")
         scalars = {name: value for name, value in fields.items() if isinstance(value, float)}
-        self._log(split, scalars, step)
-        self.bar.print(f"{self.label} · epoch {epoch:g} · {words}", style)
-
-    def _log(self, split: str, scalars: dict[str, float], step: int) -> None:
+        if isinstance(mask := fields.get("mask_mean"), list):
+            scalars["mask_mean"] = sum(mask) / len(mask)
         if scalars and self.accelerator.trackers:
             self.accelerator.log({f"{split}/{k}": v for k, v in scalars.items()}, step=step)
+        told = f"{self.label} · epoch {epoch:g} · "
+        if words is not None:
+            self.bar.print(told + words, style)
+            return
+        named = [f"{word} {scalars[name]:.4f}" for name, word in SHOWN.items() if name in scalars]
+        self.bar.show(" ".join(named))
+        if split == "validation":
+            self.bar.print(f"{told}step {step} · {' '.join(named)}")
 
-    def _write(self, line: dict[str, Any]) -> None:
-        with self.folder.metrics_path.open("a") as metrics:
-            metrics.write(json.dumps(line) + "\n")
+
+def whole_lines(folder: RunFolder) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each line as text and as values, up to the first that is broken."""
+    if not folder.metrics_path.exists():
+        return
+    for line in folder.metrics_path.read_text().splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            return  # it was being written when the run was killed
+        yield line, values

@@ -2,11 +2,20 @@
 
 import shutil
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path
 
-from pelap.config.run_config import RunConfig, settings_without_effect, to_dict, validate
+from pelap.config.overrides import refuse_others
+from pelap.config.run_config import (
+    EvaluationConfig,
+    RunConfig,
+    as_option,
+    settings_without_effect,
+    to_dict,
+    validate,
+)
 from pelap.config.run_folder import (
     RunFolder,
     already_there,
@@ -16,14 +25,33 @@ from pelap.config.run_folder import (
     write_config,
 )
 from pelap.core.errors import ConfigError
-from pelap.training.changes import check_changes
 from pelap.training.checkpoint import TrainingState, list_checkpoints, step_of
 from pelap.training.loop import Loop, restore
 from pelap.training.preparation import prepare
 from pelap.training.stage_objective import RunParts, StageObjective, refuse_collapsed
-from pelap.training.stages import StagePlan, plan_stages
+from pelap.training.stages import plan_stages
 from pelap.training.tracking import Tracker
 from pelap.training.training_batches import stage_inputs
+
+LENGTH = ("run.epochs", "run.denoiser_epochs", "run.max_steps", "optimizer.cooldown_epochs")
+AT_ANY_TIME = (
+    "data.path",
+    "data.memory_gb",
+    *(
+        f"evaluation.{field.name}"
+        for field in fields(EvaluationConfig)
+        if field.name != "batch_size"  # it decides the noise of validation
+    ),
+    "run.latent_cache",
+    "run.on_collapse",
+    "run.compile",
+    "run.log_every",
+    "run.checkpoint_every",
+    "run.validate_every",
+    "run.samples_every",
+    "run.keep_checkpoints",
+    "run.tracker",
+)
 
 
 def train(config: RunConfig, output: Path) -> RunFolder:
@@ -102,29 +130,54 @@ def _fit(parts: RunParts, state: TrainingState, folder: RunFolder) -> None:
         steps = range(first, plans[-1].last_step)
         try:
             with Tracker(folder, accelerator, folder.name, config.data.batch_size, steps) as told:
-                _run_stages(
-                    parts,
-                    Loop(accelerator, folder, state, told, config.run.keep_checkpoints),
-                    plans,
-                )
+                loop = Loop(accelerator, folder, state, told, config.run.keep_checkpoints)
+                for plan in plans:
+                    if first < plan.last_step:
+                        inputs = stage_inputs(
+                            plan.stage, config, parts.splits, parts.system, folder, accelerator
+                        )
+                        steps = range(max(first, plan.first_step), plan.last_step)
+                        loop.run(StageObjective(parts, plan, *inputs), steps)
         finally:
             accelerator.end_training()
         if is_main and config.run.latent_cache is None:
             shutil.rmtree(folder.latents, ignore_errors=True)
 
 
-def _run_stages(parts: RunParts, loop: Loop, plans: Sequence[StagePlan]) -> None:
-    config, first = parts.config, loop.tracker.steps.start
-    for plan in plans:
-        if first < plan.last_step:
-            train_inputs, test_inputs = stage_inputs(
-                plan.stage, config, parts.splits, parts.system, loop.folder, loop.accelerator
-            )
-            steps = range(max(first, plan.first_step), plan.last_step)
-            loop.run(StageObjective(parts, plan, train_inputs, test_inputs), steps)
-
-
 def _flat(config: RunConfig) -> dict[str, str]:
     """Every setting of its groups by its dotted name, as trackers want them."""
     groups = {name: group for name, group in to_dict(config).items() if isinstance(group, dict)}
     return {f"{name}.{k}": str(v) for name, group in groups.items() for k, v in group.items()}
+
+
+def check_changes(config: RunConfig, own: RunConfig, step: int) -> None:
+    """Refuse changes that would make what was trained so far another run's.
+
+    Args:
+        config: To go on with.
+        own: What the run was trained with.
+        step: Steps it has taken.
+
+    Raises:
+        ConfigError: Names the setting.
+    """
+    refuse_others(config, own, (*LENGTH, *AT_ANY_TIME))
+    changed = [name for name in LENGTH if attrgetter(name)(config) != attrgetter(name)(own)]
+    if step == 0 or not changed:
+        return
+    if own.optimizer.schedule != "trapezoid":
+        raise ConfigError(
+            "This run's learning rate was made for its length "
+            f"(schedule {own.optimizer.schedule}): only runs with schedule trapezoid can change it."
+        )
+    if (config.run.denoiser_epochs is None) != (own.run.denoiser_epochs is None):
+        raise ConfigError(
+            f"{as_option('run.denoiser_epochs')} cannot be changed here: one training of both "
+            "networks is not the same as one after the other."
+        )
+    if own.run.denoiser_epochs and own.run.autoencoder is None:
+        for name in ("run.epochs", "run.max_steps"):  # they say where the denoiser's begins
+            if name in changed:
+                raise ConfigError(
+                    f"{as_option(name)} cannot be changed here: the denoiser's training follows it."
+                )

@@ -1,19 +1,46 @@
-"""What a training's networks are fed: pictures, or the cached latents of a frozen autoencoder."""
+"""What a training's networks are fed: pictures, or the cached latents of a frozen autoencoder.
 
-from dataclasses import dataclass
+Cached latents are one file a split: float16, (flips, N, 2C, h, w), the normalised means and then
+log-variances of each picture, and of its mirror image where the training flips. A key tells what
+made them: the same autoencoder on the same pictures in the same precision finds them again,
+anything else makes them anew. Processes that need the same file wait for the one that makes it.
+"""
+
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from filelock import FileLock
 from torch import Tensor, nn
 
 from pelap.config.run_config import RunConfig
-from pelap.config.run_folder import RunFolder
+from pelap.config.run_folder import RunFolder, write_whole
+from pelap.core.digests import digest
+from pelap.core.progress import track
 from pelap.core.seeding import generator
 from pelap.data.pictures import Pictures, Splits, epoch_order, to_batch
 from pelap.families.conditioned import Told, tell_classes
-from pelap.method.system import LatentDiffusion, Stage
-from pelap.training.latent_cache import CachedLatents, cache_latents
+from pelap.method.step import uses_bf16
+from pelap.method.system import LatentDiffusion, Stage, latent_shape
+
+NUM_DIGESTED = 64
+"""Pictures, spread evenly over the split, that tell it from another."""
+
+
+@dataclass(frozen=True)
+class CachedLatents:
+    """Moments of one split, read from disk as they are needed."""
+
+    moments: np.memmap
+    """float16, (flips, N, 2C, h, w)."""
+
+    def fetch(self, indices: Tensor, flips: Tensor | None = None) -> Tensor:
+        """Moments (B, 2C, h, w), float32, of the pictures at `indices` (B,), mirrored or not."""
+        mirrored = np.zeros(len(indices), int) if flips is None else flips.numpy().astype(int)
+        return torch.from_numpy(self.moments[mirrored, indices.numpy()]).float()
 
 
 @dataclass(frozen=True)
@@ -94,3 +121,72 @@ def draw_pictures(
     if not flip:
         return indices, None
     return indices, torch.rand(batch_size, generator=generator(seed, "flips", step))[share] < 0.5
+
+
+def cache_latents(
+    system: LatentDiffusion,
+    pictures: Pictures,
+    folder: Path,
+    name: str,
+    config: RunConfig,
+    *,
+    with_flips: bool,
+) -> CachedLatents:
+    """The cached latents of these pictures, made now unless they are there.
+
+    Args:
+        system: Its autoencoder and normaliser make the latents, in evaluation mode.
+        pictures: N pictures.
+        folder: Where the file is kept, as NAME-KEY.npy.
+        name: Name of the split.
+        config: Gives data, batch size and precision.
+        with_flips: Whether to encode the mirror images too.
+    """
+    channels, height, width = latent_shape(config)
+    shape = (1 + with_flips, len(pictures), 2 * channels, height, width)
+    path = folder / f"{name}-{_key(system, pictures, config, shape)}.npy"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.is_file():
+            partial = path.with_suffix(".partial")
+            _fill(partial, shape, system, pictures, config)
+            partial.replace(path)
+            description = {"data": asdict(config.data), "shape": shape}
+            write_whole(path.with_suffix(".json"), json.dumps(description, indent=2).encode())
+    return CachedLatents(np.load(path, mmap_mode="r"))
+
+
+def _key(
+    system: LatentDiffusion, pictures: Pictures, config: RunConfig, shape: tuple[int, ...]
+) -> str:
+    use_bf16 = uses_bf16(config.run.precision, next(system.parameters()).device)
+    shown = torch.linspace(0, len(pictures) - 1, min(NUM_DIGESTED, len(pictures))).long()
+    settings = [asdict(config.data), shape, use_bf16]
+    parts = [part for part in (system.autoencoder, system.normalizer) if part is not None]
+    # without their configs, which saving a model changes
+    weights = [named for part in parts for pair in part.state_dict().items() for named in pair]
+    return digest(settings, pictures.fetch(shown), *weights)[:16]
+
+
+@torch.no_grad()
+def _fill(
+    path: Path,
+    shape: tuple[int, ...],
+    system: LatentDiffusion,
+    pictures: Pictures,
+    config: RunConfig,
+) -> None:
+    file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    device, size = next(system.eval().parameters()).device, config.evaluation.batch_size
+    use_bf16 = uses_bf16(config.run.precision, device)
+    for start in track(range(0, len(pictures), size), "Caching latents", size):
+        indices = torch.arange(start, min(start + size, len(pictures)))
+        fetched = pictures.fetch(indices)
+        for flip in range(shape[0]):
+            images = to_batch(fetched, device, torch.full((len(indices),), bool(flip)))
+            if config.run.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
+                moments = system.encode_moments(images)  # (B, 2C, h, w)
+            file[flip, start : start + len(indices)] = moments.half().cpu().numpy()
+    file.flush()

@@ -30,7 +30,7 @@ def latency_ratio(network: nn.Module, original: nn.Module, batch_size: int = BAT
         step()
     repeats = max(1, round(SECONDS / _seconds(steps[1], 1)))
     took, of_original = alternate([partial(_seconds, step, repeats) for step in steps], ROUNDS)
-    return ratio(took, of_original).middle
+    return ratio(took, of_original)[0]
 
 
 def _step(network: nn.Module, batch_size: int) -> Callable[[], object]:

@@ -33,8 +33,7 @@ def measure_quality(system: LatentDiffusion, batches: Batches, label: str) -> Qu
     """
     total = torch.zeros(2, dtype=torch.float64)
     for batch in batches.of_this_process(system, label):
-        errors = (system.decode(batch.mean) - batch.images).square()
-        total[0] += _sum_of_means(errors)
+        total[0] += _squares(system.decode(batch.mean) - batch.images)
         if system.denoiser is None:
             continue
         device, size = batch.latents.device, len(batch.latents)
@@ -43,11 +42,11 @@ def measure_quality(system: LatentDiffusion, batches: Batches, label: str) -> Qu
         timesteps = torch.randint(num_timesteps, (size,), generator=source, device=device)
         noise = torch.randn(batch.latents.shape, generator=source, device=device)
         noisy, _ = system.noised(batch.latents, noise, timesteps)
-        total[1] += _sum_of_means((system.predict_noise(noisy, timesteps) - noise).square())
+        total[1] += _squares(system.predict_noise(noisy, timesteps) - noise)
     means = sum_over_processes(total) / batches.num_pictures
     return Quality(to_db(means[0]), None if system.denoiser is None else float(means[1]))
 
 
-def _sum_of_means(errors: Tensor) -> float:
-    """Each picture's mean of errors (B, …), added over the pictures."""
-    return float(errors.double().flatten(1).mean(dim=1).sum())
+def _squares(errors: Tensor) -> float:
+    """Each picture's mean square of errors (B, …), added over the pictures."""
+    return float(errors.square().double().flatten(1).mean(dim=1).sum())

@@ -1,18 +1,15 @@
 """One step of recovery: pictures and draws in, losses out, no files."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pelap.core.seeding import generator
 from pelap.families.conditioned import bare
 from pelap.method.losses import LossTerms
-from pelap.method.system import LatentDiffusion, sample_moments
-from pelap.training.recovery.student import Student, Teacher
+from pelap.method.system import LatentDiffusion
 from pelap.training.recovery.taps import Listener, relative_feature_loss
 
 
@@ -84,71 +81,6 @@ class TrainedNetworks(nn.Module):
         prediction = self.system.predict(noisy, timesteps)
         features = None if self.listener is None else tuple(self.listener.take())
         return StudentOutput(decoded, prediction, features)
-
-
-@torch.no_grad()
-def make_batch(
-    student: Student,
-    teacher: Teacher | None,
-    images: Tensor,
-    *,
-    seed: int,
-    step: int,
-    batch_size: int,
-    share: slice,
-) -> RecoveryBatch:
-    """Draw latents, timesteps and noise for the whole batch, and take this process's part.
-
-    With E the way from the teacher's channels to the student's (1 without a teacher) and x the
-    teacher's latents: the student sees E·x_t, its target is E·ε or E·v, and the teacher's
-    prediction at x_t is carried over as E·prediction. Rows of E are orthonormal, so E·ε is noise.
-
-    Args:
-        student: Whose weights say what is taught.
-        teacher: Or None.
-        images: This process's, (B, 3, H, W) in [-1, 1].
-        seed: Of the draws.
-        step: Number of the step, from 0: what is drawn is a function of it.
-        batch_size: Pictures of all processes.
-        share: Which of them are this process's.
-    """
-    device, system = images.device, student.system
-    whole = (teacher.system if teacher else system).encode_moments(images)  # (B, 2C, …)
-    source = generator(seed, "draws", step, device)
-    shape = (batch_size, whole.shape[1] // 2, *whole.shape[2:])
-    latent_noise = torch.randn(shape, generator=source, device=device)[share]
-    noise = torch.randn(shape, generator=source, device=device)[share]
-    num_timesteps = len(system.scheduler.alphas_cumprod)
-    timesteps = torch.randint(num_timesteps, (batch_size,), generator=source, device=device)[share]
-    batch = RecoveryBatch()
-    if student.trains_decoder:
-        own = whole if teacher is None else system.encode_moments(images)  # (B, 2K, …)
-        own_noise = latent_noise if teacher is None else teacher.to_student(latent_noise)
-        batch = replace(batch, latents=sample_moments(own, own_noise).latents, images=images)
-    if student.trains_decoder and teacher is not None:
-        batch = replace(batch, teacher_images=teacher.system.decode(whole.chunk(2, dim=1)[0]))
-    if system.denoiser is None:
-        return batch
-    drawn = sample_moments(whole, latent_noise).latents  # (B, C, …)
-    noisy, target = system.noised(drawn, noise, timesteps)  # (B, C, …) each
-    if teacher is None:
-        return replace(batch, noisy=noisy, timesteps=timesteps, target=target)
-    batch = replace(
-        batch,
-        noisy=teacher.to_student(noisy),
-        timesteps=timesteps,
-        target=teacher.to_student(target),
-    )
-    if teacher.system.denoiser is not None:
-        prediction = teacher.to_student(teacher.system.predict(noisy, timesteps))
-        batch = replace(batch, teacher_prediction=prediction)
-    if teacher.listener is not None:
-        features = tuple(
-            given if tap.features is None else given[:, tap.features.to(given.device)]
-            for given, tap in zip(teacher.listener.take(), teacher.taps, strict=True)
-        )
-        batch = replace(batch, teacher_features=features)
-    return batch
 
 
 def recovery_losses(

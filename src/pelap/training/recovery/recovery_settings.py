@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from pelap.config.run_config import as_option
 from pelap.core.errors import ConfigError
 from pelap.training.schedules import half_cosine
 
@@ -41,15 +42,13 @@ class RecoverySettings:
         """
         for name in ("steps", "batch_size", "num_pictures", "checkpoint_every"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{_option(name)} is {getattr(self, name)}: at least 1.")
+                raise ConfigError(f"{as_option(name)} is {getattr(self, name)}: at least 1.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ConfigError(f"--learning-rate is {self.learning_rate}: it must be above 0.")
-        for name in ("teacher_weight", "feature_weight"):
+        for name in ("teacher_weight", "feature_weight", "seed"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"{_option(name)} is {value}: it must be 0 or more.")
-        if self.seed < 0:
-            raise ConfigError(f"--seed is {self.seed}: it must be 0 or more.")
+                raise ConfigError(f"{as_option(name)} is {value}: it must be 0 or more.")
         if self.parts not in PARTS:
             raise ConfigError(f"--parts is {self.parts}: known are {', '.join(PARTS)}.")
 
@@ -60,7 +59,3 @@ class RecoverySettings:
             return self.learning_rate * (step + 1) / rising
         phase = (step - rising) / (self.steps - rising)
         return self.learning_rate * half_cosine(phase)
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

@@ -13,7 +13,7 @@ from pelap.families.registry import autoencoder_ports, denoiser_ports
 from pelap.method.system import LatentDiffusion
 from pelap.models.loaded import LoadedModel
 from pelap.training.recovery.recovery_settings import Parts
-from pelap.training.recovery.taps import Listener, Tap
+from pelap.training.recovery.taps import Listener, Tap, prunings_of
 
 LATENTS_AGREE = 0.1
 """Largest error of the student's latents, over their size, that rounding and rotations explain."""
@@ -94,9 +94,12 @@ def make_student(model: LoadedModel, parts: Parts, image: Tensor) -> Student:
     decoder = {} if parts == "denoiser" else _decoder_weights(system, autoencoder, image)
     of_denoiser = {} if denoiser is None else dict(denoiser.named_parameters())
     if parts == "pruned":
-        decoder = _of_layers(decoder, _decoder_port_layers(autoencoder))
+        reads = autoencoder_ports(autoencoder)
+        decoder = _of_layers(decoder, reads.decoder, reads.post_quant)
         if denoiser is not None:
-            of_denoiser = _of_layers(of_denoiser, _denoiser_port_layers(denoiser))
+            ports = denoiser_ports(denoiser)
+            layers = (ports.input_norm, ports.input.layer, ports.output.layer)
+            of_denoiser = _of_layers(of_denoiser, *layers)
     system.requires_grad_(False)
     trained = Student(working, system, list(decoder.values()), list(of_denoiser.values()))
     for weight in trained.weights:
@@ -178,10 +181,7 @@ def find_encode(student: LoadedModel, teacher: LoadedModel) -> Tensor:
     Raises:
         ConfigError: If the record does not lead from one to the other.
     """
-    prunings, known = (
-        [entry for entry in model.history if "channels_before" in entry]
-        for model in (student, teacher)
-    )
+    prunings, known = prunings_of(student), prunings_of(teacher)
     if not prunings:
         raise ConfigError(
             f"{student.name} holds no record of a pruning, so what --teacher {teacher.name} knows "
@@ -198,40 +198,24 @@ def find_encode(student: LoadedModel, teacher: LoadedModel) -> Tensor:
         )
     encode = torch.eye(before, dtype=torch.float64)
     for pruning in since:
-        encode = _encode_of(pruning, student.name) @ encode
+        if pruning["rotation"] == "none":
+            encode = encode[pruning["kept"]]
+        elif "encode" in pruning:
+            encode = torch.tensor(pruning["encode"], dtype=torch.float64) @ encode
+        else:
+            raise ConfigError(
+                f"{student.name} was rotated and its record does not say how: prune anew, or leave "
+                "--teacher out."
+            )
     return encode
-
-
-def _encode_of(record: dict[str, Any], name: str) -> Tensor:
-    if record["rotation"] == "none":
-        return torch.eye(record["channels_before"], dtype=torch.float64)[record["kept"]]
-    if "encode" not in record:
-        raise ConfigError(
-            f"{name} was rotated and its record does not say how: prune anew, or leave --teacher "
-            "out."
-        )
-    return torch.tensor(record["encode"], dtype=torch.float64)
-
-
-def _decoder_port_layers(autoencoder: nn.Module) -> tuple[str, ...]:
-    """The layers that read the latents."""
-    ports = autoencoder_ports(autoencoder)
-    return (ports.decoder, *([ports.post_quant] if ports.post_quant else []))
-
-
-def _denoiser_port_layers(denoiser: nn.Module) -> tuple[str, ...]:
-    """The layers that read and write the latents."""
-    ports = denoiser_ports(denoiser)
-    norm = [ports.input_norm] if ports.input_norm else []
-    return (*norm, ports.input.layer, ports.output.layer)
 
 
 def _copy(network: nn.Module) -> Any:
     return copy.deepcopy(network).float().requires_grad_(True).eval()
 
 
-def _of_layers(weights: dict[str, nn.Parameter], layers: Iterable[str]) -> dict[str, nn.Parameter]:
-    prefixes = tuple(f"{layer}." for layer in layers)
+def _of_layers(weights: dict[str, nn.Parameter], *layers: str | None) -> dict[str, nn.Parameter]:
+    prefixes = tuple(f"{layer}." for layer in layers if layer)
     return {name: weight for name, weight in weights.items() if name.startswith(prefixes)}
 
 
@@ -255,9 +239,8 @@ def _decoder_weights(
 def round_weights(student: Student, original: LoadedModel) -> None:
     """Round trained weights to the precision that they will be saved in."""
     for network, old in _pairs(student, original):
-        precision = {name: weight.dtype for name, weight in old.named_parameters()}
-        for name, weight in network.named_parameters():
-            weight.copy_(weight.to(precision[name]))
+        for weight, before in zip(network.parameters(), old.parameters(), strict=True):
+            weight.copy_(weight.to(before.dtype))
 
 
 @torch.no_grad()

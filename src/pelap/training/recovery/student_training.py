@@ -2,25 +2,29 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from pelap.config.run_folder import RunFolder, write_whole
 from pelap.core.digests import digest
 from pelap.core.errors import ConfigError
+from pelap.core.seeding import generator
 from pelap.data.pictures import Pictures, to_batch
+from pelap.method.system import sample_moments
 from pelap.training.checkpoint import TrainingState
 from pelap.training.loop import DivergenceError, Loop, Objective, restore
 from pelap.training.preparation import check_batch
 from pelap.training.recovery.recovery_losses import (
+    RecoveryBatch,
     RecoveryLosses,
     TrainedNetworks,
-    make_batch,
     recovery_losses,
 )
 from pelap.training.recovery.recovery_settings import RecoverySettings
@@ -143,22 +147,54 @@ class RecoveryObjective(Objective):
     def forward(self, step: int) -> RecoveryLosses:
         settings, training = self.settings, self.training
         size, seed, pictures = settings.batch_size, settings.seed, training.pictures
-        share = share_of(training.accelerator, size)
-        indices, flips = draw_pictures(
-            step, len(pictures), size, seed, flip=training.flip, share=share
-        )
+        share, num = share_of(training.accelerator, size), len(pictures)
+        indices, flips = draw_pictures(step, num, size, seed, flip=training.flip, share=share)
         images = to_batch(pictures.fetch(indices), training.accelerator.device, flips)
-        batch = make_batch(
-            training.student,
-            training.teacher,
-            images,
-            seed=seed,
-            step=step,
-            batch_size=size,
-            share=share,
-        )
+        batch = self._make_batch(images, step, share)
         output = self.model(batch.latents, batch.noisy, batch.timesteps)
         return recovery_losses(output, batch, settings.teacher_weight, settings.feature_weight)
+
+    @torch.no_grad()
+    def _make_batch(self, images: Tensor, step: int, share: slice) -> RecoveryBatch:
+        """Draw latents, timesteps and noise for the whole batch, and take this process's part.
+
+        With E the way from the teacher's channels to the student's (1 without a teacher) and x the
+        teacher's latents: the student sees E·x_t, its target is E·ε or E·v, and the teacher's
+        prediction at x_t is carried over as E·prediction. Rows of E are orthonormal, so E·ε is
+        noise.
+        """
+        student, teacher = self.training.student, self.training.teacher
+        device, system, size = images.device, student.system, self.settings.batch_size
+        carry: Callable[[Tensor], Tensor] = (
+            teacher.to_student if teacher else lambda latents: latents
+        )
+        whole = (teacher.system if teacher else system).encode_moments(images)  # (B, 2C, …)
+        source = generator(self.settings.seed, "draws", step, device)
+        shape = (size, whole.shape[1] // 2, *whole.shape[2:])
+        latent_noise = torch.randn(shape, generator=source, device=device)[share]
+        noise = torch.randn(shape, generator=source, device=device)[share]
+        num_timesteps = len(system.scheduler.alphas_cumprod)
+        timesteps = torch.randint(num_timesteps, (size,), generator=source, device=device)[share]
+        latents = decoded = noisy = target = prediction = features = None
+        if student.trains_decoder:
+            own = whole if teacher is None else system.encode_moments(images)  # (B, 2K, …)
+            latents = sample_moments(own, carry(latent_noise)).latents
+            if teacher is not None:
+                decoded = teacher.system.decode(whole.chunk(2, dim=1)[0])
+        if system.denoiser is not None:
+            drawn = sample_moments(whole, latent_noise).latents  # (B, C, …)
+            noisy, target = system.noised(drawn, noise, timesteps)  # (B, C, …) each
+            if teacher is not None and teacher.system.denoiser is not None:
+                prediction = carry(teacher.system.predict(noisy, timesteps))
+            if teacher is not None and teacher.listener is not None:
+                features = tuple(
+                    given if tap.features is None else given[:, tap.features.to(given.device)]
+                    for given, tap in zip(teacher.listener.take(), teacher.taps, strict=True)
+                )
+            noisy, target = carry(noisy), carry(target)
+        return RecoveryBatch(
+            latents, images, decoded, noisy, timesteps, target, prediction, features
+        )
 
     def is_logged(self, done: int) -> bool:
         return done == 1 or done % LOG_EVERY == 0 or self.is_saved(done)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,13 +36,10 @@ class Listener:
     def __init__(self, network: nn.Module, names: Sequence[str]):
         self.heard: list[Tensor | None] = [None] * len(names)
         for place, name in enumerate(names):
-            network.get_submodule(name).register_forward_hook(self._hook(place))
+            network.get_submodule(name).register_forward_hook(partial(self._keep, place))
 
-    def _hook(self, place: int) -> Any:
-        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            self.heard[place] = output[0] if isinstance(output, tuple) else output
-
-        return keep
+    def _keep(self, place: int, _module: nn.Module, _inputs: object, output: Any) -> None:
+        self.heard[place] = output[0] if isinstance(output, tuple) else output
 
     def take(self) -> list[Tensor]:
         """Features (B, D, h, w) in the order of the names, each once."""
@@ -51,6 +49,11 @@ class Listener:
         return taken
 
 
+def prunings_of(model: LoadedModel) -> list[dict[str, Any]]:
+    """What its history says of prunings, oldest first."""
+    return [entry for entry in model.history if "channels_before" in entry]
+
+
 def find_taps(student: LoadedModel, teacher: LoadedModel) -> list[Tap]:
     """Blocks to compare: those that the record of the student's prunings names, or all of a UNet.
 
@@ -58,10 +61,11 @@ def find_taps(student: LoadedModel, teacher: LoadedModel) -> list[Tap]:
     """
     if not hasattr(student.denoiser, "down_blocks"):
         return []
-    prunings = [entry for entry in student.history if "channels_before" in entry]
-    known = sum("channels_before" in entry for entry in teacher.history)
-    taps = {name: Tap(name, name, None) for name in _blocks(student.denoiser)}
-    for record in reversed(prunings[known:]):
+    unet: Any = student.denoiser
+    blocks = [f"{owner}.{n}" for owner in BLOCK_LISTS for n in range(len(getattr(unet, owner)))]
+    blocks += ["mid_block"] if unet.mid_block is not None else []
+    taps = {name: Tap(name, name, None) for name in blocks}
+    for record in reversed(prunings_of(student)[len(prunings_of(teacher)) :]):
         kept = record.get("width", {}).get("features", {})
         if kept:
             taps = {name: _through(tap, *kept[tap.teacher]) for name, tap in taps.items()}
@@ -72,11 +76,6 @@ def _through(tap: Tap, teacher: str, kept: list[int]) -> Tap:
     """The same tap, one pruning earlier."""
     features = torch.tensor(kept)
     return Tap(tap.student, teacher, features if tap.features is None else features[tap.features])
-
-
-def _blocks(unet: Any) -> list[str]:
-    blocks = [f"{owner}.{n}" for owner in BLOCK_LISTS for n in range(len(getattr(unet, owner)))]
-    return [*blocks, *(["mid_block"] if unet.mid_block is not None else [])]
 
 
 def relative_feature_loss(given: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
