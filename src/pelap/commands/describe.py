@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-from pelap.commands.verb_settings import PRESET_NAMES, JsonSettings, OverrideSettings, Result
+from pelap.commands.verb_settings import PRESET_NAMES, JsonSettings, OverrideSettings, Result, shown
 from pelap.config.overrides import apply_overrides
 from pelap.config.presets import PRESETS, get_preset
-from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import open_run
 
 
@@ -18,7 +17,7 @@ class DescribeSettings(OverrideSettings, JsonSettings):
     """What `pelap describe` takes."""
 
     subject: Annotated[
-        Positional[str], arg(metavar="PRESET|RUN", help=f"{PRESET_NAMES}, or a run folder")
+        Positional[str], shown("PRESET|RUN", help=f"{PRESET_NAMES}, or a run folder")
     ]
 
 
@@ -35,20 +34,11 @@ class Size(Result):
     """Multiply-accumulates for one picture or latent."""
 
     def describe(self) -> str:
-        """A line each."""
         lines = [f"{f'{k} parameters':24} {v:>14,}" for k, v in self.num_parameters.items()]
         for name, shape in self.shapes.items():
             lines.append(f"{name + ' shape':24} {' × '.join(map(str, shape)):>14}")
         lines += [f"{name + ' MACs':24} {count:>14,}" for name, count in self.macs.items()]
         return "\n".join(lines)
-
-
-def measure_size(config: RunConfig) -> Size:
-    """Count parameters and multiply-accumulates of a config's networks."""
-    from pelap.measure.run_cost import describe
-    from pelap.method.system import build_system
-
-    return Size(**describe(build_system(config), config))
 
 
 def run(settings: DescribeSettings) -> Size:
@@ -57,4 +47,8 @@ def run(settings: DescribeSettings) -> Size:
         config = get_preset(settings.subject)
     else:
         config = open_run(settings.subject).config()
-    return measure_size(apply_overrides(config, settings.overrides))
+    config = apply_overrides(config, settings.overrides)
+    from pelap.measure.run_cost import describe
+    from pelap.method.system import build_system
+
+    return Size(**describe(build_system(config), config))
