@@ -14,28 +14,29 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pelap.commands.analyze_model import analyze
-    from pelap.commands.any_model import pictures
-    from pelap.commands.compare import compare
-    from pelap.commands.diagnose_model import diagnose
-    from pelap.commands.evaluate import evaluate
-    from pelap.commands.export import export
-    from pelap.commands.prune_model import prune
-    from pelap.commands.recover_model import recover
-    from pelap.commands.report import report
-    from pelap.commands.resume import resume
-    from pelap.commands.sample import sample
-    from pelap.commands.sweep_trials import sweep
-    from pelap.commands.train import train
-    from pelap.config.presets import get_preset
-    from pelap.config.run_config import RunConfig
-    from pelap.measure.collapse_watch import CollapseWatch
-    from pelap.method.importance import ImportancePredictor
-    from pelap.method.latent_gate import LatentGate
-    from pelap.method.paper_autoencoder import PaperAutoencoder
-    from pelap.method.paper_denoiser import PaperUNet
-    from pelap.method.pipeline import LatentDiffusionPipeline, load_pipeline
-    from pelap.models.opening import open_model
+    from pelap.commands.analyze_model import analyze as analyze
+    from pelap.commands.any_model import pictures as pictures
+    from pelap.commands.compare import compare as compare
+    from pelap.commands.diagnose_model import diagnose as diagnose
+    from pelap.commands.evaluate import evaluate as evaluate
+    from pelap.commands.export import export as export
+    from pelap.commands.prune_model import prune as prune
+    from pelap.commands.recover_model import recover as recover
+    from pelap.commands.report import report as report
+    from pelap.commands.resume import resume as resume
+    from pelap.commands.sample import sample as sample
+    from pelap.commands.sweep_trials import sweep as sweep
+    from pelap.commands.train import train as train
+    from pelap.config.presets import get_preset as get_preset
+    from pelap.config.run_config import RunConfig as RunConfig
+    from pelap.measure.collapse_watch import CollapseWatch as CollapseWatch
+    from pelap.method.importance import ImportancePredictor as ImportancePredictor
+    from pelap.method.latent_gate import LatentGate as LatentGate
+    from pelap.method.paper_autoencoder import PaperAutoencoder as PaperAutoencoder
+    from pelap.method.paper_denoiser import PaperUNet as PaperUNet
+    from pelap.method.pipeline import LatentDiffusionPipeline as LatentDiffusionPipeline
+    from pelap.method.pipeline import load_pipeline as load_pipeline
+    from pelap.models.opening import open_model as open_model
 
 # Imported on first use: the command line answers --help without torch, and diffusers finds the
 # classes named in a run's model_index.json here.
@@ -65,31 +66,7 @@ _HOMES = {
     "train": "pelap.commands.train",
 }
 
-__all__ = [
-    "CollapseWatch",
-    "ImportancePredictor",
-    "LatentDiffusionPipeline",
-    "LatentGate",
-    "PaperAutoencoder",
-    "PaperUNet",
-    "RunConfig",
-    "analyze",
-    "compare",
-    "diagnose",
-    "evaluate",
-    "export",
-    "get_preset",
-    "load_pipeline",
-    "open_model",
-    "pictures",
-    "prune",
-    "recover",
-    "report",
-    "resume",
-    "sample",
-    "sweep",
-    "train",
-]
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

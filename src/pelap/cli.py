@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from pelap import __version__
-from pelap.core.errors import ConfigError, PelapError
+from pelap.core.errors import ConfigError, PelapError, in_one_line
 
 VERBS = {
     "train": ("TrainSettings", "Train a preset into a new run folder."),
@@ -54,6 +54,8 @@ VERBS = {
     ),
 }
 """The class of each verb's settings, in the module of its name, and what it does."""
+NO_OPTIONS = ("model", "overrides", "paths", "preset", "run_folder", "subject")
+"""Fields of settings that have a place in place of a name."""
 OVERRIDES = (
     "Any setting of the run follows as --group.field VALUE, e.g. --run.max-steps 300; "
     "`pelap settings PRESET` lists them all."
@@ -64,20 +66,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; 0 when done, 2 for a user's mistake, 130 when interrupted."""
     try:
         return _main(list(sys.argv[1:] if argv is None else argv))
-    except PelapError as error:
-        print(f"pelap: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("pelap: interrupted; the same command or `pelap resume` continues.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `pelap … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if error.filename is None:
+    except (PelapError, OSError) as error:
+        if os.environ.get("PELAP_TRACEBACK"):
             raise
-        print(f"pelap: {error.filename}: {error.strerror}.", file=sys.stderr)
+        print(f"pelap: {_complaint(error)}", file=sys.stderr)
         return 2
+
+
+def _complaint(error: Exception) -> str:
+    """What is wrong, in one line; of what the system refuses, with the file's name."""
+    if isinstance(error, OSError) and error.strerror is not None:
+        return ": ".join(str(part) for part in (error.filename, error.strerror) if part) + "."
+    return in_one_line(error, 10_000)
 
 
 def _main(words: list[str]) -> int:
@@ -98,7 +104,8 @@ def _main(words: list[str]) -> int:
     settings = _parse(getattr(module, VERBS[verb][0]), verb, words[num_words:])
     record = module.run(settings)
     if record is not None and os.environ.get("RANK", "0") == "0":
-        print(json.dumps(record.as_dict()) if _wants_json(settings) else record.describe())
+        wants_json = getattr(settings, "json", False)
+        print(json.dumps(record.as_dict()) if wants_json else record.describe())
     return 1 if getattr(record, "failed", None) else 0
 
 
@@ -115,7 +122,7 @@ def _parse(kind: Any, verb: str, words: list[str]) -> Any:
 
     own, description = words, VERBS[verb][1]
     names = [field.name for field in fields(kind)]
-    known = ["--help", *map(as_option, names)]
+    known = ["--", "--help", *(as_option(name) for name in names if name not in NO_OPTIONS)]
     if "overrides" in names:
         description += f"\n\n{OVERRIDES}"
         known += known_settings()
@@ -132,10 +139,6 @@ def _parse(kind: Any, verb: str, words: list[str]) -> Any:
     config = (FlagCreatePairsOff,)
     settings = parse_options(kind, own, f"pelap {verb}", description, config=config)
     return replace(settings, overrides=tuple(words)) if "overrides" in names else settings
-
-
-def _wants_json(settings: Any) -> bool:
-    return getattr(settings, "json", False)
 
 
 def _unknown_verb(verb: str) -> ConfigError:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
@@ -13,6 +14,7 @@ import pelap
 from pelap.analysis.analysis_record import AnalysisSettings
 from pelap.cli import VERBS, _parse, main
 from pelap.commands.analyze import AnalyzeSettings, MeasuredOn
+from pelap.commands.report import ReportSettings
 from pelap.commands.verb_settings import fields_of
 from pelap.config.overrides import given_settings, split_overrides
 from pelap.config.presets import tiny
@@ -85,6 +87,23 @@ def test_help_of_a_verb_tells_each_option_and_imports_no_torch(verb: str):
     for field in fields(kind):
         if field.name not in {*positional, "overrides"}:
             assert as_option(field.name) in told.stdout
+    assert "(default: None)" not in told.stdout
+    assert "(default: False)" not in told.stdout
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_what_is_missing_is_named_in_every_encoding(encoding: str):
+    told = subprocess.run(
+        [sys.executable, "-m", "pelap", "recover", "m"], check=False, capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    assert told.stderr.startswith(b"pelap: Give --steps INT and --output PATH; see")
+    assert (told.returncode, told.stdout) == (2, b"")
+
+
+def test_two_dashes_end_a_list():
+    settings = _parse(ReportSettings, "report", ["--batch-sizes", "1", "16", "--", "a", "b"])
+    assert (settings.batch_sizes, settings.paths) == ((1, 16), (Path("a"), Path("b")))
 
 
 def test_defaults_stand_once():
@@ -176,6 +195,17 @@ def test_reproduce_goes_on_where_it_stopped(capsys: pytest.CaptureFixture[str], 
         (["bench", "train", "tiny", "--rounds", "0"], "--rounds"),
         (["bench", "train", "tiny", "--round", "1"], "Did you mean --rounds"),
         (["prun", "model"], "Did you mean prune"),
+        (["train", "tiny", "--output", "{tmp}/run", "--preset", "demo", "--run.seed", "1"],
+         "Unknown setting --preset"),
+        (["train", "tiny", "--output", "{tmp}/run", "--run.on-collapse", "x"], "one of stop, warn"),
+        (["train", "tiny", "--output", "{tmp}/run", "--run.seed", "-1"], "--run.seed is -1"),
+        (["prune", "m", "--fill", "x"], "--fill is 'x': it must be one of linear, mean, zero;"),
+        (["prune", "m", "--denoiser-macs", "half"], "--denoiser-macs is 'half': it must be FLOAT;"),
+        (["prune", "m", "--keep"], "--keep lacks its value;"),
+        (["prune", "m", "another", "--keep", "2"], "another"),
+        (["recover", "m"], "Give --steps INT and --output PATH;"),
+        (["export", "--output", "x"], "Give MODEL;"),
+        (["bench", "train", "tiny", "--rounds", "x"], "--rounds is 'x': it must be INT;"),
         (["report"], "RUN"),
         ([], "VERB"),
     ],
@@ -186,6 +216,28 @@ def test_mistakes_are_one_line_and_leave_nothing(
     line = fails(capsys, *[argument.format(tmp=tmp_path) for argument in arguments])
     assert match in line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device"), "pelap: No space left on device.\n"),
+        (OSError(13, "Permission denied", "/x/y"), "pelap: /x/y: Permission denied.\n"),
+        (OSError("two\nlines"), "pelap: two lines\n"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: OSError, line: str
+):
+    def refuse(_words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr("pelap.cli._main", refuse)
+    assert main(["train"]) == 2
+    assert capsys.readouterr().err == line
+    monkeypatch.setenv("PELAP_TRACEBACK", "1")
+    with pytest.raises(OSError, match=r"two|Errno"):
+        main(["train"])
 
 
 def test_output_that_nobody_reads_ends_quietly(tiny_run: RunFolder):

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from pelap.cli import main
-from pelap.commands.sweep_plan import GridAxis, parse_axis, plan_trials
-from pelap.commands.sweep_table import SweepResult, TrialResult, summarise, summary, table
+from pelap.commands.sweep import GridAxis, parse_axis, plan_trials
+from pelap.commands.sweep_table import SweepResult, TrialResult, summarise, summary
 from pelap.commands.sweep_trials import Processes, sweep
 from pelap.config.overrides import apply_overrides
 from pelap.config.presets import tiny
@@ -174,7 +174,7 @@ def test_a_sweep_writes_what_it_measured_and_repeats_nothing(
         assert found["mean"] == pytest.approx(np.mean(losses))
         assert found["std"] == pytest.approx(np.std(losses, ddof=1))
         assert sum(point["verdicts"].values()) == 2
-    assert (tmp_path / "sweep.md").read_text() == table(result)
+    assert (tmp_path / "sweep.md").read_text() == result.describe()
     assert (tmp_path / "figures" / "sweep.png").stat().st_size > 10_000
 
     capsys.readouterr()
@@ -325,7 +325,7 @@ def test_what_is_not_finite_has_no_mean_and_is_null_in_json():
         for seed, loss in ((1, 1.0), (2, math.inf), (3, math.nan))
     ]
     result = summarise("tiny", {"gate.budget": ["4"]}, trials)
-    assert "| 4 | 3 | – | 3 healthy |" in table(result)
+    assert "| 4 | 3 | – | 3 healthy |" in result.describe()
     content = result.as_dict()
     json.dumps(content, allow_nan=False)
     assert content["points"][0]["figures"]["loss"] == {"mean": None, "std": None, "n": 3}
@@ -350,5 +350,5 @@ def test_the_table_says_mean_and_deviation():
             "figures": {"psnr": {"mean": 24.123456, "std": 0.1234, "n": 3}},
         }
     ]
-    text = table(SweepResult("tiny", {"gate.budget": ["4"]}, [1, 2, 3], [], points))
+    text = SweepResult("tiny", {"gate.budget": ["4"]}, [1, 2, 3], [], points).describe()
     assert text.splitlines()[-1] == "| 4 | 3 | 24.12 ± 0.12 | 2 healthy, 1 collapsed |"

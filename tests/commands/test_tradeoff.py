@@ -12,9 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from pelap.cli import main
-from pelap.commands.compare import compare_subjects, giver_of
+from pelap.commands.compare import compare_subjects, giver_of, labels_of, open_subjects
 from pelap.commands.compare_measure import TradeoffSettings, measure_model
-from pelap.commands.compare_subjects import labels_of, open_subjects
 from pelap.config.presets import tiny
 from pelap.config.run_config import EvaluationConfig, GateConfig, NetworkConfig, RunConfig
 from pelap.core.errors import ConfigError, ModelError
@@ -159,8 +158,9 @@ def test_what_was_measured_is_not_measured_again(
 
 def test_quality_is_the_same_at_every_call_and_of_the_model_that_is_asked_for(models: Path):
     whole, chosen = open_model(models / "whole"), open_model(models / "chosen")
+    references = make_references(whole, config(), SETTINGS, CPU)
     found = [
-        measure_model(model, whole, config(), SETTINGS)["quality"]
+        measure_model(model, whole, config(), SETTINGS, references)["quality"]
         for model in (chosen, chosen, whole)
     ]
     assert found[0] == found[1]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pelap.analysis.analysis_record import Analysis, AnalysisSettings
+from pelap.analysis.analysis_record import AnalysisSettings
 from pelap.commands.verb_settings import (
     AnyFloat,
     AnyInt,
@@ -15,7 +15,6 @@ from pelap.commands.verb_settings import (
 from pelap.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pelap.analysis.recommendation import Recommendation
     from pelap.commands.analyze_model import AnalysisResult
 
 
@@ -52,40 +51,12 @@ def run(settings: AnalyzeSettings) -> "AnalysisResult":
     if settings.output.is_file():
         raise ConfigError(f"--output {settings.output} is a file: give a folder.")
     measured = fields_of(MeasuredOn, settings)
-    from pelap.commands.analyze_model import analysis_settings, analyze, check_wanted
+    from pelap.commands.analyze_model import analysis_settings, analyze
     from pelap.models.model_pictures import pictures_config
 
     analysis_settings(measured)  # refused before the model is opened
     model = settings.open()
-    check_wanted(model, settings.keep, settings.max_psnr_drop)
-    result = analyze(
-        model,
-        pictures_config(model, settings.overrides),
-        keep=settings.keep,
-        max_psnr_drop=settings.max_psnr_drop,
-        unconditional=settings.unconditional,
-        **measured,
-    )
+    wanted = {name: getattr(settings, name) for name in ("keep", "max_psnr_drop", "unconditional")}
+    result = analyze(model, pictures_config(model, settings.overrides), **wanted, **measured)
     result.save(settings.output)
     return result
-
-
-def describe(analysis: Analysis, recommendation: "Recommendation | None") -> str:
-    """The channels as a table, best first, and what is recommended."""
-    best = analysis.criteria[0]
-    by_name = {criterion.name: criterion for criterion in analysis.criteria}
-    ranking = by_name.get("elimination", best).ranking
-    lines = [f"{'channel':>7} {'std':>8} {'KL':>8} {'R²':>6} {'ΔPSNR dB':>9} {'linear dB':>9}"]
-    for number in ranking:
-        channel = analysis.channels[number]
-        lines.append(
-            f"{number:7d} {channel.std:8.3f} {channel.kl:8.2f} {channel.r2:6.2f} "
-            f"{channel.leave_one_out_db:9.2f} {channel.leave_one_out_linear_db:9.2f}"
-        )
-    lines.append(
-        f"all {analysis.num_channels}: {analysis.psnr_db:.2f} dB on {analysis.num_curve:,} pictures"
-    )
-    if recommendation is not None:
-        kept = " ".join(map(str, recommendation.channels))
-        lines += [f"keep {kept}", recommendation.reason]
-    return "\n".join([*lines, *analysis.notes])

@@ -1,6 +1,5 @@
 """Any model in; which of its latent channels matter out, as a record, JSON, figures and a page."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,10 @@ from accelerate import PartialState
 from pelap.analysis import channel_analysis
 from pelap.analysis.analysis_record import Analysis, AnalysisSettings
 from pelap.analysis.recommendation import Recommendation, recommend
-from pelap.commands import analyze as words
 from pelap.commands.any_model import AnyModel, AnyPictures, as_model, as_pictures, told_nothing
 from pelap.commands.verb_settings import Result
 from pelap.config.run_config import RunConfig
-from pelap.config.run_folder import write_whole
+from pelap.config.run_folder import write_json
 from pelap.core.errors import ConfigError
 from pelap.core.records import read_record, to_json_dict
 from pelap.models.loaded import LoadedModel
@@ -35,7 +33,23 @@ class AnalysisResult(Result):
 
     def describe(self) -> str:
         """The channels as a table, best first, and what is recommended."""
-        return words.describe(self.analysis, self.recommendation)
+        analysis, recommendation = self.analysis, self.recommendation
+        best = analysis.criteria[0]
+        by_name = {criterion.name: criterion for criterion in analysis.criteria}
+        ranking = by_name.get("elimination", best).ranking
+        lines = [f"{'channel':>7} {'std':>8} {'KL':>8} {'R²':>6} {'ΔPSNR dB':>9} {'linear dB':>9}"]
+        for number in ranking:
+            channel = analysis.channels[number]
+            lines.append(
+                f"{number:7d} {channel.std:8.3f} {channel.kl:8.2f} {channel.r2:6.2f} "
+                f"{channel.leave_one_out_db:9.2f} {channel.leave_one_out_linear_db:9.2f}"
+            )
+        whole = f"{analysis.psnr_db:.2f} dB on {analysis.num_curve:,} pictures"
+        lines.append(f"all {analysis.num_channels}: {whole}")
+        if recommendation is not None:
+            kept = " ".join(map(str, recommendation.channels))
+            lines += [f"keep {kept}", recommendation.reason]
+        return "\n".join([*lines, *analysis.notes])
 
     def as_dict(self) -> dict[str, Any]:
         """What analysis.json holds."""
@@ -49,13 +63,13 @@ class AnalysisResult(Result):
 
     def save(self, folder: str | Path) -> None:
         """Write analysis.json, figures and analysis.html; only the first process does."""
-        if not is_first_process():
+        if not PartialState().is_main_process:
             return
         from pelap.pages.analysis_page import write_analysis
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / ANALYSIS_FILE, (json.dumps(self.as_dict(), indent=1) + "\n").encode())
+        write_json(folder / ANALYSIS_FILE, self.as_dict())
         write_analysis(self.analysis, self.recommendation, folder)
 
 
@@ -93,7 +107,12 @@ def analyze(
     """
     model = as_model(model)
     chosen = analysis_settings(settings)
-    check_wanted(model, keep, max_psnr_drop)
+    if keep is not None and max_psnr_drop is not None:
+        raise ConfigError("Give one of --keep and --max-psnr-drop.")
+    if keep is not None and not 1 <= keep <= model.num_channels:
+        raise ConfigError(f"--keep is {keep}: it must be from 1 to {model.num_channels}.")
+    if max_psnr_drop is not None and not max_psnr_drop >= 0:
+        raise ConfigError(f"--max-psnr-drop is {max_psnr_drop:g}: it must be at least 0.")
     config = as_pictures(model, pictures)
     if unconditional:
         model = told_nothing(model, config)
@@ -134,25 +153,6 @@ def analyze_model(model: LoadedModel, config: RunConfig, settings: AnalysisSetti
         return channel_analysis.analyze(system, pictures, settings, model.name)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def check_wanted(model: LoadedModel, keep: int | None, max_psnr_drop: float | None) -> None:
-    """Refuse an impossible recommendation before anything long begins.
-
-    Raises:
-        ConfigError: If both are given, or one is out of range.
-    """
-    if keep is not None and max_psnr_drop is not None:
-        raise ConfigError("Give one of --keep and --max-psnr-drop.")
-    if keep is not None and not 1 <= keep <= model.num_channels:
-        raise ConfigError(f"--keep is {keep}: it must be from 1 to {model.num_channels}.")
-    if max_psnr_drop is not None and not max_psnr_drop >= 0:
-        raise ConfigError(f"--max-psnr-drop is {max_psnr_drop:g}: it must be at least 0.")
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that writes and prints."""
-    return PartialState().is_main_process
 
 
 def read_analysis(path: Path) -> Analysis:

@@ -1,5 +1,6 @@
 """What the public functions take as a model and as pictures."""
 
+import copy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,9 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from pelap.commands.verb_settings import Result
 from pelap.config.run_config import DataConfig, DataSource, RunConfig
 from pelap.core.errors import ConfigError
-from pelap.models.in_memory import make_pipeline
 from pelap.models.loaded import LoadedModel
 from pelap.models.opening import open_model
+from pelap.models.saving import ChangedModel, save_model, whole_card
 from pelap.models.unconditional import without_condition
 
 SOURCES: tuple[DataSource, ...] = ("photos", "cifar10")
@@ -22,9 +23,25 @@ SOURCES: tuple[DataSource, ...] = ("photos", "cifar10")
 class ModelResult(Result):
     """A result with a changed model in it."""
 
-    def loaded(self) -> LoadedModel:
-        """The model, with what was done to it in its history."""
+    def change(self) -> tuple[LoadedModel, ChangedModel]:
         raise NotImplementedError
+
+    def loaded(self) -> LoadedModel:
+        """The model, with what was done to it last in its history."""
+        model, changed = self.change()
+        autoencoder: Any = copy.copy(changed.autoencoder)
+        if hasattr(autoencoder, "register_to_config"):
+            autoencoder.register_to_config(_pelap=[*model.history, changed.record])
+        card = whole_card(model, changed.card)
+        return replace(model, autoencoder=autoencoder, denoiser=changed.denoiser, card=card)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write an ordinary diffusers folder with its card and what belongs to it.
+
+        Raises:
+            ConfigError: If something stands there that is not to be replaced.
+        """
+        save_model(*self.change(), Path(folder), overwrite=overwrite)
 
     def pipeline(self) -> DiffusionPipeline:
         """The model as its own stock diffusers pipeline, in memory; nothing is written.
@@ -32,7 +49,7 @@ class ModelResult(Result):
         Raises:
             ModelError: If it is an autoencoder on its own, or its other parts cannot be loaded.
         """
-        return make_pipeline(self.loaded())
+        return self.loaded().pipeline()
 
 
 AnyModel = LoadedModel | ModelResult | DiffusionPipeline | str | Path

@@ -3,15 +3,14 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from tyro.conf import arg
-
 from pelap.commands.verb_settings import (
     AnyInt,
     AnyText,
     JsonSettings,
     ModelName,
     Result,
-    fields_of,
+    Switch,
+    shown,
 )
 from pelap.core.errors import ConfigError
 from pelap.core.records import to_json_dict
@@ -33,7 +32,7 @@ class BenchSettings:
     """Pictures at a time."""
     precision: tuple[str, ...] = ("fp32",)
     """fp32, bf16 or both."""
-    compile: bool = False
+    compile: Switch = False
     """Also time what torch.compile makes of each setting."""
     backend: str = "torch"
     """torch or onnxruntime."""
@@ -92,7 +91,7 @@ class BenchSampleSettings(JsonSettings, BenchSettings):
 
     model: ModelName
     """A run, a diffusers folder, a hub id, or an export."""
-    against: Annotated[AnyText, arg(metavar="OTHER")] = None
+    against: Annotated[AnyText, shown("OTHER")] = None
     """What MODEL alternates with."""
 
 
@@ -108,7 +107,6 @@ class BenchResult(Result):
         return describe_sampling(self.values)
 
     def as_dict(self) -> dict[str, Any]:
-        """As docs/bench.md says."""
         return to_json_dict(self.values)
 
 
@@ -116,8 +114,7 @@ def run(settings: BenchSampleSettings) -> BenchResult:
     """Time both."""
     from pelap.commands.bench_sampling import bench_sample, open_subject
 
-    chosen = BenchSettings(**fields_of(BenchSettings, settings))
-    chosen.check()
+    settings.check()
     model = open_subject(settings.model)
     against = None if settings.against is None else open_subject(settings.against)
-    return BenchResult(bench_sample(model, against, chosen))
+    return BenchResult(bench_sample(model, against, settings))

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-from pelap.commands.verb_settings import PRESET_NAMES, JsonSettings, OverrideSettings, Result
+from pelap.commands.verb_settings import PRESET_NAMES, JsonSettings, OverrideSettings, Result, shown
 from pelap.config.overrides import apply_overrides
 from pelap.config.presets import get_preset
 
@@ -14,7 +14,7 @@ from pelap.config.presets import get_preset
 class BenchTrainSettings(OverrideSettings, JsonSettings):
     """What `pelap bench train` takes."""
 
-    preset: Annotated[Positional[str], arg(metavar="PRESET", help=PRESET_NAMES)]
+    preset: Annotated[Positional[str], shown("PRESET", help=PRESET_NAMES)]
     rounds: int = 5
     """Alternations."""
 
@@ -44,7 +44,6 @@ class TrainingBench(Result):
     versions: dict[str, str]
 
     def describe(self) -> str:
-        """A line each."""
         return "\n".join(
             f"{name:32} {value:.3f}" if isinstance(value, float) else f"{name:32} {value}"
             for name, value in self.as_dict().items()

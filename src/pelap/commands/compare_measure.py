@@ -18,7 +18,6 @@ from pelap.measure.machine import machine, versions
 from pelap.measure.model_quality import (
     QualitySettings,
     References,
-    make_references,
     measure_model_quality,
 )
 from pelap.models.loaded import LoadedModel
@@ -60,7 +59,7 @@ def measure_model(
     unpruned: LoadedModel,
     config: RunConfig,
     settings: TradeoffSettings,
-    references: References | None = None,
+    references: References,
 ) -> dict[str, Any]:
     """Quality and cost of one model, its time in alternation with the unpruned one.
 
@@ -69,7 +68,7 @@ def measure_model(
         unpruned: What it was pruned from.
         config: Says which pictures.
         settings: How much is measured.
-        references: From `make_references` for the same unpruned model; made anew without.
+        references: From `make_references` for the same unpruned model.
 
     Returns:
         `name`; `quality`: fields of `MetricValue` by metric; `cost`: counts, and how many
@@ -81,7 +80,6 @@ def measure_model(
         DataError: If the pictures cannot be read.
     """
     device = torch_device()
-    references = references or make_references(unpruned, config, settings, device)
     values = measure_model_quality(model, references, config, settings, device)
     quality = {name: asdict(value) for name, value in values.items()}
     quality |= _noise_loss(model, config, settings, device)

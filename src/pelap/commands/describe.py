@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-from pelap.commands.verb_settings import PRESET_NAMES, JsonSettings, OverrideSettings, Result
+from pelap.commands.verb_settings import PRESET_NAMES, JsonSettings, OverrideSettings, Result, shown
 from pelap.config.overrides import apply_overrides
 from pelap.config.presets import PRESETS, get_preset
 from pelap.config.run_config import RunConfig
@@ -18,7 +18,7 @@ class DescribeSettings(OverrideSettings, JsonSettings):
     """What `pelap describe` takes."""
 
     subject: Annotated[
-        Positional[str], arg(metavar="PRESET|RUN", help=f"{PRESET_NAMES}, or a run folder")
+        Positional[str], shown("PRESET|RUN", help=f"{PRESET_NAMES}, or a run folder")
     ]
 
 
@@ -35,7 +35,6 @@ class Size(Result):
     """Multiply-accumulates for one picture or latent."""
 
     def describe(self) -> str:
-        """A line each."""
         lines = [f"{f'{k} parameters':24} {v:>14,}" for k, v in self.num_parameters.items()]
         for name, shape in self.shapes.items():
             lines.append(f"{name + ' shape':24} {' × '.join(map(str, shape)):>14}")
@@ -63,4 +62,5 @@ def run(settings: DescribeSettings) -> Size:
         config = get_preset(settings.subject)
     else:
         config = open_run(settings.subject).config()
-    return measure_size(apply_overrides(config, settings.overrides))
+    config = apply_overrides(config, settings.overrides)
+    return measure_size(config)

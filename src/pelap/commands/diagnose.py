@@ -3,11 +3,11 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-from pelap.commands.verb_settings import AnyPath, JsonSettings, OverrideSettings
+from pelap.commands.verb_settings import AnyPath, JsonSettings, OverrideSettings, Switch, shown
 from pelap.config.overrides import apply_overrides, given_settings
 from pelap.core.errors import ConfigError
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 class DiagnoseSettings(OverrideSettings, JsonSettings):
     """What `pelap diagnose` takes."""
 
-    model: Annotated[Positional[Path], arg(metavar="RUN|MODEL")]
+    model: Annotated[Positional[Path], shown("RUN|MODEL")]
     """A run, or a diffusers folder."""
     num_pictures: int = 1000
     """Test pictures."""
     output: AnyPath = None
     """Folder for the files (by default the run's)."""
-    unconditional: bool = False
+    unconditional: Switch = False
     """Run a denoiser that wants text or a class on an empty prompt, or on none."""
 
 
@@ -45,43 +45,3 @@ def run(settings: DiagnoseSettings) -> "DiagnosisResult":
     return DiagnosisResult(
         diagnose_model(model, config, num_pictures=settings.num_pictures, output=settings.output)
     )
-
-
-def describe(result: dict[str, Any]) -> str:
-    """What diagnosis.json holds, for people: verdict, levels, recovery, channels."""
-    from pelap.pages import numbers
-
-    collapse = result["collapse"]
-    lines = [f"{'verdict':10} {collapse['verdict']}"]
-    lines += [f"{'':10} {reason}" for reason in [*collapse["reasons"], *result["notes"]]]
-    lines += ["", "noise loss at   SNR dB   latents     zeros   best linear"]
-    for level in _some(result["levels"]):
-        losses = (
-            level["diffusion_loss"],
-            level["zero_latent_diffusion_loss"],
-            level["gaussian_diffusion_loss"],
-        )
-        ratio = "–" if level["snr_db"] is None else f"{level['snr_db']:.1f}"
-        first, second, third = map(numbers.loss, losses)
-        lines.append(f"t = {level['timestep']:<9} {ratio:>7} {first:>9} {second:>9} {third:>13}")
-    lines += ["", "latent recovered at   error / variance   1 / (1 + SNR)"]
-    for point in result["recovery"]:
-        error = point["relative_error"]
-        shown = "–" if error is None else f"{error:.3f}"
-        linear = point["linear_relative_error"]
-        lines.append(f"{point['snr_db']:>4g} dB {shown:>29} {linear:>15.3f}")
-    lines += ["", "channel      std   masked std   mean mask"]
-    rows = zip(result["latent_std"], result["masked_latent_std"], result["mask_mean"], strict=True)
-    for channel, (std, masked, mask) in enumerate(rows):
-        lines.append(f"{channel:<7} {std:>8.4f} {masked:>12.4f} {mask:>11.4f}")
-    plain, through = result["reconstruction_psnr_db"], result["masked_reconstruction_psnr_db"]
-    lines += ["", f"decoded at {plain:.2f} dB, through the mask at {through:.2f} dB"]
-    return "\n".join(lines)
-
-
-def _some(levels: list[Any], most: int = 8) -> list[Any]:
-    """Evenly spread, the first and the last among them."""
-    import numpy as np
-
-    places = np.linspace(0, len(levels) - 1, min(most, len(levels))).round().astype(int)
-    return [levels[place] for place in places]

@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pelap.commands import diagnose as words
 from pelap.commands.any_model import AnyModel, AnyPictures, as_model, as_pictures, told_nothing
 from pelap.commands.diagnose import DiagnoseSettings
 from pelap.commands.verb_settings import JsonResult
 from pelap.config.run_config import DataConfig, NetworkConfig, RunConfig, load_config
 from pelap.config.run_folder import RunFolder, write_whole
 from pelap.core.devices import torch_device
-from pelap.core.errors import ConfigError, RunError
+from pelap.core.errors import ConfigError, RunError, in_one_line
 from pelap.core.records import from_json_dict, to_json, to_json_dict
 from pelap.core.seeding import generator
 from pelap.data.load import load_pictures
@@ -32,6 +32,7 @@ from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import picture_size
 from pelap.models.opening import open_model
 from pelap.models.unconditional import without_condition
+from pelap.pages import numbers
 from pelap.pages.diagnosis_figures import draw_all
 
 
@@ -54,7 +55,37 @@ class DiagnosisResult(JsonResult):
 
     def describe(self) -> str:
         """Verdict, noise levels, recovery of latents, and channels."""
-        return words.describe(self.values)
+        result = self.values
+        collapse = result["collapse"]
+        lines = [f"{'verdict':10} {collapse['verdict']}"]
+        lines += [f"{'':10} {reason}" for reason in [*collapse["reasons"], *result["notes"]]]
+        lines += ["", "noise loss at   SNR dB   latents     zeros   best linear"]
+        for level in _some(result["levels"]):
+            losses = (
+                level["diffusion_loss"],
+                level["zero_latent_diffusion_loss"],
+                level["gaussian_diffusion_loss"],
+            )
+            ratio = "–" if level["snr_db"] is None else f"{level['snr_db']:.1f}"
+            first, second, third = map(numbers.loss, losses)
+            lines.append(
+                f"t = {level['timestep']:<9} {ratio:>7} {first:>9} {second:>9} {third:>13}"
+            )
+        lines += ["", "latent recovered at   error / variance   1 / (1 + SNR)"]
+        for point in result["recovery"]:
+            error = point["relative_error"]
+            shown = "–" if error is None else f"{error:.3f}"
+            linear = point["linear_relative_error"]
+            lines.append(f"{point['snr_db']:>4g} dB {shown:>29} {linear:>15.3f}")
+        lines += ["", "channel      std   masked std   mean mask"]
+        rows = zip(
+            result["latent_std"], result["masked_latent_std"], result["mask_mean"], strict=True
+        )
+        for channel, (std, masked, mask) in enumerate(rows):
+            lines.append(f"{channel:<7} {std:>8.4f} {masked:>12.4f} {mask:>11.4f}")
+        plain, through = result["reconstruction_psnr_db"], result["masked_reconstruction_psnr_db"]
+        lines += ["", f"decoded at {plain:.2f} dB, through the mask at {through:.2f} dB"]
+        return "\n".join(lines)
 
     def figure(self) -> bytes | None:
         """Noise loss by noise level."""
@@ -93,7 +124,10 @@ def diagnose(
         opened = load_diagnosable(model, unconditional=unconditional)
     else:
         loaded = as_model(model)
-        opened = _from_memory(loaded, as_pictures(loaded, pictures), unconditional)
+        config = as_pictures(loaded, pictures)
+        if unconditional:
+            loaded = told_nothing(loaded, config)
+        opened = _of_model(loaded, config, is_run_config=True)
     if pictures is None and not opened.is_run_config:
         raise ConfigError(f"{opened.name} names no pictures: give pictures=pelap.pictures(…).")
     config = opened.config
@@ -101,15 +135,6 @@ def diagnose(
         config = pictures if isinstance(pictures, RunConfig) else replace(config, data=pictures)
     folder = None if output is None else Path(output)
     return DiagnosisResult(diagnose_model(opened, config, num_pictures=num_pictures, output=folder))
-
-
-def _from_memory(model: LoadedModel, config: RunConfig, unconditional: bool) -> Diagnosable:
-    if unconditional:
-        model = told_nothing(model, config)
-    system = model.measured_system()
-    if system.denoiser is None:
-        raise RunError(f"{model.name} has no denoiser that can be run.")
-    return Diagnosable(model.name, system, config, True, None)
 
 
 def load_diagnosable(path: Path | str, *, unconditional: bool = False) -> Diagnosable:
@@ -138,7 +163,7 @@ def load_diagnosable(path: Path | str, *, unconditional: bool = False) -> Diagno
 def _load_folder(path: Path, unconditional: bool) -> Diagnosable:
     name = path.resolve().name
     if _pipeline_class(path) != LatentDiffusionPipeline.__name__:
-        return _load_foreign(path, name, unconditional)
+        return _load_foreign(path, unconditional)
     of_run = path.resolve().parent / "config.json"
     pipeline = load_pipeline(path)
     if of_run.is_file():
@@ -154,17 +179,20 @@ def _load_folder(path: Path, unconditional: bool) -> Diagnosable:
     return Diagnosable(name, to_system(pipeline, config), config, False, None)
 
 
-def _load_foreign(path: Path, name: str, unconditional: bool) -> Diagnosable:
+def _load_foreign(path: Path, unconditional: bool) -> Diagnosable:
     model = open_model(path) if unconditional else open_foreign(path)
     size = picture_size(model)
     if unconditional:
         model = without_condition(model, size)
+    network = NetworkConfig(latent_channels=model.num_channels)
+    return _of_model(model, RunConfig(data=DataConfig(size=size), network=network))
+
+
+def _of_model(model: LoadedModel, config: RunConfig, is_run_config: bool = False) -> Diagnosable:
     system = model.measured_system()
     if system.denoiser is None:
-        raise RunError(f"{path} has no denoiser that can be run.")
-    network = NetworkConfig(latent_channels=model.num_channels)
-    config = RunConfig(data=DataConfig(size=size), network=network)
-    return Diagnosable(name, system, config, False, None)
+        raise RunError(f"{model.folder or model.name} has no denoiser that can be run.")
+    return Diagnosable(model.name, system, config, is_run_config, None)
 
 
 def _pipeline_class(path: Path) -> str | None:
@@ -253,7 +281,13 @@ def _try_one(system: LatentDiffusion, batches: _Batches, size: int) -> None:
         system.predict_noise(latents, torch.zeros(1, dtype=torch.long, device=latents.device))
         system.decode(latents)
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
         raise ConfigError(
-            f"--data.size is {size}: this model cannot take such pictures ({reason})."
+            f"--data.size is {size}: this model cannot take such pictures "
+            f"({in_one_line(error, 1000)})."
         ) from error
+
+
+def _some(levels: list[Any], most: int = 8) -> list[Any]:
+    """Evenly spread, the first and the last among them."""
+    places = np.linspace(0, len(levels) - 1, min(most, len(levels))).round().astype(int)
+    return [levels[place] for place in places]

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pelap.commands.verb_settings import JsonSettings, OverrideSettings, Result, RunName
+from pelap.commands.verb_settings import JsonSettings, OverrideSettings, Result, RunName, shown
 from pelap.config.overrides import apply_overrides, refuse_others
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder, open_run
@@ -19,7 +19,7 @@ class EvaluateSettings(OverrideSettings, JsonSettings):
 
     run_folder: RunName
     """The run's folder."""
-    metrics: tuple[str, ...] = ()
+    metrics: Annotated[tuple[str, ...], shown("METRIC …")] = ()
     """Quality to add: psnr ssim rfd fd fd_to_reconstructions kid precision recall fid
     class_accuracy reconstruction_accuracy."""
 
@@ -32,11 +32,23 @@ class EvaluationResult(Result):
     """What evaluation.json holds."""
 
     def describe(self) -> str:
-        """Losses, masks, quality and verdict, a line each."""
-        return describe(self)
+        found = self.evaluation
+        shown = ("diffusion_loss", "zero_latent_diffusion_loss", "reconstruction_mse_sum",
+                 "masked_reconstruction_mse_sum", "active_channels")  # fmt: skip
+        lines = [f"{name:32} {getattr(found, name):.4f}" for name in shown]
+        lines.append(f"{'mask_mean':32} {' '.join(f'{value:.4f}' for value in found.mask_mean)}")
+        for name, value in (found.quality or {}).items():
+            lines.append(f"{name:32} {_with_interval(value)}")
+        sets = found.channel_sets
+        if sets is not None:
+            channels = " ".join(map(str, sets.static.channels))
+            lines.append(f"{'channel_sets':32} {sets.num_sets} distinct")
+            lines.append(f"{'best_static_set':32} {channels} (costs {sets.static.cost_db:.2f} dB)")
+        lines.append(f"{'verdict':32} {found.collapse.verdict}")
+        lines += [f"{'':32} {reason}" for reason in found.collapse.reasons]
+        return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
-        """As evaluation.json."""
         return to_json_dict(self.evaluation)
 
 
@@ -75,25 +87,6 @@ def run(settings: EvaluateSettings) -> EvaluationResult:
     folder = open_run(settings.run_folder)
     config = apply_overrides(folder.config(), settings.overrides)
     return evaluate(folder, settings.metrics, config)
-
-
-def describe(record: EvaluationResult) -> str:
-    """Losses, masks, quality and verdict, a line each."""
-    found = record.evaluation
-    shown = ("diffusion_loss", "zero_latent_diffusion_loss", "reconstruction_mse_sum",
-             "masked_reconstruction_mse_sum", "active_channels")  # fmt: skip
-    lines = [f"{name:32} {getattr(found, name):.4f}" for name in shown]
-    lines.append(f"{'mask_mean':32} {' '.join(f'{value:.4f}' for value in found.mask_mean)}")
-    for name, value in (found.quality or {}).items():
-        lines.append(f"{name:32} {_with_interval(value)}")
-    sets = found.channel_sets
-    if sets is not None:
-        channels = " ".join(map(str, sets.static.channels))
-        lines.append(f"{'channel_sets':32} {sets.num_sets} distinct")
-        lines.append(f"{'best_static_set':32} {channels} (costs {sets.static.cost_db:.2f} dB)")
-    lines.append(f"{'verdict':32} {found.collapse.verdict}")
-    lines += [f"{'':32} {reason}" for reason in found.collapse.reasons]
-    return "\n".join(lines)
 
 
 def _with_interval(quality: MetricValue) -> str:

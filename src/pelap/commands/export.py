@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pelap.commands.verb_settings import AnyInt, JsonResult, JsonSettings, ModelName
+from pelap.commands.verb_settings import AnyInt, JsonResult, JsonSettings, ModelName, Switch
 
 if TYPE_CHECKING:
     from pelap.commands.any_model import AnyModel
@@ -20,11 +20,11 @@ class ExportSettings(JsonSettings):
     """Of the files."""
     output: Path
     """The new folder."""
-    int8: bool = False
+    int8: Switch = False
     """Also denoiser and decoder with 8-bit weights."""
     size: AnyInt = None
     """Side of the latents (what the model was made for)."""
-    overwrite: bool = False
+    overwrite: Switch = False
     """Replace what pelap made at --output."""
 
 
@@ -40,7 +40,6 @@ class Exported(JsonResult):
         return self.values["networks"]
 
     def describe(self) -> str:
-        """A few lines a network."""
         from pelap.exports.onnx_export import describe_export
 
         return describe_export(self.values)
@@ -84,14 +83,5 @@ def export(
 
 def run(settings: ExportSettings) -> Exported:
     """Export the model."""
-    from pelap.core.output import claimed
-    from pelap.models.opening import open_model
-
-    with claimed(settings.output, settings.overwrite):
-        return export(
-            open_model(settings.model),
-            settings.output,
-            size=settings.size,
-            int8=settings.int8,
-            overwrite=settings.overwrite,
-        )
+    how = {name: getattr(settings, name) for name in ("size", "int8", "overwrite")}
+    return export(settings.model, settings.output, **how)

@@ -4,8 +4,6 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
-from tyro.conf import arg
-
 from pelap.analysis.analysis_record import Fill
 from pelap.commands.analyze import MeasuredOn
 from pelap.commands.verb_settings import (
@@ -14,13 +12,15 @@ from pelap.commands.verb_settings import (
     AnyText,
     JsonSettings,
     ModelSettings,
+    Switch,
     fields_of,
+    shown,
 )
+from pelap.config.overrides import given_settings
 from pelap.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from pelap.commands.prune_model import Pruned
-    from pelap.pruning.latents.latent_plan import PrunePlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class PruneSettings(ModelSettings, JsonSettings, MeasuredOn):
     """Keep the fewest within so many dB."""
     criterion: AnyText = None
     """Who chooses (by default the best one measured)."""
-    fill: Annotated[Optional[Fill], arg(metavar="{zero,mean,linear}")] = None  # noqa: UP045
+    fill: Annotated[Optional[Fill], shown("{zero,mean,linear}")] = None  # noqa: UP045
     """What stands in for removed channels (linear where it can be folded)."""
     rotate: Literal["none", "pca", "decoder"] = "none"
     """Change of basis first, so that what matters sits in the first channels."""
@@ -49,9 +49,9 @@ class PruneSettings(ModelSettings, JsonSettings, MeasuredOn):
     """Which units stay: random, magnitude, taylor or diff_pruning (taylor where it can be)."""
     analysis: AnyPath = None
     """Of this model, in place of a new one."""
-    dry_run: bool = False
+    dry_run: Switch = False
     """Print the plan, write nothing."""
-    overwrite: bool = False
+    overwrite: Switch = False
     """Replace what pelap made at --output."""
 
 
@@ -66,32 +66,22 @@ def run(settings: PruneSettings) -> "Pruned":
     from pelap.core.output import claimed
 
     with claimed(settings.output, settings.overwrite):
-        return _prune(settings)
+        from pelap.commands.analyze_model import analysis_settings
+        from pelap.commands.prune_model import prune
+        from pelap.models.model_pictures import pictures_config
 
-
-def _prune(settings: PruneSettings) -> "Pruned":
-    from pelap.commands.analyze_model import analysis_settings
-    from pelap.commands.prune_model import prune
-    from pelap.config.overrides import given_settings
-    from pelap.models.model_pictures import pictures_config
-
-    measured = fields_of(MeasuredOn, settings)
-    analysis_settings(measured)  # refused before the model is opened
-    chosen = _chosen(settings)
-    model = settings.open()
-    has_pictures = model.config is not None or bool(given_settings(settings.overrides))
-    pruned = prune(
-        model,
-        pictures_config(model, settings.overrides) if has_pictures else None,
-        analysis=settings.analysis,
-        **chosen,
-        **measured,
-    )
-    if not settings.dry_run and settings.output is not None:
-        pruned.save(settings.output, overwrite=settings.overwrite)
-        if pruned.note is not None:
-            print(f"note: {pruned.note}", file=sys.stderr)  # noqa: T201
-    return pruned
+        measured = fields_of(MeasuredOn, settings)
+        analysis_settings(measured)  # refused before the model is opened
+        chosen = _chosen(settings)
+        model = settings.open()
+        has_pictures = model.config is not None or bool(given_settings(settings.overrides))
+        config = pictures_config(model, settings.overrides) if has_pictures else None
+        pruned = prune(model, config, analysis=settings.analysis, **chosen, **measured)
+        if not settings.dry_run and settings.output is not None:
+            pruned.save(settings.output, overwrite=settings.overwrite)
+            if pruned.note is not None:
+                print(f"note: {pruned.note}", file=sys.stderr)  # noqa: T201
+        return pruned
 
 
 def _chosen(settings: PruneSettings) -> dict[str, Any]:
@@ -112,48 +102,3 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise ConfigError(f"{option} is {text!r}: give numbers with commas (24,48).") from error
-
-
-def describe(plan: "PrunePlan | None", width: dict[str, Any] | None, costs: dict[str, Any]) -> str:
-    """What is kept and removed, why, and what it costs."""
-    lines = [] if plan is None else _describe_latents(plan, costs)
-    if width is not None:
-        lines += _describe_width(width)
-    if "parameters" in costs:
-        lines.append(f"{'parameters':24} {costs['parameters_before']:,} → {costs['parameters']:,}")
-    return "\n".join(lines)
-
-
-def _describe_latents(plan: "PrunePlan", costs: dict[str, Any]) -> list[str]:
-    lines = [f"{'latent channels':24} {plan.num_channels} → {plan.latent_map.num_kept}"]
-    if plan.rotation == "none":
-        lines.append(f"{'kept':24} {' '.join(map(str, plan.channels))}")
-        lines.append(f"{'removed':24} {' '.join(map(str, plan.removed)) or 'none'}")
-    lines.append(f"{'chosen by':24} {plan.criterion}, fill {plan.fill}")
-    if plan.psnr_db is not None and plan.psnr_db_before is not None:
-        lines.append(
-            f"{'PSNR in the analysis':24} {plan.psnr_db_before:.2f} → {plan.psnr_db:.2f} dB"
-        )
-    if "psnr_db" in costs:
-        lines.append(
-            f"{'PSNR':24} {costs['psnr_db_before']:.2f} → {costs['psnr_db']:.2f} dB, "
-            f"{costs['num_pictures']:,} pictures"
-        )
-    return lines
-
-
-def _describe_width(width: dict[str, Any]) -> list[str]:
-    lines = [
-        f"{'MACs of a step':24} {width['macs_before']:,} → {width['macs']:,} "
-        f"({width['macs'] / width['macs_before']:.2f})"
-    ]
-    lines += [
-        f"{name.replace('_', ' '):24} {before} → {after}"
-        for name, (before, after) in width["config"].items()
-    ]
-    lines.append(f"{'units chosen by':24} {width['criterion']}")
-    lines += [
-        f"{name + ' differs':24} {share:.1%} of its size"
-        for name, share in width["differences"].items()
-    ]
-    return lines

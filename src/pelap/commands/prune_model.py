@@ -10,7 +10,6 @@ import torch
 
 from pelap.analysis.analysis_record import Analysis, AnalysisSettings
 from pelap.analysis.decoding import measure_maps
-from pelap.commands import prune as words
 from pelap.commands.analyze_model import (
     AnalysisResult,
     analysis_settings,
@@ -34,13 +33,15 @@ from pelap.measure.noise_levels import to_db
 from pelap.method.latent_map import Fill, LatentMap, Rotation
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import describe_pictures, load_splits
-from pelap.models.saving import whole_card
+from pelap.models.saving import ChangedModel
 from pelap.pruning import apply
-from pelap.pruning.apply import PrunedModel, plan_pruning, pruning_record, save_pruned
+from pelap.pruning.apply import PrunedModel, plan_pruning, pruning_record
 from pelap.pruning.latents.latent_plan import PrunePlan, PruneRequest, check_request
 from pelap.pruning.narrowing import check_width, gather_evidence, narrow_model, width_record
 from pelap.pruning.pruning_card import describe_pruning
 from pelap.pruning.width.width_plan import WidthRequest
+
+PADDING_MATTERS_DB = 0.5
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,31 @@ class Pruned(ModelResult):
 
     @property
     def note(self) -> str | None:
-        """What the analysis did not foresee, in one line."""
-        return padding_note(self.plan, self.costs)
+        """What the analysis did not foresee, in one line: that much more is lost."""
+        plan, costs = self.plan, self.costs
+        if plan is None or "psnr_db" not in costs:
+            return None
+        if plan.psnr_db is None or plan.psnr_db_before is None:
+            return None
+        measured = costs["psnr_db_before"] - costs["psnr_db"]
+        more = measured - (plan.psnr_db_before - plan.psnr_db)
+        if more < PADDING_MATTERS_DB:
+            return None
+        return (
+            f"the sliced model loses {more:.1f} dB more than the analysis says: the zero padding "
+            "of its decoder's first layer cannot hold all of the fill (docs/prune.md); "
+            "`pelap recover` wins it back."
+        )
 
     def describe(self) -> str:
         """What is kept and removed, why, and what it costs."""
-        return words.describe(self.plan, self.width, self.costs)
+        plan, width, costs = self.plan, self.width, self.costs
+        lines = [] if plan is None else _describe_latents(plan, costs)
+        lines += [] if width is None else _describe_width(width)
+        if "parameters" in costs:
+            before, after = costs["parameters_before"], costs["parameters"]
+            lines.append(f"{'parameters':24} {before:,} → {after:,}")
+        return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
         """As in the history of the pruned model; of a dry run, its words."""
@@ -71,27 +91,13 @@ class Pruned(ModelResult):
             return {"plan": self.describe()}
         return pruning_record(self.pruned, self.costs)
 
-    def loaded(self) -> LoadedModel:
-        """The pruned model, this pruning the last of its history."""
-        model, record = self._networks().model, self.as_dict()
-        card = whole_card(model, describe_pruning(model.name, self.plan, record, model.history))
-        autoencoder: Any = copy.copy(model.autoencoder)
-        if hasattr(autoencoder, "register_to_config"):
-            autoencoder.register_to_config(_pelap=[*model.history, record])
-        return replace(model, autoencoder=autoencoder, card=card)
-
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Write an ordinary diffusers folder with its card.
-
-        Raises:
-            ConfigError: If something stands there that is not to be replaced.
-        """
-        save_pruned(self._networks(), Path(folder), self.costs, overwrite=overwrite)
-
-    def _networks(self) -> PrunedModel:
+    def change(self) -> tuple[LoadedModel, ChangedModel]:
+        """The model before this pruning was noted, and what takes the place of its networks."""
         if self.pruned is None:
             raise ConfigError("This is the plan of a dry run: prune without dry_run first.")
-        return self.pruned
+        model, record = self.pruned.model, self.as_dict()
+        card = describe_pruning(model.name, self.plan, record, model.history)
+        return model, ChangedModel(model.autoencoder, model.denoiser, card, record, {})
 
 
 def prune(
@@ -151,48 +157,29 @@ def prune(
     latents = PruneRequest(channels, number, max_psnr_drop, criterion, fill, rotate, chosen.seed)
     widths = None if denoiser_widths is None else tuple(denoiser_widths)
     width = WidthRequest(denoiser_macs, denoiser_latency, widths, denoiser_criterion, chosen.seed)
-    wish = Wish(latents if latents.is_asked() else None, width if width.is_asked() else None)
+    if not latents.is_asked() and not width.is_asked():
+        raise ConfigError("Say what to remove: --keep, --max-psnr-drop or --denoiser-macs.")
     model = as_model(model)
     config = None
     if pictures is not None or model.config is not None:
         config = as_pictures(model, pictures)
-    check_pruning(model, wish, config is not None)
+    model.check()
+    if latents.is_asked():
+        check_request(latents, model.num_channels, autoencoder_ports(model.autoencoder))
+    if width.is_asked():
+        check_width(model, width, config is not None)
     if unconditional:
         model = told_nothing(model, config)
     plan = None
-    if wish.latents is not None:
-        evidence = _find_analysis(
-            model, wish.latents, config, analysis, replace(chosen, fill=fill or "linear")
-        )
-        plan = plan_pruning(model, wish.latents, evidence)
-    if dry_run and wish.width is None:
+    if latents.is_asked():
+        measured = replace(chosen, fill=fill or "linear")
+        evidence = _find_analysis(model, latents, config, analysis, measured)
+        plan = plan_pruning(model, latents, evidence)
+    if dry_run and not width.is_asked():
         return Pruned(plan, None, {}, None)
-    pruned, costs = prune_model(model, plan, wish.width, config, num_pictures)
+    wanted = width if width.is_asked() else None
+    pruned, costs = prune_model(model, plan, wanted, config, num_pictures)
     return Pruned(plan, pruned.width, {} if dry_run else costs, None if dry_run else pruned)
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What the user asked for: latent channels, the denoiser's width, or both."""
-
-    latents: PruneRequest | None
-    width: WidthRequest | None
-
-
-def check_pruning(model: LoadedModel, wish: Wish, has_pictures: bool) -> None:
-    """Refuse what cannot work before anything long begins.
-
-    Raises:
-        ConfigError: If the wish is empty, or contradicts itself or the model.
-        ModelError: If a class is not supported.
-    """
-    if wish.latents is None and wish.width is None:
-        raise ConfigError("Say what to remove: --keep, --max-psnr-drop or --denoiser-macs.")
-    model.check()
-    if wish.latents is not None:
-        check_request(wish.latents, model.num_channels, autoencoder_ports(model.autoencoder))
-    if wish.width is not None:
-        check_width(model, wish.width, has_pictures)
 
 
 def _find_analysis(
@@ -268,32 +255,42 @@ def _psnr(model: LoadedModel, batches: Batches) -> float:
     return to_db(measure_maps(system, batches, [same])[0])
 
 
-PADDING_MATTERS_DB = 0.5
+def _describe_latents(plan: PrunePlan, costs: dict[str, Any]) -> list[str]:
+    lines = [f"{'latent channels':24} {plan.num_channels} → {plan.latent_map.num_kept}"]
+    if plan.rotation == "none":
+        lines.append(f"{'kept':24} {' '.join(map(str, plan.channels))}")
+        lines.append(f"{'removed':24} {' '.join(map(str, plan.removed)) or 'none'}")
+    lines.append(f"{'chosen by':24} {plan.criterion}, fill {plan.fill}")
+    if plan.psnr_db is not None and plan.psnr_db_before is not None:
+        lines.append(
+            f"{'PSNR in the analysis':24} {plan.psnr_db_before:.2f} → {plan.psnr_db:.2f} dB"
+        )
+    if "psnr_db" in costs:
+        lines.append(
+            f"{'PSNR':24} {costs['psnr_db_before']:.2f} → {costs['psnr_db']:.2f} dB, "
+            f"{costs['num_pictures']:,} pictures"
+        )
+    return lines
 
 
-def padding_note(plan: PrunePlan | None, costs: dict[str, Any]) -> str | None:
-    """One line where the sliced model loses much more than the analysis said; None elsewhere."""
-    if (
-        "psnr_db" not in costs
-        or plan is None
-        or plan.psnr_db is None
-        or plan.psnr_db_before is None
-    ):
-        return None
-    measured = costs["psnr_db_before"] - costs["psnr_db"]
-    more = measured - (plan.psnr_db_before - plan.psnr_db)
-    if more < PADDING_MATTERS_DB:
-        return None
-    return (
-        f"the sliced model loses {more:.1f} dB more than the analysis says: the zero padding of "
-        "its decoder's first layer cannot hold all of the fill (docs/prune.md); "
-        "`pelap recover` wins it back."
-    )
+def _describe_width(width: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{'MACs of a step':24} {width['macs_before']:,} → {width['macs']:,} "
+        f"({width['macs'] / width['macs_before']:.2f})"
+    ]
+    lines += [
+        f"{name.replace('_', ' '):24} {before} → {after}"
+        for name, (before, after) in width["config"].items()
+    ]
+    lines.append(f"{'units chosen by':24} {width['criterion']}")
+    lines += [
+        f"{name + ' differs':24} {share:.1%} of its size"
+        for name, share in width["differences"].items()
+    ]
+    return lines
 
 
 def count_parameters(model: LoadedModel) -> int:
     """Of autoencoder and denoiser."""
     networks = (model.autoencoder, model.denoiser)
-    return sum(
-        p.numel() for network in networks if network is not None for p in network.parameters()
-    )
+    return sum(p.numel() for part in networks if part is not None for p in part.parameters())

@@ -2,11 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import arg
-
-from pelap.commands.verb_settings import AnyText, JsonSettings, ModelSettings, fields_of
+from pelap.commands.verb_settings import (
+    AnyText,
+    JsonSettings,
+    ModelSettings,
+    Switch,
+    fields_of,
+    shown,
+)
 from pelap.config.overrides import given_settings
 from pelap.core.errors import ConfigError
 from pelap.training.recovery.recovery_settings import RecoverySettings
@@ -21,9 +26,9 @@ class RecoverSettings(ModelSettings, JsonSettings, RecoverySettings):
 
     output: Path
     """The new model folder."""
-    teacher: Annotated[AnyText, arg(metavar="ORIGINAL")] = None
+    teacher: Annotated[AnyText, shown("ORIGINAL")] = None
     """What MODEL was pruned from."""
-    overwrite: bool = False
+    overwrite: Switch = False
     """Replace what pelap made at --output."""
 
 
@@ -32,27 +37,22 @@ def run(settings: RecoverSettings) -> "Recovered":
     from pelap.core.output import claimed
 
     with claimed(settings.output, settings.overwrite):
-        return _recover(settings)
+        settings.check()  # refused before the models are opened
+        _check_overrides(settings)
+        from pelap.commands.recover_model import recover
+        from pelap.models.model_pictures import pictures_config
+        from pelap.models.opening import open_model
 
-
-def _recover(settings: RecoverSettings) -> "Recovered":
-    chosen = fields_of(RecoverySettings, settings)
-    RecoverySettings(**chosen).check()  # refused before the models are opened
-    _check_overrides(settings)
-    from pelap.commands.recover_model import recover
-    from pelap.models.model_pictures import pictures_config
-    from pelap.models.opening import open_model
-
-    model = settings.open()
-    return recover(
-        model,
-        pictures_config(model, settings.overrides),
-        teacher=None if settings.teacher is None else open_model(settings.teacher),
-        output=settings.output,
-        overwrite=settings.overwrite,
-        unconditional=settings.unconditional,
-        **chosen,
-    )
+        model = settings.open()
+        return recover(
+            model,
+            pictures_config(model, settings.overrides),
+            teacher=None if settings.teacher is None else open_model(settings.teacher),
+            output=settings.output,
+            overwrite=settings.overwrite,
+            unconditional=settings.unconditional,
+            **fields_of(RecoverySettings, settings),
+        )
 
 
 def _check_overrides(settings: RecoverSettings) -> None:
@@ -62,22 +62,3 @@ def _check_overrides(settings: RecoverSettings) -> None:
             raise ConfigError("--data.batch-size has no effect here: give --batch-size.")
         if not name.startswith(("--data.", "--run.seed")):
             raise ConfigError(f"{name} has no effect here: only --data.… says something.")
-
-
-def describe(record: dict[str, Any]) -> str:
-    """What it brought, line by line."""
-    from pelap.training.recovery.recovery_card import NO_LONGER_TOLD, is_untold
-
-    lines = [
-        f"{'steps':24} {record['steps']:,} of {record['batch_size']} pictures",
-        f"{'teacher':24} {record['teacher'] or 'none'}",
-        f"{'PSNR':24} {record['psnr_db_before']:.2f} → {record['psnr_db']:.2f} dB, "
-        f"{record['num_pictures']:,} pictures",
-    ]
-    if record["noise_loss"] is not None:
-        lines.append(
-            f"{'noise loss':24} {record['noise_loss_before']:.4f} → {record['noise_loss']:.4f}"
-        )
-    if is_untold(record):
-        lines.append(f"{'--unconditional':24} {NO_LONGER_TOLD}")
-    return "\n".join(lines)

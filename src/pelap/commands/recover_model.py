@@ -3,16 +3,15 @@
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 
 from pelap import __version__
-from pelap.commands import recover as words
 from pelap.commands.any_model import (
     AnyModel,
     AnyPictures,
@@ -28,9 +27,9 @@ from pelap.data.pictures import Splits, to_batch
 from pelap.measure.encoded_batches import Batches
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import describe_pictures, load_splits
-from pelap.models.saving import ChangedModel, save_model, whole_card
+from pelap.models.saving import ChangedModel
 from pelap.training.recovery.recovered_quality import Quality, measure_quality
-from pelap.training.recovery.recovery_card import NO_LONGER_TOLD, describe_recovery
+from pelap.training.recovery.recovery_card import NO_LONGER_TOLD, describe_recovery, is_untold
 from pelap.training.recovery.recovery_settings import RecoverySettings
 from pelap.training.recovery.student import (
     find_encode,
@@ -59,32 +58,26 @@ class Recovered(ModelResult):
     """What takes the place of its networks."""
 
     def describe(self) -> str:
-        """What it brought, line by line."""
-        return words.describe(self.record)
+        record = self.record
+        lines = [
+            f"{'steps':24} {record['steps']:,} of {record['batch_size']} pictures",
+            f"{'teacher':24} {record['teacher'] or 'none'}",
+            f"{'PSNR':24} {record['psnr_db_before']:.2f} → {record['psnr_db']:.2f} dB, "
+            f"{record['num_pictures']:,} pictures",
+        ]
+        if record["noise_loss"] is not None:
+            lines.append(
+                f"{'noise loss':24} {record['noise_loss_before']:.4f} → {record['noise_loss']:.4f}"
+            )
+        if is_untold(record):
+            lines.append(f"{'--unconditional':24} {NO_LONGER_TOLD}")
+        return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
-        """As in the history of the model."""
         return self.record
 
-    def loaded(self) -> LoadedModel:
-        """The trained model, this recovery the last of its history."""
-        autoencoder: Any = self.changed.autoencoder
-        if hasattr(autoencoder, "register_to_config"):
-            autoencoder.register_to_config(_pelap=[*self.source.history, self.record])
-        return replace(
-            self.source,
-            autoencoder=autoencoder,
-            denoiser=self.changed.denoiser,
-            card=whole_card(self.source, self.changed.card),
-        )
-
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Write an ordinary diffusers folder with its card and metrics.jsonl.
-
-        Raises:
-            ConfigError: If something stands there that is not to be replaced.
-        """
-        save_model(self.source, self.changed, Path(folder), overwrite=overwrite)
+    def change(self) -> tuple[LoadedModel, ChangedModel]:
+        return self.source, self.changed
 
 
 def recover(
@@ -121,46 +114,34 @@ def recover(
         RunError: If the loss stops being finite.
     """
     chosen = RecoverySettings(**settings)
+    chosen.check()
     model = as_model(model)
     config = as_pictures(model, pictures)
     original = None if teacher is None else as_model(teacher)
     if unconditional:
         model = told_nothing(model, config)
         original = None if original is None else told_nothing(original, config)
-    if output is not None:
-        return recover_model(model, original, config, chosen, Path(output), overwrite=overwrite)
-    with tempfile.TemporaryDirectory() as folder:
-        return recover_model(model, original, config, chosen, Path(folder) / "model", keep=False)
+    if output is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return _train(model, original, config, chosen, RunFolder(Path(folder) / "recovery"))
+    output = Path(output).resolve()
+    folder = RunFolder(output.with_name(f".{output.name}.recovery"))
+    recovered, state = _train(model, original, config, chosen, folder), PartialState()
+    if state.is_main_process:
+        recovered.save(output, overwrite=overwrite)
+        shutil.rmtree(folder.path)
+    state.wait_for_everyone()
+    return recovered
 
 
-def recover_model(
+def _train(
     model: LoadedModel,
     teacher: LoadedModel | None,
     config: RunConfig,
     settings: RecoverySettings,
-    output: Path,
-    *,
-    overwrite: bool = False,
-    keep: bool = True,
+    folder: RunFolder,
 ) -> Recovered:
-    """Train a pruned model and write it as an ordinary diffusers folder.
-
-    Until that is written, checkpoints and metrics lie in `.NAME.recovery` beside it; the same call
-    goes on from there.
-
-    Args:
-        model: Left as it is.
-        teacher: What it was pruned from, or None.
-        config: Says which pictures.
-        settings: Of the training.
-        output: The new folder.
-        overwrite: Whether a folder that pelap made may be replaced.
-        keep: Whether the model is written at all.
-
-    Raises:
-        PelapError: As `recover`.
-    """
-    settings.check()
+    """Measure, train and measure again; checkpoints and metrics lie in `folder`."""
     if settings.feature_weight > 0 and teacher is None:
         raise ConfigError("--feature-weight needs whom to learn from: give --teacher.")
     if model.denoiser is not None:
@@ -180,7 +161,6 @@ def recover_model(
         "data": describe_pictures(config),
         "unconditional": model.condition is not None,
     }
-    folder = working_folder(output)
     begin(training, folder, described | {"flip": training.flip, "num_train": len(splits.train)})
     before = measure_quality(training.student.system, batches, "Measuring")
     train_student(training, folder)
@@ -192,19 +172,9 @@ def recover_model(
     card = describe_recovery(model.name, record, left)
     is_main = accelerator.is_main_process  # which alone may remove the file
     files = {"metrics.jsonl": folder.metrics_path.read_text()} if is_main else {}
-    changed = ChangedModel(trained.autoencoder, trained.denoiser, card, record, files)
-    recovered = Recovered(record, model, changed)
-    if keep and is_main:
-        recovered.save(output, overwrite=overwrite)
-        shutil.rmtree(folder.path)
-    accelerator.wait_for_everyone()
-    return recovered
-
-
-def working_folder(output: Path) -> RunFolder:
-    """Where checkpoints and metrics lie until the model is written."""
-    output = output.resolve()
-    return RunFolder(output.with_name(f".{output.name}.recovery"))
+    return Recovered(
+        record, model, ChangedModel(trained.autoencoder, trained.denoiser, card, record, files)
+    )
 
 
 def _gather(

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from pelap.commands.verb_settings import (
     AnyInt,
@@ -14,6 +14,7 @@ from pelap.commands.verb_settings import (
     JsonSettings,
     OverrideSettings,
     Written,
+    shown,
 )
 from pelap.config.overrides import given_settings
 from pelap.config.run_folder import RunFolder, open_run
@@ -30,7 +31,7 @@ MODELS_ONLY = ("num_pictures", "num_samples", "sampler", "steps", "batch_sizes",
 class ReportSettings(OverrideSettings, JsonSettings):
     """What `pelap report` takes. What is None has the default of `TradeoffSettings`."""
 
-    paths: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN|MODEL")] = ()
+    paths: Annotated[Positional[tuple[Path, ...]], shown("RUN|MODEL")] = ()
     """Evaluated runs, or models with an unpruned and a randomly pruned one among them."""
     output: AnyPath = None
     """Folder for the page (of runs: the first one's)."""
@@ -42,7 +43,7 @@ class ReportSettings(OverrideSettings, JsonSettings):
     """Models only: ddpm, ddim or dpm-solver++ (dpm-solver++)."""
     steps: AnyInt = None
     """Models only: denoising steps (15)."""
-    batch_sizes: tuple[int, ...] | None = None
+    batch_sizes: Annotated[Optional[tuple[int, ...]], shown("INT …")] = None  # noqa: UP045
     """Models only: pictures at a time, for times (1 16)."""
     seed: AnyInt = None
     """Models only: of the samples (0)."""
@@ -80,9 +81,13 @@ def run(settings: ReportSettings) -> "Written | ModelComparison":
         return report(settings.paths, settings.output)
     if settings.output is None:
         raise ConfigError("Give --output FOLDER for the page about these models.")
-    from pelap.commands.compare import check_comparison, compare_subjects, giver_of
+    from pelap.commands.compare import (
+        check_comparison,
+        compare_subjects,
+        giver_of,
+        open_subjects,
+    )
     from pelap.commands.compare_measure import TradeoffSettings
-    from pelap.commands.compare_subjects import open_subjects
     from pelap.models.model_pictures import pictures_config
 
     measured = TradeoffSettings(**chosen)

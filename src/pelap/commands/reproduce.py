@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from pelap.commands.evaluate import evaluate
 from pelap.commands.report import report
 from pelap.commands.resume import resume
 from pelap.commands.train import train
-from pelap.commands.verb_settings import PresetSettings, Written
+from pelap.commands.verb_settings import PresetSettings, Written, shown
 from pelap.config.presets import as_baseline
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder, open_run
@@ -21,7 +22,7 @@ class ReproduceSettings(PresetSettings):
 
     output: Path
     """Folder of the runs and the page."""
-    lambdas: tuple[float, ...] = ()
+    lambdas: Annotated[tuple[float, ...], shown("FLOAT …")] = ()
     """Further λ to train."""
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pelap.commands.verb_settings import AnyInt, AnyText, RunName, Written, fields_of
+from pelap.commands.verb_settings import AnyInt, AnyText, RunName, Switch, Written, fields_of
 from pelap.config.run_folder import RunFolder, open_run
 
 
@@ -26,7 +26,7 @@ class DrawSettings:
     """Of the noise."""
     precision: str = "fp32"
     """Of denoiser and decoder: fp32 or bf16."""
-    compile: bool = False
+    compile: Switch = False
     """Translate by torch.compile first."""
     channel_sets: Literal["static", "drawn"] = "static"
     """For an adaptive gate: its best static set, or sets drawn as often as they occur."""

@@ -4,9 +4,9 @@ import contextlib
 from dataclasses import dataclass
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-from pelap.commands.verb_settings import PRESET_NAMES
+from pelap.commands.verb_settings import PRESET_NAMES, shown
 from pelap.config.overrides import parse_options
 from pelap.config.presets import get_preset
 from pelap.config.run_config import RunConfig
@@ -16,7 +16,7 @@ from pelap.config.run_config import RunConfig
 class PresetListSettings:
     """What `pelap settings` takes."""
 
-    preset: Annotated[Positional[str], arg(metavar="PRESET", help=PRESET_NAMES)]
+    preset: Annotated[Positional[str], shown("PRESET", help=PRESET_NAMES)]
 
 
 def run(settings: PresetListSettings) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pelap.commands.verb_settings import Result
-from pelap.config.run_folder import write_whole
+from pelap.config.run_folder import write_json, write_whole
 from pelap.pages import numbers
 from pelap.pages.sweep_figure import draw_sweep
 
@@ -54,8 +54,19 @@ class SweepResult(Result):
         return [trial for trial in self.trials if trial.status == "failed"]
 
     def describe(self) -> str:
-        """Markdown: a row for each grid point."""
-        return table(self)
+        """Markdown: a row for each grid point with mean ± standard deviation, then what failed."""
+        measured = dict.fromkeys(name for point in self.points for name in point["figures"])
+        header = [*self.grid, "trials", *measured, "verdict"]
+        rows = [header, ["---"] * len(header)]
+        for point in self.points:
+            figures = point["figures"]
+            trials = sum(point["verdicts"].values())
+            verdicts = ", ".join(f"{n} {verdict}" for verdict, n in point["verdicts"].items())
+            cells = [_plus_minus(figures[name]) if name in figures else "" for name in measured]
+            rows.append([*point["settings"].values(), str(trials), *cells, verdicts])
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        lines += [f"\nFailed: {trial.name}: {trial.error}" for trial in self.failed]
+        return "\n".join(lines) + "\n"
 
     def figure(self) -> bytes | None:
         """Each measured figure over the grid; None where every trial failed."""
@@ -108,22 +119,6 @@ def summary(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": statistics.fmean(values), "std": spread, "n": len(values)}
 
 
-def table(result: SweepResult) -> str:
-    """Markdown: a row for each grid point with mean ± standard deviation, then what failed."""
-    measured = dict.fromkeys(name for point in result.points for name in point["figures"])
-    header = [*result.grid, "trials", *measured, "verdict"]
-    rows = [header, ["---"] * len(header)]
-    for point in result.points:
-        figures = point["figures"]
-        trials = sum(point["verdicts"].values())
-        verdicts = ", ".join(f"{count} {verdict}" for verdict, count in point["verdicts"].items())
-        cells = [_plus_minus(figures[name]) if name in figures else "" for name in measured]
-        rows.append([*point["settings"].values(), str(trials), *cells, verdicts])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines += [f"\nFailed: {trial.name}: {trial.error}" for trial in result.failed]
-    return "\n".join(lines) + "\n"
-
-
 def _plus_minus(figure: dict[str, Any]) -> str:
     if not math.isfinite(figure["mean"]):
         return numbers.ABSENT
@@ -133,9 +128,8 @@ def _plus_minus(figure: dict[str, Any]) -> str:
 
 def write_result(result: SweepResult, output: Path) -> None:
     """Write sweep.json, sweep.md and figures/sweep.png."""
-    content = json.dumps(result.as_dict(), indent=2) + "\n"
-    write_whole(output / "sweep.json", content.encode())
-    write_whole(output / "sweep.md", table(result).encode())
+    write_json(output / "sweep.json", result.as_dict(), indent=2)
+    write_whole(output / "sweep.md", result.describe().encode())
     (output / "figures").mkdir(exist_ok=True)
     png = result.figure()
     if png is not None:

@@ -15,10 +15,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.markup import escape
 
-from pelap.commands.sweep_plan import GridAxis, Trial, parse_axis, plan_trials
+from pelap.commands.sweep import GridAxis, Trial, parse_axis, plan_trials
 from pelap.commands.sweep_table import (
     SweepResult,
     TrialResult,
@@ -29,6 +28,7 @@ from pelap.commands.sweep_table import (
 from pelap.config.run_config import RunConfig, save_config
 from pelap.config.run_folder import RunFolder, open_run
 from pelap.core.errors import ConfigError, RunError
+from pelap.core.progress import ProgressBar
 from pelap.measure.quality import check_metrics, was_measured
 from pelap.training.checkpoint import is_finished
 
@@ -144,18 +144,9 @@ def _run_all(
     waiting = [trial for trial in trials if not _is_done(output / trial.name, metrics)]
     num_done = len(trials) - len(waiting)
     (output / "logs").mkdir(parents=True, exist_ok=True)
-    console = Console(file=sys.stderr, markup=False, highlight=False, soft_wrap=True)
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not sys.stderr.isatty(),
-    )
-    bar = progress.add_task("trials", total=len(trials), completed=num_done)
     errors: dict[str, str] = {}
-    with progress, ThreadPoolExecutor(jobs) as pool:
+    bar = ProgressBar("trials", len(trials), num_done, is_transient=False)
+    with bar, ThreadPoolExecutor(jobs) as pool:
         try:
             futures = {
                 pool.submit(_run_trial, trial, output, metrics, processes): trial
@@ -166,8 +157,8 @@ def _run_all(
                 if error is not None:
                     errors[trial.name] = error
                 told = f"failed: {error}" if error else "done"
-                console.print(f"{count} of {len(trials)} · {trial.name} · {told}")
-                progress.advance(bar)
+                bar.print(escape(f"{count} of {len(trials)} · {trial.name} · {told}"))
+                bar.move_to(count)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             processes.stop()

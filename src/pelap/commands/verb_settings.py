@@ -18,13 +18,25 @@ if TYPE_CHECKING:
     from pelap.models.loaded import LoadedModel
 
 PRESET_NAMES = ", ".join(PRESETS)
-ModelName = Annotated[Positional[str], arg(metavar="MODEL")]
-RunName = Annotated[Positional[Path], arg(metavar="RUN")]
+
+
+def shown(metavar: str | None = None, **more: Any) -> Any:
+    """How an option stands in the help: without a default that says nothing."""
+
+    def hint(default: str) -> str:
+        return "" if default in ("None", "False", "") else f"(default: {default})"
+
+    return arg(metavar=metavar, help_behavior_hint=hint, **more)
+
+
+ModelName = Annotated[Positional[str], shown("MODEL")]
+RunName = Annotated[Positional[Path], shown("RUN")]
+Switch = Annotated[bool, shown()]
 # A typing.Union in place of `|`: tyro checks that one without importing typeguard, a tenth second.
-AnyPath = Annotated[Optional[Path], arg(metavar="PATH")]  # noqa: UP045
-AnyText = Annotated[Optional[str], arg(metavar="TEXT")]  # noqa: UP045
-AnyInt = Annotated[Optional[int], arg(metavar="INT")]  # noqa: UP045
-AnyFloat = Annotated[Optional[float], arg(metavar="FLOAT")]  # noqa: UP045
+AnyPath = Annotated[Optional[Path], shown("PATH")]  # noqa: UP045
+AnyText = Annotated[Optional[str], shown("TEXT")]  # noqa: UP045
+AnyInt = Annotated[Optional[int], shown("INT")]  # noqa: UP045
+AnyFloat = Annotated[Optional[float], shown("FLOAT")]  # noqa: UP045
 Part = TypeVar("Part")
 
 
@@ -32,7 +44,7 @@ Part = TypeVar("Part")
 class JsonSettings:
     """Of a verb that prints a record."""
 
-    json: bool = False
+    json: Switch = False
     """One JSON object on stdout."""
 
 
@@ -48,7 +60,7 @@ class OverrideSettings:
 class PresetSettings(OverrideSettings):
     """Of a verb that trains."""
 
-    preset: Annotated[Positional[AnyText], arg(metavar="PRESET", help=PRESET_NAMES)] = None
+    preset: Annotated[Positional[AnyText], shown("PRESET", help=PRESET_NAMES)] = None
     config: AnyPath = None
     """A run's config.json, in place of PRESET."""
 
@@ -69,11 +81,11 @@ class PresetSettings(OverrideSettings):
 class ModelSettings(OverrideSettings):
     """Of a verb on a model of any origin."""
 
-    model: Annotated[Positional[AnyText], arg(metavar="MODEL")] = None
+    model: Annotated[Positional[AnyText], shown("MODEL")] = None
     """A run, a diffusers folder or a hub id."""
-    autoencoder: Annotated[AnyText, arg(metavar="PACKAGE.MODULE:FACTORY")] = None
+    autoencoder: Annotated[AnyText, shown("PACKAGE.MODULE:FACTORY")] = None
     """One's own autoencoder, in place of MODEL."""
-    unconditional: bool = False
+    unconditional: Switch = False
     """Run a denoiser that wants text or a class on an empty prompt, or on none."""
 
     def open(self) -> "LoadedModel":
@@ -83,9 +95,11 @@ class ModelSettings(OverrideSettings):
             ConfigError: If both or none are given.
             ModelError: If it cannot be opened.
         """
-        from pelap.models.model_pictures import open_any
+        from pelap.models.opening import open_factory, open_model
 
-        return open_any(self.model, self.autoencoder)
+        if (self.model is None) == (self.autoencoder is None):
+            raise ConfigError("Give one of MODEL and --autoencoder package.module:factory.")
+        return open_factory(str(self.autoencoder)) if self.model is None else open_model(self.model)
 
 
 def fields_of(kind: type[Part], settings: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import difflib
 import io
 import re
 from collections.abc import Sequence
+from itertools import dropwhile, takewhile
 from typing import Any, TypeVar
 
 from pelap.config.run_config import RunConfig, as_option, validate
@@ -129,8 +130,34 @@ def refuse_others(config: RunConfig, own: RunConfig, allowed: Sequence[str]) -> 
                 )
 
 
+PLAINER = (
+    (r"Error parsing (\S+): no type matching (?:\{None\}\|)?(.+) could be instantiated from "
+     r"\[(.*)\]", r"\1 is \3: it must be \2"),
+    (r"Error parsing (\S+): invalid literal for int.*: (.*)", r"\1 is \2: it must be INT"),
+    (r"Error parsing (\S+): could not convert string to float: (.*)",
+     r"\1 is \2: it must be FLOAT"),
+    (r"Error parsing (\S+): Could not find valid parse for arguments: \[(.*)\]",
+     r"\1 cannot be \2"),
+    (r"Missing value for argument '(.+)'.*", r"\1 lacks its value"),
+)  # fmt: skip
+"""What tyro complains of, and how we say it."""
+DIVIDER = re.compile(r"\s*[-─]{3,}\s*")
+
+
 def _one_line(text: str) -> str:
     """What tyro complains of, without its box, its title, its help and its candidates."""
-    words = " ".join(text.translate(dict.fromkeys(map(ord, "│╭╮╰╯"))).split())
-    sections = re.split(r"(?: |^)[-─]{3,}(?: |$)", words)  # title, complaint, help
-    return sections[min(1, len(sections) - 1)].split(" Got errors:")[0].strip(" .")
+    lines = [line.strip("│╭╮╰╯").rstrip() for line in text.splitlines()][1:]  # without its title
+    lines = list(dropwhile(DIVIDER.fullmatch, lines))  # where it draws its box in ASCII
+    body = list(takewhile(lambda line: not DIVIDER.fullmatch(line), lines))
+    if body[0].strip().startswith("Missing from"):  # names, and more indented what they mean
+        indent = len(body[1]) - len(body[1].lstrip())
+        names = [line.strip() for line in body[1:] if not line[indent].isspace()]
+        return f"Give {' and '.join(names)}"
+    words = " ".join(" ".join(body).split()).split(" Got errors:")[0].strip(" .")
+    choice = re.fullmatch(r"invalid choice (.+) for argument '(.+)'\. Expected one of (.+)", words)
+    if choice is not None:
+        known = sorted(set(re.findall(r"'([^']+)'", choice[3])) - {"None"})
+        return f"{choice[2]} is {choice[1]}: it must be one of {', '.join(known)}"
+    for pattern, plain in PLAINER:
+        words = re.sub(pattern, plain, words)
+    return words

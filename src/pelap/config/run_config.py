@@ -6,11 +6,10 @@ is saved with the run as config.json and reloads from it.
 
 import dataclasses
 import json
-import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pelap.core.errors import ConfigError
 from pelap.core.records import read_record
@@ -26,6 +25,28 @@ SamplerName = Literal["ddpm", "ddim", "dpm-solver++"]
 
 
 @dataclass(frozen=True)
+class Limit:
+    """What the value of a setting must be, unless it is None; stands in the field's annotation."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+AT_LEAST_1 = Limit("at least 1", lambda value: value >= 1)
+NOT_NEGATIVE = Limit("0 or more", lambda value: value >= 0)
+OCTUPLES = Limit("None or multiples of 8 above 0", lambda v: all(w > 0 and w % 8 == 0 for w in v))
+Count = Annotated[int, AT_LEAST_1]
+MaybeCount = Annotated[int | None, AT_LEAST_1]
+Amount = Annotated[int, NOT_NEGATIVE]
+Weight = Annotated[float, NOT_NEGATIVE]
+Positive = Annotated[float, Limit("above 0", lambda value: value > 0)]
+Octuple = Annotated[int, Limit("a multiple of 8 above 0", lambda v: v > 0 and v % 8 == 0)]
+Part = Annotated[float, Limit("in [0, 1)", lambda value: 0 <= value < 1)]
+Share = Annotated[float, Limit("in [0, 1]", lambda value: 0 <= value <= 1)]
+Between = Annotated[float, Limit("between 0 and 1", lambda value: 0 < value < 1)]
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Where the pictures come from and how they are cut into batches."""
 
@@ -33,23 +54,23 @@ class DataConfig:
     """photos (embedded), cifar10, folder (class folders) or dataset (hub id, parquet)."""
     path: str | None = None
     """Folder, parquet file or hub id; cifar10 finds $PELAP_DATA/cifar10 without it."""
-    size: int = 32
+    size: Octuple = 32
     """Side of the square pictures in pixels, a multiple of 8."""
     resize: bool = False
     """Resize and centre-crop pictures of another size instead of refusing them."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Pictures a step over all processes together."""
     flip: bool = True
     """Random horizontal flips in training."""
-    num_train: int | None = None
+    num_train: MaybeCount = None
     """Use only the first so many training pictures."""
-    num_test: int | None = None
+    num_test: MaybeCount = None
     """Use only the first so many test pictures."""
     image_column: str | None = None
     """Column of the pictures (source dataset); found by itself where there is one."""
     label_column: str | None = None
     """Column of the labels (source dataset); found by itself where there is one."""
-    memory_gb: float = 4.0
+    memory_gb: Positive = 4.0
     """Keep the decoded pictures in memory up to this size, else decode again for each batch."""
 
 
@@ -61,18 +82,20 @@ class NetworkConfig:
     """The paper's, or diffusers' AutoencoderKL (kl)."""
     denoiser: DenoiserKind = "paper"
     """The paper's UNet, or diffusers' UNet2DModel (unet_2d) or DiTTransformer2DModel (dit)."""
-    latent_channels: int = 4
-    autoencoder_channels: int = 64
+    latent_channels: Count = 4
+    autoencoder_channels: Octuple = 64
     """Width of the autoencoder's outermost level, a multiple of 8."""
-    denoiser_channels: int = 64
+    denoiser_channels: Octuple = 64
     """Width of the denoiser at full latent resolution, a multiple of 8; of 64 for dit."""
-    time_channels: int = 128
+    time_channels: Annotated[
+        int, Limit("an even number above 2", lambda v: v > 2 and v % 2 == 0)
+    ] = 128
     """Width of the denoiser's time embedding, even (denoiser paper)."""
-    denoiser_layers: int = 2
+    denoiser_layers: Count = 2
     """Residual blocks a level (denoiser unet_2d), or transformer blocks (dit)."""
-    patch_size: int = 1
+    patch_size: Count = 1
     """Latent pixels of a token's side (denoiser dit)."""
-    num_classes: int = 0
+    num_classes: Amount = 0
     """Classes of pictures that the denoiser is told; 0 tells it none (unet_2d), dit needs some."""
     normalize_latents: bool = False
     """Bring each latent channel to mean 0 and variance 1 with running statistics."""
@@ -82,14 +105,14 @@ class NetworkConfig:
 class AutoencoderConfig:
     """Shape and further losses of an autoencoder of kind kl."""
 
-    widths: tuple[int, int, int] | None = None
+    widths: Annotated[tuple[int, int, int] | None, OCTUPLES] = None
     """Width of each level, outermost first, multiples of 8; None takes w, 2w and 2w of
     `network.autoencoder_channels`."""
     attention: bool = True
     """Self-attention at latent resolution."""
-    absolute_weight: float = 0.0
+    absolute_weight: Weight = 0.0
     """Weight of the mean absolute error, beside the squared one."""
-    feature_weight: float = 0.0
+    feature_weight: Weight = 0.0
     """Weight of the error in the features of a CIFAR-10 ResNet-32 (32×32 pictures; weights below
     $PELAP_DATA)."""
 
@@ -102,23 +125,23 @@ class GateConfig:
     """open (mask 1, the baseline), sigmoid (the paper), hard_concrete, top_k or nested."""
     adaptive: bool = True
     """Each input has its own mask; otherwise one set of channels serves all data."""
-    budget: int | None = None
+    budget: MaybeCount = None
     """Channels to keep; None leaves their number to the objective."""
-    warmup: float = 0.05
+    warmup: Part = 0.05
     """Fraction of the training before the budget begins to fall from all channels."""
-    harden_at: float = 0.3
+    harden_at: Part = 0.3
     """Fraction of the training after which exactly `budget` channels are open for good."""
-    multiplier_rate: float = 0.05
+    multiplier_rate: Weight = 0.05
     """Step of the budget's Lagrange multiplier."""
-    learning_rate_factor: float = 1.0
+    learning_rate_factor: Positive = 1.0
     """The importance predictor's learning rate as a multiple of the networks'."""
-    full_fraction: float = 0.0
+    full_fraction: Share = 0.0
     """Part of a training batch that kind nested leaves whole."""
-    hidden_channels: int = 32
+    hidden_channels: Count = 32
     """Hidden width of the importance predictor."""
     initial_score: float = 3.0
     """Score at the start; sigmoid(3) = 0.953."""
-    active_threshold: float = 0.5
+    active_threshold: Between = 0.5
     """A channel counts as active when its mask is above this."""
 
 
@@ -126,18 +149,18 @@ class GateConfig:
 class ObjectiveConfig:
     """Weights of the terms of the loss; 0 switches a term off."""
 
-    reconstruction_weight: float = 1.0
-    kl_weight: float = 0.001
-    diffusion_weight: float = 1.0
-    sparsity_weight: float = 0.01
+    reconstruction_weight: Weight = 1.0
+    kl_weight: Weight = 0.001
+    diffusion_weight: Weight = 1.0
+    sparsity_weight: Weight = 0.01
     """λ in the paper; without effect for gate kind open."""
     decoder_sees_mask: bool = False
     """Decode the masked latents, as whoever samples will; the paper decodes them unmasked."""
-    encoder_diffusion_weight: float = 1.0
+    encoder_diffusion_weight: Weight = 1.0
     """Share of the diffusion loss's gradient that reaches encoder and gate; 0 stops it."""
     open_channels_only: bool = False
     """Noise, and average KL and noise loss over, open channels only."""
-    condition_dropout: float = 0.1
+    condition_dropout: Share = 0.1
     """Share of training pictures whose class the denoiser is not told, for guidance later."""
 
 
@@ -148,9 +171,9 @@ class NoiseConfig:
     process: Process = "ddpm"
     """ddpm, or flow: straight paths from latents to noise (denoiser dit), whose timesteps training
     draws as the logistic function of a normal; the fields below then have no effect."""
-    num_timesteps: int = 1000
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
+    num_timesteps: Count = 1000
+    beta_start: Between = 1e-4
+    beta_end: Between = 0.02
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
     prediction: Prediction = "epsilon"
     """What the denoiser predicts: the noise, or v = √ᾱ·noise − √(1−ᾱ)·latents."""
@@ -160,19 +183,19 @@ class NoiseConfig:
 class OptimizerConfig:
     """AdamW, and how its learning rate goes."""
 
-    learning_rate: float = 2e-4
-    final_learning_rate: float = 1e-5
+    learning_rate: Positive = 2e-4
+    final_learning_rate: Weight = 1e-5
     schedule: Literal["epoch", "step", "trapezoid"] = "epoch"
     """epoch and step: a cosine that falls once an epoch (the paper) or at each step. trapezoid:
     constant until the last `cooldown_epochs`, so that a run can be extended or cooled down."""
-    cooldown_epochs: float = 0.0
+    cooldown_epochs: Weight = 0.0
     """Epochs of linear fall to the final rate at the end of a stage (schedule trapezoid)."""
-    warmup_steps: int = 0
+    warmup_steps: Amount = 0
     """Steps of linear rise at the start of a stage."""
-    weight_decay: float = 1e-4
-    max_gradient_norm: float = 1.0
+    weight_decay: Weight = 1e-4
+    max_gradient_norm: Weight = 1.0
     """Clip the gradient's norm at this; 0 switches clipping off."""
-    ema_decay: float = 0.0
+    ema_decay: Part = 0.0
     """Decay of the moving average of the weights, used for validation and saving; 0 is off."""
 
 
@@ -180,11 +203,11 @@ class OptimizerConfig:
 class LoopConfig:
     """How long, how precise, how often."""
 
-    epochs: int = 100
+    epochs: Count = 100
     """Passes over the pictures; with `denoiser_epochs`, those that train the autoencoder."""
     begin_with: str | None = None
     """Run or model folder whose weights the networks that are trained begin with."""
-    denoiser_epochs: int | None = None
+    denoiser_epochs: Annotated[int | None, NOT_NEGATIVE] = None
     """Two-stage training: freeze the autoencoder after `epochs`, then train the denoiser for so
     many passes over cached latents (0 leaves it untrained). None trains both jointly."""
     autoencoder: str | None = None
@@ -195,23 +218,23 @@ class LoopConfig:
     the end."""
     on_collapse: Literal["warn", "stop"] = "warn"
     """What to do when a validation finds the model shrunken or collapsed."""
-    max_steps: int | None = None
+    max_steps: MaybeCount = None
     """Stop after this many steps, whatever epochs says."""
-    seed: int = 42
+    seed: Amount = 42
     precision: Precision = "auto"
     """auto takes bf16 where the processor or GPU is made for it."""
     channels_last: bool = True
     compile: bool = False
     """torch.compile the networks; pays on a GPU, needs a C++ compiler on a CPU."""
-    log_every: int = 50
+    log_every: Count = 50
     """Steps between lines in metrics.jsonl."""
-    checkpoint_every: int | None = None
+    checkpoint_every: MaybeCount = None
     """Steps between checkpoints, beside the one at the end of each epoch."""
-    validate_every: int = 1
+    validate_every: Count = 1
     """Epochs between validations, after which the model is saved if it is the best so far."""
-    samples_every: int | None = None
+    samples_every: MaybeCount = None
     """Epochs of the denoiser's between grids of samples, a class a row, with their accuracy."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: Count = 2
     """Keep the last so many checkpoints."""
     tracker: str | None = None
     """Any accelerate tracker by name, e.g. tensorboard or wandb, beside metrics.jsonl."""
@@ -221,17 +244,17 @@ class LoopConfig:
 class EvaluationConfig:
     """What `pelap evaluate` measures on the test split."""
 
-    batch_size: int = 250
-    num_samples: int = 64
+    batch_size: Count = 250
+    num_samples: Count = 64
     sampler: SamplerName = "ddim"
-    num_steps: int = 50
-    guidance: float = 1.0
+    num_steps: Count = 50
+    guidance: Annotated[float, AT_LEAST_1] = 1.0
     """Classifier-free guidance of samples that have a class; 1 is none."""
-    seed: int = 0
+    seed: Amount = 0
     """Seed of the fixed noise and timesteps."""
     extractor: str = "resnet20"
     """Features of Fréchet distance and its like: resnet20, inception, package.module:factory."""
-    num_bootstraps: int = 20
+    num_bootstraps: Count = 20
     """Resamples behind a quality metric's interval."""
 
 
@@ -256,90 +279,6 @@ FLOW_TIMESTEPS = 1000
 MOST_CLASSES = 1000
 """diffusers' DiTPipeline takes class 1000 for none, whatever the model."""
 
-_RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
-    (
-        "a multiple of 8 above 0",
-        lambda value: value > 0 and value % 8 == 0,
-        ("data.size", "network.autoencoder_channels", "network.denoiser_channels"),
-    ),
-    (
-        "at least 1",
-        lambda value: value is None or value >= 1,
-        (
-            "data.batch_size",
-            "data.num_train",
-            "data.num_test",
-            "network.latent_channels",
-            "network.denoiser_layers",
-            "network.patch_size",
-            "gate.hidden_channels",
-            "noise.num_timesteps",
-            "gate.budget",
-            "run.max_steps",
-            "run.log_every",
-            "run.checkpoint_every",
-            "run.keep_checkpoints",
-            "run.validate_every",
-            "run.samples_every",
-            "evaluation.guidance",
-            "evaluation.batch_size",
-            "evaluation.num_samples",
-            "evaluation.num_steps",
-            "evaluation.num_bootstraps",
-            "run.epochs",
-        ),
-    ),
-    (
-        "0 or more",
-        lambda value: value is None or value >= 0,
-        (
-            "run.denoiser_epochs",
-            "network.num_classes",
-            "autoencoder.absolute_weight",
-            "autoencoder.feature_weight",
-            "optimizer.cooldown_epochs",
-            "optimizer.warmup_steps",
-            "objective.encoder_diffusion_weight",
-            "gate.multiplier_rate",
-            "run.seed",
-            "evaluation.seed",
-            "objective.reconstruction_weight",
-            "objective.kl_weight",
-            "objective.diffusion_weight",
-            "objective.sparsity_weight",
-            "optimizer.final_learning_rate",
-            "optimizer.weight_decay",
-            "optimizer.max_gradient_norm",
-        ),
-    ),
-    (
-        "above 0",
-        lambda value: value > 0,
-        ("optimizer.learning_rate", "data.memory_gb", "gate.learning_rate_factor"),
-    ),
-    (
-        "None or multiples of 8 above 0",
-        lambda value: value is None or all(w > 0 and w % 8 == 0 for w in value),
-        ("autoencoder.widths",),
-    ),
-    ("an even number above 2", lambda v: v > 2 and v % 2 == 0, ("network.time_channels",)),
-    (
-        "in [0, 1)",
-        lambda value: 0 <= value < 1,
-        ("optimizer.ema_decay", "gate.warmup", "gate.harden_at"),
-    ),
-    (
-        "in [0, 1]",
-        lambda value: 0 <= value <= 1,
-        ("gate.full_fraction", "objective.condition_dropout"),
-    ),
-    (
-        "between 0 and 1",
-        lambda value: 0 < value < 1,
-        ("gate.active_threshold", "noise.beta_start", "noise.beta_end"),
-    ),
-)
-
 
 def validate(config: RunConfig) -> None:
     """Refuse values that no run can use.
@@ -347,11 +286,9 @@ def validate(config: RunConfig) -> None:
     Raises:
         ConfigError: Names the setting, its value, and what it must be.
     """
-    for expected, holds, names in _RULES:
-        for name in names:
-            value = operator.attrgetter(name)(config)
-            if not holds(value):
-                raise ConfigError(f"{as_option(name)} is {value!r}: it must be {expected}.")
+    for name, value, limit in _limited(config):
+        if value is not None and not limit.holds(value):
+            raise ConfigError(f"{as_option(name)} is {value!r}: it must be {limit.expected}.")
     _validate_autoencoder(config)
     _validate_denoiser(config)
     if config.noise.beta_start > config.noise.beta_end:
@@ -370,6 +307,15 @@ def validate(config: RunConfig) -> None:
     steps, most = config.evaluation.num_steps, config.noise.num_timesteps
     if steps > most:
         raise ConfigError(f"--evaluation.num-steps is {steps}: it must be at most {most}.")
+
+
+def _limited(config: RunConfig) -> Iterator[tuple[str, Any, Limit]]:
+    for group in dataclasses.fields(config):
+        values = getattr(config, group.name)
+        if dataclasses.is_dataclass(values):
+            for name, hint in get_type_hints(type(values), include_extras=True).items():
+                for limit in getattr(hint, "__metadata__", ()):
+                    yield f"{group.name}.{name}", getattr(values, name), limit
 
 
 def _validate_autoencoder(config: RunConfig) -> None:

@@ -28,6 +28,16 @@ from pelap.config.run_config import RunConfig, load_config, save_config, to_dict
 from pelap.core.errors import RunError
 
 
+class _Inside:
+    """A path below the run's own."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __get__(self, run: "RunFolder", _kind: type) -> Path:
+        return run.path / self.name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths inside one run folder, and readers for its small files."""
@@ -38,45 +48,16 @@ class RunFolder:
     def name(self) -> str:
         return self.path.resolve().name
 
-    @property
-    def config_path(self) -> Path:
-        return self.path / "config.json"
-
-    @property
-    def metrics_path(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def model(self) -> Path:
-        return self.path / "model"
-
-    @property
-    def latents(self) -> Path:
-        return self.path / "latents"
-
-    @property
-    def evaluation_path(self) -> Path:
-        return self.path / "evaluation.json"
-
-    @property
-    def pictures_path(self) -> Path:
-        return self.path / "evaluation_pictures.npz"
-
-    @property
-    def diagnosis_path(self) -> Path:
-        return self.path / "diagnosis.json"
-
-    @property
-    def samples(self) -> Path:
-        return self.path / "samples"
-
-    @property
-    def figures(self) -> Path:
-        return self.path / "figures"
+    config_path = _Inside("config.json")
+    metrics_path = _Inside("metrics.jsonl")
+    checkpoints = _Inside("checkpoints")
+    model = _Inside("model")
+    latents = _Inside("latents")
+    evaluation_path = _Inside("evaluation.json")
+    pictures_path = _Inside("evaluation_pictures.npz")
+    diagnosis_path = _Inside("diagnosis.json")
+    samples = _Inside("samples")
+    figures = _Inside("figures")
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -136,6 +117,11 @@ def write_whole(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(content)
     partial.replace(path)
+
+
+def write_json(path: Path, value: object, indent: int = 1) -> None:
+    """Write a value as a JSON file, whole or not at all."""
+    write_whole(path, (json.dumps(value, indent=indent) + "\n").encode())
 
 
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
@@ -211,7 +197,7 @@ def _create(path: Path, fill: Callable[[Path], None]) -> None:
 
 def write_config(run: RunFolder, config: RunConfig) -> None:
     """Put another config in the place of the run's own."""
-    write_whole(run.config_path, (json.dumps(to_dict(config), indent=2) + "\n").encode())
+    write_json(run.config_path, to_dict(config), indent=2)
 
 
 def already_there(path: Path) -> RunError:

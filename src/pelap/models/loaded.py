@@ -1,17 +1,21 @@
 """A model as it was found: its networks, and where everything else of it lies."""
 
 import copy
+import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.utils import logging
 from torch import nn
 
 from pelap.config.run_config import NoiseConfig, RunConfig
-from pelap.core.errors import ModelError
+from pelap.core.errors import ModelError, in_one_line
 from pelap.families.conditioned import Condition, ConditionedDenoiser
 from pelap.families.registry import (
     LATENT_SIDE,
@@ -104,6 +108,42 @@ class LoadedModel:
         if any(found != (torch.float32, torch.device(device).type) for found in weights):
             system = copy.deepcopy(system).float().to(device)
         return system
+
+    def pipeline(self) -> DiffusionPipeline:
+        """The model as its own stock pipeline, in memory; nothing is written.
+
+        Raises:
+            ModelError: If it is an autoencoder on its own, or its other parts cannot be loaded.
+        """
+        if not self.parts:
+            raise ModelError(f"{self.name} is no pipeline, but an autoencoder on its own.")
+        own: dict[str, Any] = {self.autoencoder_name: self.autoencoder}
+        if self.denoiser is not None:
+            own[self.denoiser_name] = self.denoiser
+        if self.memory is not None:
+            kind = type(self.memory)
+            config: Any = self.memory.config
+            known = {**config, **self.memory.components, **own}
+            taken = inspect.signature(kind.__init__).parameters
+            return kind(**{name: value for name, value in known.items() if name in taken})
+        if self.parts["_class_name"] == "LDMPipeline" and self.config is not None:
+            scheduler = DDIMScheduler.from_config(self.scheduler_config)
+            return diffusers.LDMPipeline(scheduler=scheduler, **own)  # type: ignore[arg-type]
+        if self.folder is None:
+            raise ModelError(f"{self.name} has no folder to take its other parts from.")
+        logging.disable_progress_bar()
+        try:
+            return DiffusionPipeline.from_pretrained(
+                self.folder,
+                use_safetensors=True,
+                local_files_only=True,
+                variant=self.variant,
+                **own,
+            )
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            raise ModelError(f"{self.name} cannot be loaded whole: {in_one_line(error)}") from error
+        finally:
+            logging.enable_progress_bar()
 
     def check(self) -> None:
         """Refuse what cannot be pruned.

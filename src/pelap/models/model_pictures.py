@@ -15,23 +15,10 @@ from pelap.data.load import load_pictures
 from pelap.data.pictures import Splits, to_batch
 from pelap.models.foreign_autoencoder import ForeignAutoencoder
 from pelap.models.loaded import LoadedModel
-from pelap.models.opening import open_factory, open_model
 
 PROBE_SIZE = 64
 LEAST_LATENT_SIDE = 16
 """Of pictures for an autoencoder on its own that shrinks by more than 4."""
-
-
-def open_any(source: str | None, factory: str | None) -> LoadedModel:
-    """The model at `source`, or what `factory` returns.
-
-    Raises:
-        ConfigError: If both or none are given.
-        ModelError: If it cannot be opened.
-    """
-    if (source is None) == (factory is None):
-        raise ConfigError("Give one of MODEL and --autoencoder package.module:factory.")
-    return open_model(source) if source is not None else open_factory(str(factory))
 
 
 def pictures_config(model: LoadedModel, overrides: Sequence[str]) -> RunConfig:
@@ -59,7 +46,7 @@ def load_splits(model: LoadedModel, config: RunConfig, *, needs_train: bool = Tr
     if not needs_train:
         data = replace(data, num_train=1)
     splits = load_pictures(data, config.run.seed)
-    image = to_batch(splits.test.fetch(torch.tensor([0])), _device(model))
+    image = to_batch(splits.test.fetch(torch.tensor([0])), "cpu")
     try:
         _try(model, image)
     except (RuntimeError, ValueError) as error:
@@ -70,14 +57,11 @@ def load_splits(model: LoadedModel, config: RunConfig, *, needs_train: bool = Tr
     return splits
 
 
-def _device(model: LoadedModel) -> torch.device:
-    return next(model.autoencoder.parameters()).device
-
-
 @torch.no_grad()
 def _try(model: LoadedModel, image: Tensor) -> None:
     autoencoder = ForeignAutoencoder(model.autoencoder)
-    image = image.to(next(model.autoencoder.parameters()).dtype)
+    parameter = next(model.autoencoder.parameters())
+    image = image.to(parameter.device, parameter.dtype)
     latents = autoencoder.encode(image).latent_dist.mean
     decoded = autoencoder.decode(latents).sample
     if decoded.shape != image.shape:

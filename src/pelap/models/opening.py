@@ -16,11 +16,10 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from pelap.config.run_config import load_config
-from pelap.core.errors import ModelError
+from pelap.core.errors import ModelError, in_one_line
 from pelap.families.registry import autoencoder_families, denoiser_families, denoiser_family
 from pelap.method import paper_networks
 from pelap.method.normalizer import fold_normalizer, read_statistics
-from pelap.models.in_memory import read_pipeline
 from pelap.models.loaded import LoadedModel
 
 AUTOENCODER_NAMES = ("vae", "vqvae", "autoencoder")
@@ -48,10 +47,7 @@ def open_model(source: str | Path | DiffusionPipeline) -> LoadedModel:
         ModelError: If there is none, it is of an unknown class, or has no safetensors. One line.
     """
     if isinstance(source, DiffusionPipeline):
-        parts: Any = source.config
-        return read_pipeline(
-            source, find_part(parts, AUTOENCODER_NAMES), find_part(parts, DENOISER_NAMES)
-        )
+        return _read_pipeline(source)
     path = Path(source)
     if not path.exists() and ":" in str(source):
         return open_factory(str(source))
@@ -88,6 +84,28 @@ def open_factory(name: str) -> LoadedModel:
     return model
 
 
+def _read_pipeline(pipeline: DiffusionPipeline) -> LoadedModel:
+    """The model that a pipeline in memory holds; its networks are shared, not copied."""
+    kind, config = type(pipeline).__name__, dict(pipeline.config)
+    name = Path(config.pop("_name_or_path", None) or kind).name
+    autoencoder_name = find_part(config, AUTOENCODER_NAMES)
+    denoiser_name = find_part(config, DENOISER_NAMES)
+    if autoencoder_name is None:
+        raise ModelError(f"This {kind} holds no autoencoder.")
+    index = {part: list(said) if isinstance(said, tuple) else said for part, said in config.items()}
+    parts, scheduler = pipeline.components, pipeline.components.get("scheduler")
+    return LoadedModel(
+        name,
+        parts[autoencoder_name],
+        parts[denoiser_name] if denoiser_name else None,
+        parts=index | {"_class_name": kind, "_diffusers_version": diffusers.__version__},
+        autoencoder_name=autoencoder_name,
+        denoiser_name=denoiser_name or "",
+        scheduler_config={} if scheduler is None else json.loads(scheduler.to_json_string()),
+        memory=pipeline,
+    )
+
+
 def _download(name: str) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/")):
         raise ModelError(
@@ -96,7 +114,7 @@ def _download(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=HUB_FILES))
     except Exception as error:  # the hub's and its network layer's errors share no base
-        reason = " ".join(str(error).split())[:200]
+        reason = in_one_line(error)
         raise ModelError(f"{name} is no folder here and cannot be downloaded: {reason}") from error
 
 
@@ -211,8 +229,7 @@ def load_part(folder: Path, library: str, kind: str, known: Collection[str]) -> 
             torch_dtype=_dtype(files[0]),
         )  # fmt: skip
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"{folder} cannot be loaded: {reason}") from error
+        raise ModelError(f"{folder} cannot be loaded: {in_one_line(error, 300)}") from error
     config = read_json(folder / "config.json")
     if "_pelap" in config:
         model.register_to_config(_pelap=config["_pelap"])

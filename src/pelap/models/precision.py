@@ -8,7 +8,7 @@ import torch
 from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor, nn
 
-from pelap.core.errors import ConfigError
+from pelap.core.errors import ConfigError, in_one_line
 from pelap.families.conditioned import Condition
 
 Precision = Literal["fp32", "bf16"]
@@ -96,7 +96,7 @@ def _compile(call: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return translated(*arguments, **inputs)
         except TorchDynamoException as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = in_one_line(error)
             raise ConfigError(f"--compile: torch.compile cannot do this here: {reason}") from error
 
     return run

@@ -36,10 +36,8 @@ def save_model(
     """Write the folder, see `write_output`."""
 
     def write(folder: Path) -> None:
-        if model.memory is not None:
-            _save_others(model, folder)
-        elif model.folder is not None:
-            _copy_others(model, folder)
+        if model.parts:
+            _write_others(model, folder)
         history = [*model.history, changed.record]
         _save_part(changed.autoencoder, folder / model.autoencoder_name, model.variant, history)
         if changed.denoiser is not None:
@@ -51,13 +49,16 @@ def save_model(
     write_output(output, write, overwrite=overwrite)
 
 
-def _copy_others(model: LoadedModel, folder: Path) -> None:
+def _write_others(model: LoadedModel, folder: Path) -> None:
     """All but the two networks: tokenizers, text encoders, scheduler, the pipeline's class."""
-    assert model.folder is not None
-    if not model.parts:
-        return
     own = {model.autoencoder_name, model.denoiser_name, ""}
     (folder / "model_index.json").write_text(json.dumps(model.parts, indent=2) + "\n")
+    if model.memory is not None:
+        for name, part in model.memory.components.items():
+            if name not in own and part is not None:
+                part.save_pretrained(folder / name)
+        return
+    assert model.folder is not None
     for name, part in model.parts.items():
         source = model.folder / name
         if isinstance(part, list) and name not in own and source.is_dir() and part[0] is not None:
@@ -77,15 +78,6 @@ def _save_part(
         part.register_to_config(_pelap=history)
     save: Callable[..., None] = part.save_pretrained  # type: ignore[attr-defined]
     save(folder, safe_serialization=True, variant=variant)
-
-
-def _save_others(model: LoadedModel, folder: Path) -> None:
-    """Likewise of a pipeline in memory."""
-    (folder / "model_index.json").write_text(json.dumps(model.parts, indent=2) + "\n")
-    others: dict[str, Any] = model.memory.components if model.memory else {}
-    for name, part in others.items():
-        if name not in (model.autoencoder_name, model.denoiser_name) and part is not None:
-            part.save_pretrained(folder / name)
 
 
 def whole_card(model: LoadedModel, ours: str) -> str:

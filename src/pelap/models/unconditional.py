@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from pelap.core.errors import ModelError
+from pelap.core.errors import ModelError, in_one_line
 from pelap.families.conditioned import Condition
 from pelap.families.registry import denoiser_family
-from pelap.models.in_memory import make_pipeline
 from pelap.models.loaded import LoadedModel, is_flow, runs_on_latents
 
 FIXED: dict[str, Any] = {
@@ -48,8 +47,15 @@ def without_condition(model: LoadedModel, size: int) -> LoadedModel:
     denoiser = model.denoiser
     if denoiser is None or runs_on_latents(denoiser):
         return model
-    _refuse_classes(denoiser, model.name)
-    pipeline = _open_pipeline(model)
+    config: Any = denoiser.config
+    if config.get("num_class_embeds") or config.get("class_embed_type") == "timestep":
+        raise ModelError(
+            f"The denoiser of {model.name} needs a class and has none that means none."
+        )
+    if not model.parts:
+        raise ModelError(f"{model.name} is no pipeline: there is nobody to ask for its condition.")
+    pipeline: Any = model.pipeline()
+    pipeline.set_progress_bar_config(disable=True)
     arguments = _catch(pipeline, denoiser, _request(pipeline, denoiser, size), model.name)
     family = denoiser_family(denoiser)
     passed = torch.as_tensor(arguments["timestep"]).flatten()[0]
@@ -67,20 +73,6 @@ def without_condition(model: LoadedModel, size: int) -> LoadedModel:
         shared=family.shared_inputs,
     )
     return replace(model, condition=condition)
-
-
-def _refuse_classes(denoiser: nn.Module, name: str) -> None:
-    config: Any = denoiser.config
-    if config.get("num_class_embeds") or config.get("class_embed_type") == "timestep":
-        raise ModelError(f"The denoiser of {name} needs a class and has none that means none.")
-
-
-def _open_pipeline(model: LoadedModel) -> Any:
-    if not model.parts:
-        raise ModelError(f"{model.name} is no pipeline: there is nobody to ask for its condition.")
-    pipeline = make_pipeline(model)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 def _request(pipeline: Any, denoiser: nn.Module, size: int) -> dict[str, Any]:
@@ -111,13 +103,9 @@ def _catch(
         return caught.arguments
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(
-            f"The pipeline of {name} cannot be asked for nothing ({_line(error)}), so its denoiser "
-            "cannot be run."
+            f"The pipeline of {name} cannot be asked for nothing ({in_one_line(error)}), so its "
+            "denoiser cannot be run."
         ) from error
     finally:
         handle.remove()
     raise ModelError(f"The pipeline of {name} never calls its denoiser.")
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

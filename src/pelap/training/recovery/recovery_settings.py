@@ -19,10 +19,12 @@ class RecoverySettings:
     """What a student is trained with, and how long."""
 
     steps: int
+    """Of the training."""
     parts: Parts = "all"
     """Train the layers that carry the latent channels, the denoiser alone, or decoder and
     denoiser."""
     learning_rate: float = 1e-4
+    """The highest."""
     batch_size: int = 32
     """Pictures a step over all processes together."""
     teacher_weight: float = 1.0
@@ -30,9 +32,11 @@ class RecoverySettings:
     feature_weight: float = 0.0
     """Of the loss towards what leaves the teacher's blocks."""
     seed: int = 0
+    """Of all that is drawn."""
     num_pictures: int = 1000
     """Test pictures measured before and after, at most."""
     checkpoint_every: int = 100
+    """Steps."""
 
     def check(self) -> None:
         """Refuse values that no training can have.
