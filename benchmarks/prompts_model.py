@@ -1,0 +1,207 @@
+"""A small Stable Diffusion that draws the pictures of shapes.py as it is told.
+
+    python benchmarks/prompts_model.py --output runs/prompts/original
+
+An AutoencoderKL with 8 latent channels at 8×8, a CLIP text model of two layers that is trained with
+the denoiser, a UNet2DConditionModel; captions are left out of a tenth of the pictures. The folder
+is a stock StableDiffusionPipeline. Called again it goes on from the last weights written, with its
+optimisers begun anew.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from shapes import COLOURS, GROUNDS, SEEN, SHAPES, SIZE, accuracy, draw
+
+WORDS = ("a", "an", "on", *COLOURS, *SHAPES, *GROUNDS)
+LONGEST = 8
+"""Tokens of a caption, with the two around it."""
+NUM_CHANNELS, WIDTH = 8, 64
+NUM_PICTURES, BATCH = 21_450, 64
+AUTOENCODER_STEPS, DENOISER_STEPS = 3_000, 8_000
+WRITE_EVERY, SHOW_EVERY = 1_000, 100
+DROPOUT = 0.1
+
+
+def make_tokenizer() -> CLIPTokenizer:
+    """One token a word: each word is merged from its end, which nothing else can begin."""
+    letters = sorted(set("".join(WORDS)))
+    merges, tokens = [], ["<|startoftext|>", "<|endoftext|>", *letters]
+    tokens += [f"{letter}</w>" for letter in letters]
+    for word in WORDS:
+        for start in range(len(word) - 2, -1, -1):
+            pair = (word[start], f"{word[start + 1 :]}</w>")
+            if pair not in merges:
+                merges.append(pair)
+                tokens.append("".join(pair))
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LONGEST)
+
+
+def make_pipeline() -> StableDiffusionPipeline:
+    """The parts of the model with random weights."""
+    tokenizer = make_tokenizer()
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=4 * WIDTH,
+        projection_dim=WIDTH, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=LONGEST, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    levels: Any = (32, 64, 64)
+    down: Any = ("DownEncoderBlock2D",) * 3
+    up: Any = ("UpDecoderBlock2D",) * 3
+    autoencoder = AutoencoderKL(
+        block_out_channels=levels, down_block_types=down,
+        up_block_types=up, layers_per_block=1, norm_num_groups=8,
+        latent_channels=NUM_CHANNELS, sample_size=SIZE, mid_block_add_attention=False,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=SIZE // 4, in_channels=NUM_CHANNELS, out_channels=NUM_CHANNELS,
+        block_out_channels=(WIDTH, 2 * WIDTH), layers_per_block=1, attention_head_dim=16,
+        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=WIDTH, norm_num_groups=16,
+    )  # fmt: skip
+    scheduler = DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False,
+        steps_offset=1, set_alpha_to_one=False,
+    )  # fmt: skip
+    return StableDiffusionPipeline(
+        vae=autoencoder, text_encoder=CLIPTextModel(text), tokenizer=tokenizer, unet=unet,
+        scheduler=scheduler, safety_checker=None, feature_extractor=None,  # type: ignore[arg-type]
+        requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201
+
+
+def batches(num: int, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
+    """Steps and the indices of their batches, drawn by the step alone."""
+    for step in range(start, stop):
+        source = torch.Generator().manual_seed(step)
+        yield step, torch.randint(num, (BATCH,), generator=source)
+
+
+def schedule(optimizer: torch.optim.Optimizer, step: int, num_steps: int, peak: float) -> None:
+    """A short rise, then half a cosine to nothing."""
+    warmup = min(1.0, (step % WRITE_EVERY + 1) / 100) if step < WRITE_EVERY else 1.0
+    fall = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / num_steps)))
+    for group in optimizer.param_groups:
+        group["lr"] = peak * warmup * float(fall)
+
+
+def train_autoencoder(autoencoder: Any, pictures: Tensor) -> None:
+    """Absolute error and a little KL; afterwards latents have standard deviation 1 by scaling."""
+    optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=1e-3)
+    for step, rows in batches(len(pictures), 0, AUTOENCODER_STEPS):
+        schedule(optimizer, step, AUTOENCODER_STEPS, 2e-3)
+        images = 2 * pictures[rows] - 1  # (B, 3, 32, 32)
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = autoencoder.encode(images).latent_dist
+            found = autoencoder.decode(latents.sample()).sample.float()
+        difference = found - images
+        loss = difference.abs().mean() + difference.square().mean() + 1e-5 * latents.kl().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % SHOW_EVERY == 0:
+            error = 10 * torch.log10(4 / difference.detach().square().mean())
+            say(f"autoencoder {step} of {AUTOENCODER_STEPS}: {error:.2f} dB")
+
+
+@torch.no_grad()
+def encode(autoencoder: Any, pictures: Tensor) -> Tensor:
+    """Means of the latents, unscaled, (N, C, 8, 8)."""
+    parts = [autoencoder.encode(2 * some - 1).latent_dist.mean for some in pictures.split(500)]
+    return torch.cat(parts)
+
+
+def train_denoiser(pipeline: StableDiffusionPipeline, latents: Tensor, folder: Path) -> None:
+    """The noise, predicted under captions; text model and denoiser together, their EMA written."""
+    progress = folder / "steps.json"
+    done = json.loads(progress.read_text())["steps"] if progress.exists() else 0
+    tokenizer, text_encoder, unet = pipeline.tokenizer, pipeline.text_encoder, pipeline.unet
+    captions = [scene.caption for scene in SEEN] + [""]
+    tokens = tokenizer(captions, padding="max_length", return_tensors="pt").input_ids  # (P, L)
+    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+    parameters = [*text_encoder.parameters(), *unet.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01)
+    average = EMAModel(parameters, decay=0.999, use_ema_warmup=True, power=0.75)
+    began = time.perf_counter()
+    for step, rows in batches(len(latents), done, DENOISER_STEPS):
+        schedule(optimizer, step, DENOISER_STEPS, 1e-3)
+        told = torch.where(torch.rand(BATCH) < DROPOUT, len(SEEN), rows % len(SEEN))
+        timesteps = torch.randint(1000, (BATCH,))
+        noise = torch.randn(BATCH, *latents.shape[1:])
+        noisy = scheduler.add_noise(latents[rows], noise, timesteps)  # type: ignore[arg-type]
+        # torch's fused attention on a CPU is slow backward over few tokens
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            words = text_encoder(tokens)[0][told]  # (B, L, 64)
+            found = unet(noisy, timesteps, words).sample.float()
+        loss = (found - noise).square().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.step(parameters)
+        if step % SHOW_EVERY == 0:
+            seconds = time.perf_counter() - began
+            say(f"denoiser {step} of {DENOISER_STEPS}: loss {loss:.4f}, {seconds:.0f} s")
+        if (step + 1) % WRITE_EVERY == 0:
+            average.store(parameters)
+            average.copy_to(parameters)
+            pipeline.save_pretrained(folder)
+            shares = sample_accuracy(pipeline, num=len(SEEN))
+            average.restore(parameters)
+            progress.write_text(json.dumps({"steps": step + 1, **shares}) + "\n")
+            say(f"denoiser {step + 1}: {shares}")
+
+
+@torch.no_grad()
+def sample_accuracy(pipeline: Any, num: int) -> dict[str, float]:
+    """Shares of what was told that is drawn, for the first `num` scenes."""
+    pipeline.set_progress_bar_config(disable=True)
+    scenes = [SEEN[index % len(SEEN)] for index in range(num)]
+    source = torch.Generator().manual_seed(0)
+    images = pipeline(
+        [scene.caption for scene in scenes], num_inference_steps=25, guidance_scale=2.0,
+        generator=source, output_type="pt",
+    ).images  # fmt: skip
+    return accuracy(images, scenes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True)
+    folder = parser.parse_args().output
+    torch.manual_seed(0)
+    pictures = draw([SEEN[index % len(SEEN)] for index in range(NUM_PICTURES)], seed=0)
+    if (folder / "model_index.json").exists():
+        pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    else:
+        pipeline = make_pipeline()
+        train_autoencoder(pipeline.vae, pictures)
+        latents = encode(pipeline.vae, pictures[:2000])
+        pipeline.vae.register_to_config(scaling_factor=float(1 / latents.std()))
+        pipeline.save_pretrained(folder)
+    latents = encode(pipeline.vae, pictures) * pipeline.vae.config.scaling_factor
+    train_denoiser(pipeline, latents, folder)
+
+
+if __name__ == "__main__":
+    main()
