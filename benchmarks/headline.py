@@ -164,12 +164,12 @@ def measure_unit(unit: Unit, runs: Path) -> None:
 
 
 def _size(model: Any) -> dict[str, Any]:
-    from pelap.commands.prune_model import count_parameters
+    from pelap.measure.counts import num_parameters
     from pelap.measure.macs import count_denoiser_macs
 
     side = model.denoiser.config["sample_size"]
     return {
-        "parameters": count_parameters(model),
+        "parameters": num_parameters(model.autoencoder) + num_parameters(model.denoiser),
         "macs": count_denoiser_macs(model.denoiser),
         "latent_bytes": 4 * model.num_channels * side * side,
     }

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ SOURCES: tuple[DataSource, ...] = ("photos", "cifar10")
 class ModelResult(Result):
     """A result with a changed model in it."""
 
+    @abstractmethod
     def change(self) -> tuple[LoadedModel, ChangedModel]:
-        raise NotImplementedError
+        """The model as it was, and what takes the place of its networks."""
 
     def loaded(self) -> LoadedModel:
         """The model, with what was done to it last in its history."""

@@ -28,6 +28,7 @@ from pelap.config.run_config import RunConfig
 from pelap.core.errors import ConfigError
 from pelap.data.pictures import Pictures
 from pelap.families.registry import autoencoder_ports
+from pelap.measure.counts import num_parameters
 from pelap.measure.encoded_batches import Batches
 from pelap.measure.noise_levels import to_db
 from pelap.method.latent_map import Fill, LatentMap, Rotation
@@ -228,8 +229,8 @@ def prune_model(
         narrower, found = narrow_model(pruned.model, width, evidence, model)
         pruned = PrunedModel(plan, narrower, width_record(found, model))
     costs: dict[str, Any] = {
-        "parameters_before": count_parameters(model),
-        "parameters": count_parameters(pruned.model),
+        "parameters_before": _parameters(model),
+        "parameters": _parameters(pruned.model),
     }
     if splits is None or config is None or plan is None:
         return pruned, costs
@@ -290,7 +291,5 @@ def _describe_width(width: dict[str, Any]) -> list[str]:
     return lines
 
 
-def count_parameters(model: LoadedModel) -> int:
-    """Of autoencoder and denoiser."""
-    networks = (model.autoencoder, model.denoiser)
-    return sum(p.numel() for part in networks if part is not None for p in part.parameters())
+def _parameters(model: LoadedModel) -> int:
+    return num_parameters(model.autoencoder) + num_parameters(model.denoiser)

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import html
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
@@ -107,12 +108,12 @@ def fields_of(kind: type[Part], settings: Any) -> dict[str, Any]:
     return {field.name: getattr(settings, field.name) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
 
 
-class Result:
+class Result(ABC):
     """Base of what a public function returns: text in a terminal, HTML in a notebook."""
 
+    @abstractmethod
     def describe(self) -> str:
         """For a terminal, without a newline at its end."""
-        raise NotImplementedError
 
     def as_dict(self) -> dict[str, Any]:
         """What `--json` prints: the fields by name."""

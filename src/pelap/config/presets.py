@@ -89,7 +89,7 @@ def pelap_small() -> RunConfig:
 
 
 def kl16() -> RunConfig:
-    """diffusers' AutoencoderKL with 16 channels and UNet2DModel; `--gate.budget` by choice."""
+    """diffusers' AutoencoderKL with 16 channels and its UNet; `--gate.budget` by choice."""
     config = _cured(RunConfig(preset="kl16", data=DataConfig(source="cifar10")), None, channels=16)
     network = replace(config.network, autoencoder="kl", denoiser="unet_2d", denoiser_channels=128)
     return replace(config, network=network)

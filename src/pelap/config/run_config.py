@@ -81,7 +81,7 @@ class NetworkConfig:
     autoencoder: AutoencoderKind = "paper"
     """The paper's, or diffusers' AutoencoderKL (kl)."""
     denoiser: DenoiserKind = "paper"
-    """The paper's UNet, or diffusers' UNet2DModel (unet_2d) or DiTTransformer2DModel (dit)."""
+    """The paper's UNet, or diffusers' unconditional UNet (unet_2d) or DiT (dit)."""
     latent_channels: Count = 4
     autoencoder_channels: Octuple = 64
     """Width of the autoencoder's outermost level, a multiple of 8."""
