@@ -5,11 +5,12 @@
 An AutoencoderKL with 8 latent channels at 8×8, a CLIP text model of two layers that is trained with
 the denoiser, a UNet2DConditionModel; captions are left out of a tenth of the pictures. The folder
 is a stock StableDiffusionPipeline. Called again it goes on from the last weights written, with its
-optimisers begun anew.
+optimisers begun anew; what a step draws is a function of the step alone.
 """
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,8 +34,8 @@ LONGEST = 8
 """Tokens of a caption, with the two around it."""
 NUM_CHANNELS, WIDTH = 8, 64
 NUM_PICTURES, BATCH = 21_450, 64
-AUTOENCODER_STEPS, DENOISER_STEPS = 3_000, 8_000
-WRITE_EVERY, SHOW_EVERY = 1_000, 100
+AUTOENCODER_STEPS, DENOISER_STEPS = 2_000, 5_000
+WARM_UP, WRITE_EVERY, SHOW_EVERY = 100, 1_000, 100
 DROPOUT = 0.1
 
 
@@ -91,23 +92,22 @@ def say(text: str) -> None:
 
 
 def batches(num: int, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
-    """Steps and the indices of their batches, drawn by the step alone."""
+    """Steps and the indices of their batches, with torch's seed set to the step."""
     for step in range(start, stop):
-        source = torch.Generator().manual_seed(step)
-        yield step, torch.randint(num, (BATCH,), generator=source)
+        torch.manual_seed(step)
+        yield step, torch.randint(num, (BATCH,))
 
 
 def schedule(optimizer: torch.optim.Optimizer, step: int, num_steps: int, peak: float) -> None:
     """A short rise, then half a cosine to nothing."""
-    warmup = min(1.0, (step % WRITE_EVERY + 1) / 100) if step < WRITE_EVERY else 1.0
-    fall = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / num_steps)))
+    rise, fall = min(1.0, (step + 1) / WARM_UP), 0.5 * (1 + math.cos(math.pi * step / num_steps))
     for group in optimizer.param_groups:
-        group["lr"] = peak * warmup * float(fall)
+        group["lr"] = peak * rise * fall
 
 
 def train_autoencoder(autoencoder: Any, pictures: Tensor) -> None:
-    """Absolute error and a little KL; afterwards latents have standard deviation 1 by scaling."""
-    optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=1e-3)
+    """Absolute and squared error, and a little KL."""
+    optimizer = torch.optim.AdamW(autoencoder.parameters())
     for step, rows in batches(len(pictures), 0, AUTOENCODER_STEPS):
         schedule(optimizer, step, AUTOENCODER_STEPS, 2e-3)
         images = 2 * pictures[rows] - 1  # (B, 3, 32, 32)
@@ -140,7 +140,7 @@ def train_denoiser(pipeline: StableDiffusionPipeline, latents: Tensor, folder: P
     tokens = tokenizer(captions, padding="max_length", return_tensors="pt").input_ids  # (P, L)
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
     parameters = [*text_encoder.parameters(), *unet.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(parameters)
     average = EMAModel(parameters, decay=0.999, use_ema_warmup=True, power=0.75)
     began = time.perf_counter()
     for step, rows in batches(len(latents), done, DENOISER_STEPS):
