@@ -59,7 +59,7 @@ class TaylorScores:
             timesteps = torch.randint(first, last + 1, size, generator=source, device=device)
             mask = latents.new_ones(latents.shape[:2]).requires_grad_()  # (B, C)
             with torch.enable_grad():
-                errors = _errors(system, latents, timesteps, source, mask)
+                errors = _errors(system, batch, timesteps, source, mask)
                 loss = errors.flatten(1).mean(dim=1).sum()  # each picture its own
             (slopes,) = torch.autograd.grad(loss, mask)  # (B, C)
             self.total[row] += slopes.abs().double().sum(dim=0).cpu()
@@ -96,7 +96,7 @@ def measure_timestep_losses(system: LatentDiffusion, batches: Batches) -> Timest
             break
         for row, (first, last) in enumerate(bands):
             choices = torch.arange(first, last + 1)
-            total[row] += float(_loss(system, batch.latents, choices, batches.seed, batch.number))
+            total[row] += float(_loss(system, batch, choices, batches.seed))
     return TimestepLosses(bands, sum_over_processes(total))
 
 
@@ -122,7 +122,7 @@ def measure_slopes(
     try:
         for batch in batches.of_this_process(system, label):
             with torch.enable_grad():
-                loss = _loss(system, batch.latents, timesteps, batches.seed, batch.number)
+                loss = _loss(system, batch, timesteps, batches.seed)
                 slopes = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             for (name, weight), slope in zip(weights.items(), slopes, strict=True):
                 if slope is not None:
@@ -132,24 +132,24 @@ def measure_slopes(
     return {name: sum_over_processes(slopes) / len(batches) for name, slopes in total.items()}
 
 
-def _loss(
-    system: LatentDiffusion, latents: Tensor, choices: Tensor, seed: int, number: int
-) -> Tensor:
+def _loss(system: LatentDiffusion, batch: EncodedBatch, choices: Tensor, seed: int) -> Tensor:
     """Mean squared error of the prediction at timesteps drawn from `choices`."""
-    source = generator(seed, "sampling", number, latents.device)
-    places = torch.randint(len(choices), (len(latents),), generator=source, device=latents.device)
-    return _errors(system, latents, choices.to(latents.device)[places], source).mean()
+    size, device = (len(batch.latents),), batch.latents.device
+    source = generator(seed, "sampling", batch.number, device)
+    places = torch.randint(len(choices), size, generator=source, device=device)
+    return _errors(system, batch, choices.to(device)[places], source).mean()
 
 
 def _errors(
     system: LatentDiffusion,
-    latents: Tensor,
+    batch: EncodedBatch,
     timesteps: Tensor,
     source: torch.Generator,
     mask: Tensor | None = None,
 ) -> Tensor:
     """Squared errors (B, C, …) of what the denoiser predicts of latents behind a mask (B, C)."""
+    latents = batch.latents
     noise = torch.randn(latents.shape, generator=source, device=latents.device)
     noisy, target = system.noised(latents, noise, timesteps)
     seen = noisy if mask is None else noisy * by_channel(mask, noisy)
-    return (system.denoiser(seen, timesteps).sample.float() - target).square()
+    return (system.predict(seen, timesteps, batch.told) - target).square()

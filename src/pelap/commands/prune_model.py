@@ -32,6 +32,7 @@ from pelap.measure.counts import num_parameters
 from pelap.measure.encoded_batches import Batches
 from pelap.measure.noise_levels import to_db
 from pelap.method.latent_map import Fill, LatentMap, Rotation
+from pelap.models.conditions import Conditions, find_conditions
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import describe_pictures, load_splits
 from pelap.models.saving import ChangedModel
@@ -224,8 +225,11 @@ def prune_model(
     pruned = PrunedModel(None, same) if plan is None else apply.prune(model, plan)
     splits = None if config is None else load_splits(model, config, needs_train=width is not None)
     if width is not None:
-        batches = _batches(splits.train, num_pictures, config) if splits and config else None
-        evidence = gather_evidence(pruned.model, width, batches)
+        subject, batches = pruned.model, None
+        if splits is not None and config is not None:
+            subject, told = find_conditions(subject, splits, config.data.size, num_pictures)
+            batches = _batches(splits.train, num_pictures, config, told[0] if told else None)
+        evidence = gather_evidence(subject, width, batches)
         narrower, found = narrow_model(pruned.model, width, evidence, model)
         pruned = PrunedModel(plan, narrower, width_record(found, model))
     costs: dict[str, Any] = {
@@ -244,9 +248,14 @@ def prune_model(
     return pruned, costs
 
 
-def _batches(pictures: Pictures, num_pictures: int | None, config: RunConfig) -> Batches:
+def _batches(
+    pictures: Pictures,
+    num_pictures: int | None,
+    config: RunConfig,
+    conditions: Conditions | None = None,
+) -> Batches:
     indices = torch.arange(len(pictures))[:num_pictures]
-    return Batches(pictures, indices, 32, config.evaluation.seed)
+    return Batches(pictures, indices, 32, config.evaluation.seed, conditions)
 
 
 def _psnr(model: LoadedModel, batches: Batches) -> float:

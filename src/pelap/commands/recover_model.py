@@ -25,9 +25,11 @@ from pelap.config.run_folder import RunFolder
 from pelap.core.errors import ConfigError
 from pelap.data.pictures import Splits, to_batch
 from pelap.measure.encoded_batches import Batches
+from pelap.models.conditions import Conditions, find_conditions
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import describe_pictures, load_splits
 from pelap.models.saving import ChangedModel
+from pelap.models.unconditional import without_condition
 from pelap.training.recovery.recovered_quality import Quality, measure_quality
 from pelap.training.recovery.recovery_card import NO_LONGER_TOLD, describe_recovery, is_untold
 from pelap.training.recovery.recovery_settings import RecoverySettings
@@ -147,19 +149,26 @@ def _train(
     if model.denoiser is not None:
         model.check()
     encode = None if teacher is None else find_encode(model, teacher)
+    splits = load_splits(model, config)
+    model, told = find_conditions(model, splits, config.data.size)
+    for_training, for_test = told or (None, None)
+    if teacher is not None and told is not None:
+        teacher = without_condition(teacher, config.data.size)
     accelerator = Accelerator()
-    training, splits = _gather(model, teacher, encode, config, settings, accelerator)
+    training = _gather(model, teacher, encode, splits, config, settings, accelerator, for_training)
     left = why_left(model)
     if left is not None and accelerator.is_main_process:
         print(f"note: the denoiser is left as it is: {left}.", file=sys.stderr)  # noqa: T201
-    if left is None and model.condition is not None and accelerator.is_main_process:
+    forgets = left is None and model.condition is not None and told is None
+    if forgets and accelerator.is_main_process:
         print(f"note: {NO_LONGER_TOLD}.", file=sys.stderr)  # noqa: T201
     indices = torch.arange(min(settings.num_pictures, len(splits.test)))
-    batches = Batches(splits.test, indices, BATCH_SIZE, settings.seed)
+    batches = Batches(splits.test, indices, BATCH_SIZE, settings.seed, for_test)
     described = {
         "teacher": teacher.name if teacher else None,
         "data": describe_pictures(config),
-        "unconditional": model.condition is not None,
+        "unconditional": model.condition is not None and told is None,
+        "conditions": for_training.kind if for_training else None,
     }
     begin(training, folder, described | {"flip": training.flip, "num_train": len(splits.train)})
     before = measure_quality(training.student.system, batches, "Measuring")
@@ -181,11 +190,12 @@ def _gather(
     model: LoadedModel,
     teacher: LoadedModel | None,
     encode: torch.Tensor | None,
+    splits: Splits,
     config: RunConfig,
     settings: RecoverySettings,
     accelerator: Accelerator,
-) -> tuple[StudentTraining, Splits]:
-    splits = load_splits(model, config)
+    conditions: Conditions | None,
+) -> StudentTraining:
     image = to_batch(splits.test.fetch(torch.tensor([0])), "cpu")  # (1, 3, H, W)
     student = make_student(model, settings.parts, image)
     made = None
@@ -194,8 +204,9 @@ def _gather(
         made = make_teacher(teacher, student, encode, image, taps)
         made.system.to(accelerator.device)
     student.system.to(accelerator.device)
-    training = StudentTraining(student, made, splits.train, config.data.flip, settings, accelerator)
-    return training, splits
+    return StudentTraining(
+        student, made, splits.train, config.data.flip, settings, accelerator, conditions
+    )
 
 
 def _record(
@@ -212,6 +223,7 @@ def _record(
         "teacher": described["teacher"],
         "parts": settings.parts,
         "unconditional": described["unconditional"],
+        "conditions": described["conditions"],
         "feature_weight": settings.feature_weight,
         "learning_rate": settings.learning_rate,
         "batch_size": settings.batch_size,

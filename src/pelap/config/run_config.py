@@ -70,6 +70,9 @@ class DataConfig:
     """Column of the pictures (source dataset); found by itself where there is one."""
     label_column: str | None = None
     """Column of the labels (source dataset); found by itself where there is one."""
+    caption_column: str | None = None
+    """Column of the captions (source dataset, and metadata.jsonl or .csv of a folder); by default
+    text, caption or prompt."""
     memory_gb: Positive = 4.0
     """Keep the decoded pictures in memory up to this size, else decode again for each batch."""
 

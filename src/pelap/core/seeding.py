@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-STREAMS = ("order", "flips", "draws", "validation", "sampling", "photos", "bootstrap")
+STREAMS = ("order", "flips", "draws", "validation", "sampling", "photos", "bootstrap", "drops")
 
 
 def generator(

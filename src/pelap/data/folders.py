@@ -1,5 +1,7 @@
-"""Source folder: picture files in class folders."""
+"""Source folder: picture files in class folders, with captions in a table or beside them."""
 
+import csv
+import json
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -8,10 +10,12 @@ import torch
 
 from pelap.config.run_config import DataConfig
 from pelap.core.errors import DataError
-from pelap.data.decode import decode_picture
+from pelap.data.decode import decode_picture, one_line
 from pelap.data.pictures import DecodedPictures
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+CAPTION_COLUMNS = ("text", "caption", "prompt")
+TABLES = ("metadata.jsonl", "metadata.csv")
 TEST_FOLDERS = ("test", "val", "validation", "valid")
 
 
@@ -20,6 +24,8 @@ def find_folder(config: DataConfig) -> tuple[DecodedPictures, DecodedPictures | 
 
     A folder without class folders is one class, "all". The classes take turns, so that the first
     so many pictures hold all of them. Files that are hidden or have another suffix are left out.
+    Captions stand in metadata.jsonl or metadata.csv, by `file_name` relative to it, or in a .txt
+    beside each picture.
     The imagefolder of `datasets` takes 60 times as long to open 10,000 files, sorts files into
     splits by words in their names, and names a class after the innermost folder.
 
@@ -40,7 +46,8 @@ def find_folder(config: DataConfig) -> tuple[DecodedPictures, DecodedPictures | 
         splits = [root / "train", *tests[:1]]
     by_split = [_paths_by_class(folder) for folder in splits]
     names = tuple(sorted({name for classes in by_split for name in classes}))
-    train, *test = (_pictures(classes, names, config) for classes in by_split)
+    captions = _captions(root, config.caption_column)
+    train, *test = (_pictures(classes, names, config, captions) for classes in by_split)
     return train, test[0] if test else None
 
 
@@ -67,7 +74,10 @@ def _is_picture(path: Path) -> bool:
 
 
 def _pictures(
-    classes: dict[str, list[Path]], names: tuple[str, ...], config: DataConfig
+    classes: dict[str, list[Path]],
+    names: tuple[str, ...],
+    config: DataConfig,
+    captions: dict[Path, str],
 ) -> DecodedPictures:
     labelled = [[(path, names.index(name)) for path in paths] for name, paths in classes.items()]
     in_turns = [pair for pair in chain(*zip_longest(*labelled)) if pair is not None]
@@ -77,4 +87,52 @@ def _pictures(
         path, _ = in_turns[row]
         return decode_picture(path, str(path), config.size, config.resize)
 
-    return DecodedPictures(labels, names, torch.arange(len(in_turns)), decode, config.size)
+    said = tuple(captions.get(p) or captions.get(p.with_suffix(""), "") for p, _ in in_turns)
+    rows, told = torch.arange(len(in_turns)), said if any(said) else None
+    return DecodedPictures(labels, names, rows, decode, config.size, captions=told)
+
+
+def _captions(root: Path, column: str | None) -> dict[Path, str]:
+    """Captions by the picture's path, or by its path without suffix where a .txt holds it.
+
+    Raises:
+        DataError: If a table cannot be read, or has no such column.
+    """
+    found: dict[Path, str] = {}
+    tables = []
+    for path in sorted(root.rglob("*")):
+        if path.name in TABLES:
+            tables.append(path)
+        elif path.suffix == ".txt":
+            found[path.with_suffix("")] = " ".join(path.read_text("utf-8", "replace").split())
+    if column is not None and not tables:
+        raise DataError(
+            f"--data.caption-column is {column}, but {root} has no {' or '.join(TABLES)}."
+        )
+    for table in tables:
+        found |= _rows(table, column)
+    return found
+
+
+def _rows(table: Path, column: str | None) -> dict[Path, str]:
+    """Captions in a table, by the picture's path."""
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            if table.suffix == ".csv":
+                rows = list(csv.DictReader(file))
+            else:
+                rows = [json.loads(line) for line in file if line.strip()]
+        names = [row["file_name"] for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{table} cannot be read ({one_line(error)}): each row needs a file_name."
+        ) from error
+    wanted = (column,) if column is not None else CAPTION_COLUMNS
+    there = dict.fromkeys(key for row in rows for key in row)
+    chosen = next((name for name in wanted if name in there), None)
+    if chosen is None and column is not None:
+        raise DataError(f"{table} has no column {column}: there are {', '.join(there)}.")
+    if chosen is None:
+        return {}
+    pairs = zip(names, rows, strict=True)
+    return {table.parent / name: str(row.get(chosen) or "") for name, row in pairs}

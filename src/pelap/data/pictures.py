@@ -4,7 +4,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import final
 
@@ -26,6 +26,8 @@ class Pictures(ABC):
     labels: Tensor
     """int64, shape (N,), an index into `class_names` each."""
     class_names: tuple[str, ...]
+    captions: tuple[str, ...] | None = field(default=None, kw_only=True)
+    """N of them, "" where a picture has none; None where none has one."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,8 +70,12 @@ class DecodedPictures(Pictures):
 
     def select(self, indices: Tensor | slice) -> "DecodedPictures":
         """Some of the pictures, in the order of `indices`."""
-        rows, labels = self.rows[indices], self.labels[indices]
-        return DecodedPictures(labels, self.class_names, rows, self.decode, self.size)
+        rows, labels, captions = self.rows[indices], self.labels[indices], self.captions
+        if captions is not None:
+            captions = tuple(captions[place] for place in torch.arange(len(self))[indices].tolist())
+        return DecodedPictures(
+            labels, self.class_names, rows, self.decode, self.size, captions=captions
+        )
 
     def in_memory(self) -> InMemoryPictures:
         """The same pictures, decoded now, with a progress bar at a terminal.
@@ -79,7 +85,7 @@ class DecodedPictures(Pictures):
         """
         with ProgressBar("Decoding pictures", len(self)) as bar:
             pixels = self._decode_rows(self.rows.tolist(), bar.move_to)
-        return InMemoryPictures(self.labels, self.class_names, pixels)
+        return InMemoryPictures(self.labels, self.class_names, pixels, captions=self.captions)
 
     def _decode_rows(self, rows: list[int], show_done: Callable[[int], None] | None) -> Tensor:
         pixels = np.empty((len(rows), 3, self.size, self.size), np.uint8)

@@ -18,6 +18,7 @@ from torch import Tensor
 from pelap.config.run_config import DataConfig
 from pelap.core.errors import DataError
 from pelap.data.decode import decode_picture, one_line
+from pelap.data.folders import CAPTION_COLUMNS
 from pelap.data.pictures import DecodedPictures
 
 if TYPE_CHECKING:
@@ -83,16 +84,25 @@ def find_dataset(
             if name is not None and name not in columns:
                 there = ", ".join(columns)
                 raise DataError(f"{table.name} has no column {name}: there are {there}.")
+    caption = config.caption_column or first.find_column("", CAPTION_COLUMNS)
+    if caption is not None and caption not in first.arrow.column_names:
+        there = ", ".join(first.arrow.column_names)
+        raise DataError(f"{first.name} has no column {caption}: there are {there}.")
     labels, names = _labels(tables, label, class_names)
     train, *test = (
-        _pictures(table, image, part, names, config)
+        _pictures(table, image, part, names, config, caption)
         for table, part in zip(tables, labels, strict=True)
     )
     return train, test[0] if test else None
 
 
 def _pictures(
-    table: _Table, image: str, labels: Tensor, names: tuple[str, ...], config: DataConfig
+    table: _Table,
+    image: str,
+    labels: Tensor,
+    names: tuple[str, ...],
+    config: DataConfig,
+    caption: str | None,
 ) -> DecodedPictures:
     column = table.arrow.column(image)
 
@@ -105,7 +115,18 @@ def _pictures(
         encoded = Path(value) if isinstance(value, str) else value
         return decode_picture(encoded, name, config.size, config.resize)
 
-    return DecodedPictures(labels, names, torch.arange(len(column)), decode, config.size)
+    captions = None
+    if caption is not None and caption in table.arrow.column_names:
+        captions = tuple(map(_caption, table.arrow.column(caption).to_pylist()))
+    rows = torch.arange(len(column))
+    return DecodedPictures(labels, names, rows, decode, config.size, captions=captions)
+
+
+def _caption(value: Any) -> str:
+    """A cell's text, the first of several."""
+    if isinstance(value, list):
+        value = value[0] if value else None
+    return value if isinstance(value, str) else ""
 
 
 # Where the rows are

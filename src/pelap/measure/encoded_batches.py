@@ -11,7 +11,9 @@ from pelap.core.processes import num_processes, process_index
 from pelap.core.progress import track
 from pelap.core.seeding import generator
 from pelap.data.pictures import Pictures, to_batch
+from pelap.families.conditioned import Told
 from pelap.method.system import LatentBatch, LatentDiffusion, sample_moments
+from pelap.models.conditions import Conditions
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class EncodedBatch(LatentBatch):
     """(B, 3, H, W) in [-1, 1]."""
     labels: Tensor
     """int64, (B,), on the CPU."""
+    told: Told | None
+    """What a denoiser is told of each picture; None where it is told nothing."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Batches:
     """int64, (N,): which pictures, in this order."""
     batch_size: int
     seed: int
+    conditions: Conditions | None = None
+    """What a denoiser is told of the pictures."""
 
     def __len__(self) -> int:
         """Number of batches of all processes."""
@@ -59,7 +65,11 @@ class Batches:
         source = generator(self.seed, "validation", number, device)
         shape = (len(images), moments.shape[1] // 2, *moments.shape[2:])
         drawn = sample_moments(moments, torch.randn(shape, generator=source, device=device))
-        return EncodedBatch(drawn.mean, drawn.logvar, drawn.latents, number, images, labels)
+        told = None
+        if self.conditions is not None:
+            part = self.indices[number * self.batch_size :][: self.batch_size]
+            told = self.conditions.tell(part)
+        return EncodedBatch(drawn.mean, drawn.logvar, drawn.latents, number, images, labels, told)
 
     def of_this_process(
         self, system: LatentDiffusion, label: str | None = None

@@ -5,6 +5,7 @@ the first step and passed again with every batch.
 """
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,30 +56,51 @@ def without_condition(model: LoadedModel, size: int) -> LoadedModel:
     if not model.parts:
         raise ModelError(f"{model.name} is no pipeline: there is nobody to ask for its condition.")
     pipeline: Any = model.pipeline()
-    pipeline.set_progress_bar_config(disable=True)
-    arguments = _catch(pipeline, denoiser, _request(pipeline, denoiser, size), model.name)
     family = denoiser_family(denoiser)
-    passed = torch.as_tensor(arguments["timestep"]).flatten()[0]
-    others = {
-        name: value
-        for name, value in arguments.items()
-        if name not in (family.latents_name, "timestep", "return_dict")
-    }
+    others, passed = caught_arguments(model, pipeline, [""], size)
     condition = Condition(
         others,
         family.latents_name,
         is_flow=is_flow(model.scheduler_config),
-        timestep_scale=float(passed) / float(pipeline.scheduler.timesteps[0]),
+        timestep_scale=passed / float(pipeline.scheduler.timesteps[0]),
         packing=family.packing,
         shared=family.shared_inputs,
     )
     return replace(model, condition=condition)
 
 
-def _request(pipeline: Any, denoiser: nn.Module, size: int) -> dict[str, Any]:
+def caught_arguments(
+    model: LoadedModel, pipeline: Any, prompts: Sequence[str], size: int
+) -> tuple[dict[str, Any], float]:
+    """What a pipeline passes to its denoiser at the first step, and the timestep it passes.
+
+    Args:
+        model: With a denoiser.
+        pipeline: The model's own.
+        prompts: For a denoiser that takes text; one that takes classes is told none.
+        size: Of the pictures, in pixels.
+
+    Returns:
+        Arguments of its forward but for latents and timestep, a row a prompt; the timestep.
+
+    Raises:
+        ModelError: If the pipeline cannot be called.
+    """
+    assert model.denoiser is not None
+    pipeline.set_progress_bar_config(disable=True)
+    request = _request(pipeline, model.denoiser, prompts, size)
+    arguments = _catch(pipeline, model.denoiser, request, model.name)
+    own = (denoiser_family(model.denoiser).latents_name, "timestep", "return_dict")
+    passed = torch.as_tensor(arguments["timestep"]).flatten()[0]
+    return {name: arguments[name] for name in arguments if name not in own}, float(passed)
+
+
+def _request(
+    pipeline: Any, denoiser: nn.Module, prompts: Sequence[str], size: int
+) -> dict[str, Any]:
     taken = inspect.signature(pipeline.__call__).parameters
     config: Any = denoiser.config
-    asked = {**FIXED, "height": size, "width": size, "prompt": ""}
+    asked = {**FIXED, "height": size, "width": size, "prompt": list(prompts)}
     if not config.get("guidance_embeds"):  # otherwise the scale is an input, not a second call
         asked["guidance_scale"] = 1.0
     if "class_labels" in taken:

@@ -42,7 +42,7 @@ def measure_quality(system: LatentDiffusion, batches: Batches, label: str) -> Qu
         timesteps = torch.randint(num_timesteps, (size,), generator=source, device=device)
         noise = torch.randn(batch.latents.shape, generator=source, device=device)
         noisy, _ = system.noised(batch.latents, noise, timesteps)
-        total[1] += _squares(system.predict_noise(noisy, timesteps) - noise)
+        total[1] += _squares(system.predict_noise(noisy, timesteps, batch.told) - noise)
     means = sum_over_processes(total) / batches.num_pictures
     return Quality(to_db(means[0]), None if system.denoiser is None else float(means[1]))
 

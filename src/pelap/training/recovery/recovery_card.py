@@ -34,6 +34,11 @@ def describe_recovery(name: str, record: dict[str, Any], left: str | None) -> st
         "",
         *([f"The denoiser is as it was: {left}.", ""] if left else []),
         *([f"With `--unconditional` {NO_LONGER_TOLD}.", ""] if is_untold(record) else []),
+        *(
+            [f"Of the pictures the denoiser was told their {record['conditions']}.", ""]
+            if trains_denoiser and record.get("conditions")
+            else []
+        ),
         "| | before | after |",
         "|---|---|---|",
         f"| PSNR, dB | {record['psnr_db_before']:.2f} | {record['psnr_db']:.2f} |",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pelap.families.conditioned import bare
+from pelap.families.conditioned import Told, bare
 from pelap.method.losses import LossTerms
 from pelap.method.system import LatentDiffusion
 from pelap.training.recovery.taps import Listener, relative_feature_loss
@@ -32,6 +32,8 @@ class RecoveryBatch:
     """Noise or velocity, (B, K, …)."""
     teacher_prediction: Tensor | None = None
     """(B, K, …), in the student's channels."""
+    told: Told | None = None
+    """What student and teacher are told of each picture; None for nothing."""
     teacher_features: tuple[Tensor, ...] | None = None
     """What leaves the teacher's blocks, at the features that the student kept, (B, D, …)."""
 
@@ -72,13 +74,17 @@ class TrainedNetworks(nn.Module):
         self.listener = Listener(bare(system.denoiser), blocks) if blocks else None
 
     def forward(
-        self, latents: Tensor | None, noisy: Tensor | None, timesteps: Tensor | None
+        self,
+        latents: Tensor | None,
+        noisy: Tensor | None,
+        timesteps: Tensor | None,
+        told: Told | None = None,
     ) -> StudentOutput:
         """Decode latents (B, K, …), predict for noisy ones (B, K, …) at timesteps (B,)."""
         decoded = None if latents is None else self.system.decode(latents)
         if noisy is None or timesteps is None:
             return StudentOutput(decoded)
-        prediction = self.system.predict(noisy, timesteps)
+        prediction = self.system.predict(noisy, timesteps, told)
         features = None if self.listener is None else tuple(self.listener.take())
         return StudentOutput(decoded, prediction, features)
 

@@ -31,6 +31,8 @@ class RecoverySettings:
     """Of the losses towards the teacher, beside those towards pictures and noise."""
     feature_weight: float = 0.0
     """Of the loss towards what leaves the teacher's blocks."""
+    condition_dropout: float = 0.1
+    """Share of the pictures whose caption or class the denoiser is not told."""
     seed: int = 0
     """Of all that is drawn."""
     num_pictures: int = 1000
@@ -53,6 +55,10 @@ class RecoverySettings:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"{as_option(name)} is {value}: it must be 0 or more.")
+        if not 0 <= self.condition_dropout < 1:
+            raise ConfigError(
+                f"--condition-dropout is {self.condition_dropout}: from 0 to below 1."
+            )
         if self.parts not in PARTS:
             raise ConfigError(f"--parts is {self.parts}: known are {', '.join(PARTS)}.")
 

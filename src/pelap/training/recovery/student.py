@@ -114,7 +114,10 @@ def why_left(model: LoadedModel) -> str | None:
     name = type(model.denoiser).__name__
     if model.system().denoiser is None:
         needs = f"{name} or its scheduler needs more than latents and a timestep of a beta schedule"
-        hint = "; --unconditional trains it without its condition"
+        hint = (
+            "; pictures with captions, or of its classes, let it be trained, and --unconditional "
+            "trains it without its condition"
+        )
         return needs if model.condition is not None else needs + hint
     config: Any = model.denoiser.config
     predicts_more = config.get("out_channels") not in (None, model.num_channels)

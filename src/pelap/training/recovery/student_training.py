@@ -17,7 +17,9 @@ from pelap.core.digests import digest
 from pelap.core.errors import ConfigError
 from pelap.core.seeding import generator
 from pelap.data.pictures import Pictures, to_batch
+from pelap.families.conditioned import Told
 from pelap.method.system import sample_moments
+from pelap.models.conditions import Conditions
 from pelap.training.checkpoint import TrainingState
 from pelap.training.loop import DivergenceError, Loop, Objective, restore
 from pelap.training.preparation import check_batch
@@ -51,6 +53,8 @@ class StudentTraining:
     """Whether pictures are mirrored at random."""
     settings: RecoverySettings
     accelerator: Accelerator
+    conditions: Conditions | None = None
+    """What the denoisers are told of the pictures; None for nothing."""
 
 
 def begin(training: StudentTraining, folder: RunFolder, described: dict[str, Any]) -> None:
@@ -150,12 +154,22 @@ class RecoveryObjective(Objective):
         share, num = share_of(training.accelerator, size), len(pictures)
         indices, flips = draw_pictures(step, num, size, seed, flip=training.flip, share=share)
         images = to_batch(pictures.fetch(indices), training.accelerator.device, flips)
-        batch = self._make_batch(images, step, share)
-        output = self.model(batch.latents, batch.noisy, batch.timesteps)
+        batch = self._make_batch(images, step, share, self._tell(indices, step, share))
+        output = self.model(batch.latents, batch.noisy, batch.timesteps, batch.told)
         return recovery_losses(output, batch, settings.teacher_weight, settings.feature_weight)
 
+    def _tell(self, indices: Tensor, step: int, share: slice) -> Told | None:
+        conditions, settings = self.training.conditions, self.settings
+        if conditions is None:
+            return None
+        source = generator(settings.seed, "drops", step)
+        drops = torch.rand(settings.batch_size, generator=source) < settings.condition_dropout
+        return conditions.tell(indices, drops[share])
+
     @torch.no_grad()
-    def _make_batch(self, images: Tensor, step: int, share: slice) -> RecoveryBatch:
+    def _make_batch(
+        self, images: Tensor, step: int, share: slice, told: Told | None
+    ) -> RecoveryBatch:
         """Draw latents, timesteps and noise for the whole batch, and take this process's part.
 
         With E the way from the teacher's channels to the student's (1 without a teacher) and x the
@@ -185,7 +199,7 @@ class RecoveryObjective(Objective):
             drawn = sample_moments(whole, latent_noise).latents  # (B, C, …)
             noisy, target = system.noised(drawn, noise, timesteps)  # (B, C, …) each
             if teacher is not None and teacher.system.denoiser is not None:
-                prediction = carry(teacher.system.predict(noisy, timesteps))
+                prediction = carry(teacher.system.predict(noisy, timesteps, told))
             if teacher is not None and teacher.listener is not None:
                 features = tuple(
                     given if tap.features is None else given[:, tap.features.to(given.device)]
@@ -193,7 +207,7 @@ class RecoveryObjective(Objective):
                 )
             noisy, target = carry(noisy), carry(target)
         return RecoveryBatch(
-            latents, images, decoded, noisy, timesteps, target, prediction, features
+            latents, images, decoded, noisy, timesteps, target, prediction, told, features
         )
 
     def is_logged(self, done: int) -> bool:
