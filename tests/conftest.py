@@ -1,11 +1,17 @@
 """Fixtures that several test files share."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Before torch is imported: tiny tensors and two workers, so one thread each, here and in the
 # processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PELAP_CACHE" not in os.environ:
+    os.environ["PELAP_CACHE"] = tempfile.mkdtemp(prefix="pelap-cache-")
+    atexit.register(shutil.rmtree, os.environ["PELAP_CACHE"], ignore_errors=True)
 
 from dataclasses import replace
 from pathlib import Path

@@ -12,7 +12,7 @@ from torch import Tensor
 from pelap.cli import main
 from pelap.config.run_config import DataConfig
 from pelap.data.load import load_pictures
-from pelap.models.conditions import Conditions, find_conditions
+from pelap.models.conditions import find_conditions
 from pelap.models.opening import open_model
 from pelap.models.unconditional import without_condition
 from tiny_pipelines import PIPELINES
@@ -113,13 +113,6 @@ def test_a_model_that_wants_none_or_has_one_is_given_back(folder: Path, captione
     photos = load_pictures(DataConfig(size=SIZE, num_train=8, num_test=4), 0)
     model = open_model(folder)
     assert find_conditions(model, photos, SIZE) == (model, None)
-
-
-def test_rows_of_nested_arguments():
-    nested = {"text": {"embeds": torch.arange(3.0)[:, None], "resolution": None}}
-    said = Conditions(nested, torch.tensor([2, 1])).tell(torch.tensor([1, 0]))
-    assert said["text"]["embeds"].flatten().tolist() == [1.0, 2.0]
-    assert said["text"]["resolution"] is None
 
 
 def test_prune_and_recover_with_captions(

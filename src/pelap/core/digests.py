@@ -28,6 +28,7 @@ def _add(found: Any, part: object) -> None:
         found.update(values.flatten().view(torch.uint8).numpy().data)
     elif isinstance(part, nn.Module):
         config: Any = getattr(part, "config", {})
+        config = config.to_dict() if hasattr(config, "to_dict") else config  # transformers' own
         _add(found, {name: value for name, value in config.items() if not name.startswith("_")})
         for name, tensor in part.state_dict().items():
             found.update(name.encode())

@@ -1,29 +1,25 @@
 """What a denoiser is told of each picture, as its own pipeline would say it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from pelap.core.errors import ModelError
-from pelap.core.progress import track
+from pelap.core.errors import ConfigError
 from pelap.data.pictures import Splits
 from pelap.families.conditioned import Told
-from pelap.families.registry import denoiser_family
-from pelap.models.loaded import LoadedModel
-from pelap.models.unconditional import caught_arguments, without_condition
-
-PROMPTS_AT_A_TIME = 16
+from pelap.families.registry import denoiser_families, denoiser_family
+from pelap.models.loaded import LoadedModel, runs_on_latents
+from pelap.models.told_rows import RowsInMemory, ToldRows, read_told
+from pelap.models.unconditional import without_condition
 
 
 @dataclass(frozen=True)
 class Conditions:
     """What a denoiser is told of each of some pictures."""
 
-    arguments: Told
-    """Of the denoiser's forward: a row for nothing, then one for each distinct prompt or class."""
+    told: ToldRows
+    """Of the denoiser's forward: a row for nothing, then one for each distinct caption or class."""
     rows: Tensor
     """int64, (N,): the row of each picture."""
     kind: str = "captions"
@@ -37,7 +33,59 @@ class Conditions:
             drops: Which pictures nothing is said of, bool, (B,).
         """
         rows = self.rows[indices]
-        return _take(self.arguments, rows if drops is None else rows.masked_fill(drops, 0))
+        return self.told.take(rows if drops is None else rows.masked_fill(drops, 0))
+
+
+def wants_condition(model: LoadedModel) -> bool:
+    """Whether the denoiser of a pipeline takes text or classes, and nothing is said of them yet."""
+    denoiser = model.denoiser
+    if denoiser is None or model.condition is not None or not model.parts:
+        return False
+    return type(denoiser).__name__ in denoiser_families() and not runs_on_latents(denoiser)
+
+
+def known_classes(model: LoadedModel) -> tuple[str, ...] | None:
+    """The classes that its denoiser takes, by name where the pipeline has names; None for none."""
+    if model.denoiser is None or type(model.denoiser).__name__ not in denoiser_families():
+        return None
+    none = denoiser_family(model.denoiser).none_class(model.denoiser.config)  # type: ignore
+    names = tuple((model.parts.get("id2label") or {}).values())
+    return None if none is None else names or tuple(map(str, range(none)))
+
+
+def check_told(model: LoadedModel, splits: Splits, way_on: str = "") -> None:
+    """Refuse pictures that have neither the captions nor the classes that a denoiser takes.
+
+    Args:
+        model: With a denoiser.
+        splits: Its pictures.
+        way_on: A further one than those that the line names.
+
+    Raises:
+        ConfigError: Says what was looked for, and the ways on.
+    """
+    if not wants_condition(model) or _are_told(model, splits):
+        return
+    classes = known_classes(model)
+    ways = f"or --unconditional, with which it will no longer follow them{way_on}."
+    if classes is None:
+        raise ConfigError(
+            f"{model.name} takes text, and the pictures have no captions (looked for text, caption "
+            "or prompt in metadata.jsonl or .csv or a column, and for .txt beside them): name the "
+            f"column with --data.caption-column, give --prompts FILE in place of pictures, {ways}"
+        )
+    raise ConfigError(
+        f"{model.name} takes one of {len(classes):,} classes, and the pictures have "
+        f"{len(splits.train.class_names):,}: give pictures of its classes, --prompts classes in "
+        f"place of pictures, {ways}"
+    )
+
+
+def _are_told(model: LoadedModel, splits: Splits) -> bool:
+    classes = known_classes(model)
+    if classes is not None:
+        return len(classes) == len(splits.train.class_names)
+    return any(pictures.captions is not None for pictures in (splits.train, splits.test))
 
 
 def find_conditions(
@@ -60,68 +108,21 @@ def find_conditions(
     Raises:
         ModelError: If its pipeline cannot be called.
     """
-    if model.denoiser is None or model.condition is not None or not model.parts:
+    if not wants_condition(model) or not _are_told(model, splits):
         return model, None
-    config: Any = model.denoiser.config
-    none = denoiser_family(model.denoiser).none_class(config)
-    both = (splits.train, splits.test)
-    if none is None and all(pictures.captions is None for pictures in both):
-        return model, None
-    if none is not None and none != len(splits.train.class_names):
-        return model, None
-    told = without_condition(model, size)
-    if told is model:
-        return model, None
-    if none is not None:
-        labels = {"class_labels": torch.tensor([none, *range(none)])}
+    told, both = without_condition(model, size), (splits.train, splits.test)
+    classes = known_classes(model)
+    if classes is not None:
+        none = told.condition.arguments["class_labels"].flatten().tolist()  # type: ignore
+        labels = RowsInMemory({"class_labels": torch.tensor([*none, *range(len(classes))])})
         train, test = (Conditions(labels, p.labels[:limit] + 1, "classes") for p in both)
         return told, (train, test)
     captions = [(pictures.captions or ("",) * len(pictures))[:limit] for pictures in both]
     places = {"": 0}
     for text in (text for said in captions for text in said):
         places.setdefault(text, len(places))
-    arguments = _read(told, list(places), size)
+    rows = read_told(told, list(places), size)
     train, test = (
-        Conditions(arguments, torch.tensor([places[text] for text in said])) for said in captions
+        Conditions(rows, torch.tensor([places[text] for text in said])) for said in captions
     )
     return told, (train, test)
-
-
-def _read(model: LoadedModel, prompts: Sequence[str], size: int) -> Told:
-    """A row a prompt of all that differs between them."""
-    assert model.condition is not None
-    starts = track(range(0, len(prompts), PROMPTS_AT_A_TIME), "Encoding captions")
-    groups = [prompts[start : start + PROMPTS_AT_A_TIME] for start in starts]
-    pipeline = model.pipeline()
-    parts = [caught_arguments(model, pipeline, group, size)[0] for group in groups]
-    names = [name for name in model.condition.arguments if name not in model.condition.shared]
-    sizes = [len(group) for group in groups]
-    told = {name: _joined([part[name] for part in parts], sizes, name) for name in names}
-    return {name: value for name, value in told.items() if isinstance(value, Tensor | dict)}
-
-
-def _joined(values: list[Any], sizes: list[int], name: str) -> Any:
-    """The rows of all parts below each other; of what is no tensor, the first."""
-    if isinstance(values[0], dict):
-        return {key: _joined([value[key] for value in values], sizes, key) for key in values[0]}
-    if not isinstance(values[0], Tensor):
-        return values[0]
-    for value, num in zip(values, sizes, strict=True):
-        if value.dim() == 0 or len(value) != num or value.shape[1:] != values[0].shape[1:]:
-            raise ModelError(
-                f"The pipeline passes {name} of shape {tuple(value.shape)} for {num} captions: "
-                "a row for each is needed, all of one shape. Give --unconditional."
-            )
-    return torch.cat(values)
-
-
-def _take(arguments: Told, rows: Tensor) -> Told:
-    """The same arguments, with some of their rows."""
-    return {
-        name: _take(value, rows)
-        if isinstance(value, dict)
-        else value[rows.to(value.device)]
-        if isinstance(value, Tensor)
-        else value
-        for name, value in arguments.items()
-    }
