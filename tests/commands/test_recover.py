@@ -170,7 +170,11 @@ def test_a_conditional_denoiser_is_left_as_it_is(
 ):
     pruned, output = models / "stable_diffusion-pruned", tmp_path / "recovered"
     options = ["--steps", "4", "--teacher", str(models / "stable_diffusion")]
-    assert recover(pruned, output, *options) == 0
+    assert recover(pruned, output, *options) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "takes text, and the pictures have no captions" in error
+    assert not output.exists()
+    assert recover(pruned, output, "--parts", "decoder", *options) == 0
     error = capsys.readouterr().err.strip()
     assert "note: the denoiser is left as it is: UNet2DConditionModel" in error
     assert not changed(pruned, output, "unet")

@@ -3,7 +3,7 @@
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,20 @@ from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder
 from pelap.core.errors import ConfigError
 from pelap.data.pictures import Splits, to_batch
+from pelap.measure.denoiser_fidelity import DenoiserFidelity, measure_fidelity
 from pelap.measure.encoded_batches import Batches
-from pelap.models.conditions import Conditions, find_conditions
+from pelap.models.conditions import Conditions, check_told, find_conditions
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import describe_pictures, load_splits
 from pelap.models.saving import ChangedModel
 from pelap.models.unconditional import without_condition
 from pelap.training.recovery.recovered_quality import Quality, measure_quality
-from pelap.training.recovery.recovery_card import NO_LONGER_TOLD, describe_recovery, is_untold
+from pelap.training.recovery.recovery_card import (
+    NO_LONGER_TOLD,
+    describe_recovery,
+    fidelity_rows,
+    is_untold,
+)
 from pelap.training.recovery.recovery_settings import RecoverySettings
 from pelap.training.recovery.student import (
     find_encode,
@@ -39,6 +45,7 @@ from pelap.training.recovery.student import (
     make_teacher,
     restore_precision,
     round_weights,
+    typical_width,
     why_left,
 )
 from pelap.training.recovery.student_training import StudentTraining, begin, train_student
@@ -71,6 +78,10 @@ class Recovered(ModelResult):
             lines.append(
                 f"{'noise loss':24} {record['noise_loss_before']:.4f} → {record['noise_loss']:.4f}"
             )
+        for name, before, after in fidelity_rows(record):
+            lines.append(f"{name:24} {before} → {after}")
+        if record["denoiser"] and DenoiserFidelity(**record["denoiser"]).needs_recovery:
+            lines.append(f"{'needs recovery':24} still: more steps bring it nearer")
         if is_untold(record):
             lines.append(f"{'--unconditional':24} {NO_LONGER_TOLD}")
         return "\n".join(lines)
@@ -118,8 +129,10 @@ def recover(
     chosen = RecoverySettings(**settings)
     chosen.check()
     model = as_model(model)
-    config = as_pictures(model, pictures)
+    chosen = chosen.for_width(typical_width(model))
     original = None if teacher is None else as_model(teacher)
+    _check(model, original, chosen)
+    config = as_pictures(model, pictures, original)
     if unconditional:
         model = told_nothing(model, config)
         original = None if original is None else told_nothing(original, config)
@@ -136,6 +149,16 @@ def recover(
     return recovered
 
 
+def _check(model: LoadedModel, teacher: LoadedModel | None, settings: RecoverySettings) -> None:
+    """Refuse what cannot work before anything long begins."""
+    if settings.feature_weight > 0 and teacher is None:
+        raise ConfigError("--feature-weight needs whom to learn from: give --teacher.")
+    if model.denoiser is not None:
+        model.check()
+    if teacher is not None:
+        find_encode(model, teacher)
+
+
 def _train(
     model: LoadedModel,
     teacher: LoadedModel | None,
@@ -144,12 +167,10 @@ def _train(
     folder: RunFolder,
 ) -> Recovered:
     """Measure, train and measure again; checkpoints and metrics lie in `folder`."""
-    if settings.feature_weight > 0 and teacher is None:
-        raise ConfigError("--feature-weight needs whom to learn from: give --teacher.")
-    if model.denoiser is not None:
-        model.check()
     encode = None if teacher is None else find_encode(model, teacher)
     splits = load_splits(model, config)
+    if settings.parts != "decoder":
+        check_told(model, splits, "; --parts decoder leaves the denoiser as it is")
     model, told = find_conditions(model, splits, config.data.size)
     for_training, for_test = told or (None, None)
     if teacher is not None and told is not None:
@@ -171,10 +192,10 @@ def _train(
         "conditions": for_training.kind if for_training else None,
     }
     begin(training, folder, described | {"flip": training.flip, "num_train": len(splits.train)})
-    before = measure_quality(training.student.system, batches, "Measuring")
+    before = _measure(training, batches)
     train_student(training, folder)
     round_weights(training.student, model)
-    after = measure_quality(training.student.system, batches, "Measuring")
+    after = _measure(training, batches)
     record = _record(settings, before, after, len(indices), described)
     restore_precision(training.student, model)
     trained = training.student.model
@@ -209,13 +230,24 @@ def _gather(
     )
 
 
+def _measure(
+    training: StudentTraining, batches: Batches
+) -> tuple[Quality, DenoiserFidelity | None]:
+    student, teacher = training.student.system, training.teacher
+    fidelity = None
+    if teacher is not None:
+        fidelity = measure_fidelity(teacher.system, student, teacher.encode, batches)
+    return measure_quality(student, batches, "Measuring"), fidelity
+
+
 def _record(
     settings: RecoverySettings,
-    before: Quality,
-    after: Quality,
+    measured_before: tuple[Quality, DenoiserFidelity | None],
+    measured: tuple[Quality, DenoiserFidelity | None],
     num_pictures: int,
     described: dict[str, Any],
 ) -> dict[str, Any]:
+    (before, denoiser_before), (after, denoiser) = measured_before, measured
     return {
         "recovered": date.today().isoformat(),
         "pelap": __version__,
@@ -232,6 +264,8 @@ def _record(
         "psnr_db": after.psnr_db,
         "noise_loss_before": before.noise_loss,
         "noise_loss": after.noise_loss,
+        "denoiser_before": None if denoiser_before is None else asdict(denoiser_before),
+        "denoiser": None if denoiser is None else asdict(denoiser),
         "num_pictures": num_pictures,
         "data": described["data"],
     }

@@ -59,7 +59,7 @@ def check_told(model: LoadedModel, splits: Splits, way_on: str = "") -> None:
     Args:
         model: With a denoiser.
         splits: Its pictures.
-        way_on: A further one than those that the line names.
+        way_on: A further one, as "; …".
 
     Raises:
         ConfigError: Says what was looked for, and the ways on.
@@ -67,7 +67,7 @@ def check_told(model: LoadedModel, splits: Splits, way_on: str = "") -> None:
     if not wants_condition(model) or _are_told(model, splits):
         return
     classes = known_classes(model)
-    ways = f"or --unconditional, with which it will no longer follow them{way_on}."
+    ways = f"or give --unconditional and it will no longer follow them{way_on}."
     if classes is None:
         raise ConfigError(
             f"{model.name} takes text, and the pictures have no captions (looked for text, caption "

@@ -1,6 +1,7 @@
 """Who learns and who teaches: working copies, which weights are trained, and how latents relate."""
 
 import copy
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -74,7 +75,7 @@ def make_student(model: LoadedModel, parts: Parts, image: Tensor) -> Student:
     Args:
         model: Left as it is.
         parts: "all": what decoding uses and encoding does not, and the whole denoiser. "pruned":
-            of those, the layers that carry the latent channels. "denoiser": it alone.
+            of those, the layers that carry the latent channels. "denoiser", "decoder": it alone.
         image: A picture of a size that the autoencoder takes, (1, 3, H, W) in [-1, 1].
 
     Raises:
@@ -82,7 +83,8 @@ def make_student(model: LoadedModel, parts: Parts, image: Tensor) -> Student:
         ModelError: If the layers of this class are unknown ("pruned").
     """
     autoencoder = _copy(model.autoencoder)
-    denoiser = None if model.denoiser is None or why_left(model) else _copy(model.denoiser)
+    denoiser = None if parts == "decoder" or why_left(model) else model.denoiser
+    denoiser = None if denoiser is None else _copy(denoiser)
     working = replace(model, autoencoder=autoencoder, denoiser=denoiser or model.denoiser)
     system = working.system().eval()
     if denoiser is None:
@@ -105,6 +107,12 @@ def make_student(model: LoadedModel, parts: Parts, image: Tensor) -> Student:
     for weight in trained.weights:
         weight.requires_grad_(True)
     return trained
+
+
+def typical_width(model: LoadedModel) -> float:
+    """The median of its denoiser's layers' widths, or of its decoder's without one."""
+    network = model.autoencoder if model.denoiser is None else model.denoiser
+    return statistics.median(len(weight) for weight in network.parameters() if weight.dim() > 1)
 
 
 def why_left(model: LoadedModel) -> str | None:

@@ -106,7 +106,7 @@ def train_student(training: StudentTraining, folder: RunFolder) -> None:
     """
     settings, accelerator = training.settings, training.accelerator
     weights = training.student.weights
-    optimizer = AdamW(weights, lr=settings.learning_rate, weight_decay=0.0, fused=True)
+    optimizer = AdamW(weights, lr=settings.rate(0), weight_decay=0.0, fused=True)
     # without use_ema_warmup its decay is min(decay, (1 + step) / (10 + step))
     ema = EMAModel(weights, decay=EMA_DECAY)
     taps = training.teacher.taps if training.teacher else ()
