@@ -8,7 +8,6 @@ from torch import Tensor
 from pelap.core.devices import torch_device
 from pelap.core.processes import sum_over_processes
 from pelap.core.seeding import generator
-from pelap.families.conditioned import ConditionedDenoiser
 from pelap.measure.encoded_batches import Batches
 from pelap.method.system import LatentDiffusion
 from pelap.models.loaded import LoadedModel
@@ -108,7 +107,7 @@ def measure_fidelity(
             found = pruned.predict(narrow, steps, batch.told)
             sums[level, 0] += _dot(found - wanted, found - wanted)
             sums[level, 1] += _dot(wanted, wanted)
-            if batch.told is None or not _has_none(original):
+            if batch.told is None or batches.conditions is None or not batches.conditions.has_none:
                 continue
             is_told = True
             unasked = torch.einsum(
@@ -130,8 +129,3 @@ def measure_fidelity(
 
 def _dot(one: Tensor, other: Tensor) -> float:
     return float((one.double() * other.double()).sum())
-
-
-def _has_none(system: LatentDiffusion) -> bool:
-    """Whether the denoiser can be told nothing."""
-    return isinstance(system.denoiser, ConditionedDenoiser)

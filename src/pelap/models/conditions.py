@@ -1,6 +1,7 @@
 """What a denoiser is told of each picture, as its own pipeline would say it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,8 +36,9 @@ class Conditions:
             drops: Which pictures nothing is said of, bool, (B,).
         """
         rows = self.rows[indices]
-        drop = drops is not None and self.has_none
-        return self.told.take(rows.masked_fill(drops, 0) if drop else rows)
+        if drops is not None and self.has_none:
+            rows = rows.masked_fill(drops, 0)
+        return self.told.take(rows)
 
 
 def wants_condition(model: LoadedModel) -> bool:
@@ -51,7 +53,8 @@ def known_classes(model: LoadedModel) -> tuple[str, ...] | None:
     """The classes that its denoiser takes, by name where the pipeline has names; None for none."""
     if model.denoiser is None or type(model.denoiser).__name__ not in denoiser_families():
         return None
-    family, config = denoiser_family(model.denoiser), model.denoiser.config  # type: ignore
+    config: Any = model.denoiser.config
+    family = denoiser_family(model.denoiser)
     of_a_run = model.config is not None
     number = family.none_class(config) if of_a_run else family.num_classes(config)
     names = tuple((model.parts.get("id2label") or {}).values())

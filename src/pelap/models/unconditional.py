@@ -77,7 +77,8 @@ def without_condition(model: LoadedModel, size: int) -> LoadedModel:
 
 def has_only_classes(denoiser: nn.Module) -> bool:
     """Whether only a run here has taught it a class that means none."""
-    family, config = denoiser_family(denoiser), denoiser.config  # type: ignore
+    config: Any = denoiser.config
+    family = denoiser_family(denoiser)
     return family.num_classes(config) != family.none_class(config)
 
 
