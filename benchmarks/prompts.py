@@ -1,0 +1,216 @@
+"""Does a pruned model still do what it is told? Coloured shapes, drawn by a small Stable Diffusion.
+
+    python benchmarks/prompts_model.py --output runs/prompts/original
+    python benchmarks/prompts.py --runs runs/prompts --output results/prompts
+
+Prunes the model to shares of its MACs, with and without half its latents, recovers it from
+captions, from prompts alone, unconditionally, and with units chosen at random; a judge reads
+what its pictures show. What is done is not done again; --only N takes the first N cases.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from evidence import for_each, markdown, plus_minus, put_table, write_experiment
+from pelap.config.run_folder import write_whole
+
+STEPS = 800
+SEEDS = (0, 1, 2)
+GUIDANCES = (1.0, 4.0)
+NUM_STEPS = 25
+NUM_PRUNED_ON = 256
+TIMES_HELD_OUT = 8
+KINDS = ("captions", "prompts", "unconditional", "random units")
+ASPECTS = ("colour", "ground", "shape", "all")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model."""
+
+    kind: str
+    """original, pruned, or what it is recovered from."""
+    macs: float = 1.0
+    channels: int = 8
+    seed: int = 0
+
+    @property
+    def pruned_name(self) -> str:
+        """Of the folder that recovery begins with."""
+        random = "-random" if self.kind == "random units" else ""
+        return f"pruned-{self.macs:g}-{self.channels}-{self.seed}{random}"
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        if self.kind == "original":
+            return "original"
+        if self.kind == "pruned":
+            return self.pruned_name
+        return f"{self.kind.replace(' ', '-')}-{self.macs:g}-{self.channels}-{self.seed}"
+
+
+def all_cases() -> list[Case]:
+    """What must hold first, then the rest."""
+    settings = [(0.55, 4), (0.55, 8), (0.35, 4), (0.35, 8)]
+    recovered = [
+        Case(kind, macs, channels, seed)
+        for (macs, channels), kind, seed in product(settings, KINDS, SEEDS)
+    ]
+    pruned = [Case("pruned", macs, channels, seed) for (macs, channels), seed in product(settings, SEEDS)]  # fmt: skip  # noqa: E501
+    first, later = recovered[: len(KINDS) * len(SEEDS)], recovered[len(KINDS) * len(SEEDS) :]
+    return [Case("original"), *pruned[: len(SEEDS)], *first, *pruned[len(SEEDS) :], *later]
+
+
+def write_pictures(runs: Path) -> Path:
+    """Pictures of the seen scenes with captions, and the captions alone."""
+    from PIL import Image
+
+    from shapes import SEEN, draw
+
+    root = runs / "pictures"
+    if (root / "prompts.txt").exists():
+        return root
+    for split, num, seed in (("train", 1950, 11), ("test", 195, 12)):
+        folder = root / split
+        folder.mkdir(parents=True, exist_ok=True)
+        scenes = [SEEN[index % len(SEEN)] for index in range(num)]
+        drawn = (draw(scenes, seed) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        rows = []
+        for index, (scene, picture) in enumerate(zip(scenes, drawn, strict=True)):
+            Image.fromarray(picture).save(folder / f"{index:05}.png")
+            rows.append(json.dumps({"file_name": f"{index:05}.png", "text": scene.caption}) + "\n")
+        write_whole(folder / "metadata.jsonl", "".join(rows).encode())
+    write_whole(root / "prompts.txt", "".join(f"{scene.caption}\n" for scene in SEEN).encode())
+    return root
+
+
+def run(case: Case, runs: Path) -> None:
+    """Prune, recover and judge one model, and write what it drew and how that was judged."""
+    import pelap
+    from shapes import SIZE
+
+    path = runs / "judged" / f"{case.name}.json"
+    if path.exists():
+        return
+    original, folder = runs / "original", runs / case.name
+    root = runs / "pictures"
+    pictures: Any = pelap.pictures(root, SIZE)
+    if case.kind == "prompts":
+        pictures = pelap.prompts(root / "prompts.txt", 1000, guidance=2.0, num_steps=NUM_STEPS)
+    if case.kind != "original" and not folder.exists():
+        small = runs / case.pruned_name
+        if case.kind == "prompts":
+            small = small.with_name(small.name + "-prompts")
+        if not small.exists():
+            pelap.prune(
+                original,
+                pictures,
+                keep=case.channels if case.channels < 8 else None,
+                rotate="pca" if case.channels < 8 else "none",
+                denoiser_macs=case.macs,
+                denoiser_criterion="random" if case.kind == "random units" else None,
+                num_pictures=NUM_PRUNED_ON,
+                seed=case.seed,
+            ).save(small)
+        if case.kind != "pruned":
+            pelap.recover(
+                small,
+                pictures,
+                teacher=original,
+                output=folder,
+                steps=STEPS,
+                seed=case.seed,
+                num_pictures=NUM_PRUNED_ON,
+                unconditional=case.kind == "unconditional",
+            )
+    found = {"case": vars(case), "record": pelap.open_model(folder).history[-1:]}
+    write_whole(path, (json.dumps(found | judge(folder, case.seed)) + "\n").encode())
+
+
+def judge(folder: Path, seed: int) -> dict[str, Any]:
+    """Shares of colour, ground, shape and all that are as told, by guidance and kind of scene."""
+    import torch
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+        StableDiffusionPipeline,
+    )
+    from PIL import Image
+
+    from shapes import HELD_OUT, SEEN, accuracy
+
+    pipeline: Any = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    found: dict[str, Any] = {}
+    for guidance, (name, scenes) in product(
+        GUIDANCES, (("seen", SEEN), ("held_out", HELD_OUT * TIMES_HELD_OUT))
+    ):
+        images = pipeline(
+            [scene.caption for scene in scenes],
+            num_inference_steps=NUM_STEPS,
+            guidance_scale=guidance,
+            generator=torch.Generator().manual_seed(seed),
+            output_type="pt",
+        ).images
+        found[f"{name}_{guidance:g}"] = accuracy(images, scenes)
+        row = (torch.cat(list(images[:14]), dim=2).permute(1, 2, 0) * 255).byte()
+        path = folder.parent / "judged" / f"{folder.name}-{name}-{guidance:g}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(row.numpy()).save(path)
+    return found
+
+
+def collect(runs: Path) -> dict[str, dict[str, Any]]:
+    """What was judged, by the case's name."""
+    paths = sorted((runs / "judged").glob("*.json"))
+    return {path.stem: json.loads(path.read_text()) for path in paths}
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """A row for each kind of model, mean ± spread over its seeds: guidance 4."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for one in found.values():
+        case = one["case"]
+        groups.setdefault((case["macs"], case["channels"], case["kind"]), []).append(one)
+    kinds = ("original", "pruned", *KINDS)
+    head = ["MACs", "latents", "model", "seeds"]
+    head += [f"{scenes}: {aspect}" for scenes in ("seen", "held out") for aspect in ASPECTS]
+    head += ["differs", "follows"]
+    rows = []
+    for (macs, channels, kind), some in sorted(
+        groups.items(), key=lambda item: (-item[0][0], item[0][1], kinds.index(item[0][2]))
+    ):
+        row = [f"{macs:g}", channels, kind, len(some)]
+        row += [
+            plus_minus([one[f"{scenes}_4"][aspect] for one in some], 2)
+            for scenes in ("seen", "held_out")
+            for aspect in ASPECTS
+        ]
+        measured = [one["record"][0]["denoiser"] for one in some if one["record"]]
+        row.append(plus_minus([m["relative_error"] for m in measured], 3))
+        row.append(plus_minus([m["followed"] for m in measured if m["followed"] is not None], 2))
+        rows.append([str(value) for value in row])
+    return markdown(head, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--only", type=int, help="the first so many cases")
+    options = parser.parse_args()
+    write_pictures(options.runs)
+    for_each(partial(run, runs=options.runs), all_cases()[: options.only], options.jobs)
+    found = collect(options.runs)
+    if found:
+        write_experiment(options.output / "prompts.json", __doc__, {"models": found})
+        put_table(options.output / "README.md", "prompts", table(found))
+
+
+if __name__ == "__main__":
+    main()
