@@ -101,14 +101,18 @@ def test_resumed_is_uninterrupted_bit_for_bit(
     assert recover(pruned, tmp_path / "whole", *options) == 0
     step, forward = 5, RecoveryObjective.forward
 
-    def stop(objective: RecoveryObjective, number: int) -> Any:
+    def stop(objective: RecoveryObjective, number: int, part: int) -> Any:
         if number == step:
             raise KeyboardInterrupt
-        return forward(objective, number)
+        return forward(objective, number, part)
 
     with monkeypatch.context() as patch:
         patch.setattr(RecoveryObjective, "forward", stop)
         assert recover(pruned, output, *options) == 130
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"`pelap recover {pruned} --output {output} --steps 9" in told
+    assert "goes on from step 3." in told
     assert not output.exists()
     assert [p.name for p in (tmp_path / ".stopped.recovery" / "checkpoints").iterdir()] == [
         "step_3"

@@ -3,7 +3,8 @@
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pelap.commands.any_model import (
 )
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder
+from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError
 from pelap.data.pictures import Splits, to_batch
 from pelap.measure.encoded_batches import Batches
@@ -30,6 +32,12 @@ from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import describe_pictures, load_splits
 from pelap.models.saving import ChangedModel
 from pelap.models.unconditional import without_condition
+from pelap.training.recovery.low_memory import (
+    check_device,
+    checkpoint_gradients,
+    hold_in_bf16,
+    takes_bf16,
+)
 from pelap.training.recovery.recovered_quality import Quality, measure_quality
 from pelap.training.recovery.recovery_card import NO_LONGER_TOLD, describe_recovery, is_untold
 from pelap.training.recovery.recovery_settings import RecoverySettings
@@ -41,8 +49,15 @@ from pelap.training.recovery.student import (
     round_weights,
     why_left,
 )
-from pelap.training.recovery.student_training import StudentTraining, begin, train_student
+from pelap.training.recovery.student_training import (
+    StudentTraining,
+    begin,
+    kept_files,
+    train_student,
+)
 from pelap.training.recovery.taps import find_taps
+from pelap.training.recovery.validation_grid import make_grid
+from pelap.training.recovery.validation_prompts import Shown, read_shown
 
 BATCH_SIZE = 32
 """Pictures measured at a time, as in pruning."""
@@ -117,6 +132,7 @@ def recover(
     """
     chosen = RecoverySettings(**settings)
     chosen.check()
+    check_device(chosen, torch_device())
     model = as_model(model)
     config = as_pictures(model, pictures)
     original = None if teacher is None else as_model(teacher)
@@ -126,14 +142,19 @@ def recover(
     if output is None:
         with tempfile.TemporaryDirectory() as folder:
             return _train(model, original, config, chosen, RunFolder(Path(folder) / "recovery"))
-    output = Path(output).resolve()
-    folder = RunFolder(output.with_name(f".{output.name}.recovery"))
+    folder = recovery_folder(Path(output))
     recovered, state = _train(model, original, config, chosen, folder), PartialState()
     if state.is_main_process:
-        recovered.save(output, overwrite=overwrite)
+        recovered.save(Path(output), overwrite=overwrite)
         shutil.rmtree(folder.path)
     state.wait_for_everyone()
     return recovered
+
+
+def recovery_folder(output: Path) -> RunFolder:
+    """Where a recovery's checkpoints lie until its model is written to `output`."""
+    output = output.resolve()
+    return RunFolder(output.with_name(f".{output.name}.recovery"))
 
 
 def _train(
@@ -154,7 +175,7 @@ def _train(
     for_training, for_test = told or (None, None)
     if teacher is not None and told is not None:
         teacher = without_condition(teacher, config.data.size)
-    accelerator = Accelerator()
+    accelerator = Accelerator(log_with=settings.tracker, project_dir=folder.path)
     training = _gather(model, teacher, encode, splits, config, settings, accelerator, for_training)
     left = why_left(model)
     if left is not None and accelerator.is_main_process:
@@ -164,6 +185,10 @@ def _train(
         print(f"note: {NO_LONGER_TOLD}.", file=sys.stderr)  # noqa: T201
     indices = torch.arange(min(settings.num_pictures, len(splits.test)))
     batches = Batches(splits.test, indices, BATCH_SIZE, settings.seed, for_test)
+    shown = None
+    if settings.validation_every is not None:
+        names, path = splits.train.class_names, settings.validation_prompts
+        shown = read_shown(model, path, names, is_told=not forgets)
     described = {
         "teacher": teacher.name if teacher else None,
         "data": describe_pictures(config),
@@ -171,16 +196,17 @@ def _train(
         "conditions": for_training.kind if for_training else None,
     }
     begin(training, folder, described | {"flip": training.flip, "num_train": len(splits.train)})
+    training = _ready(training, shown, splits, folder)
     before = measure_quality(training.student.system, batches, "Measuring")
     train_student(training, folder)
     round_weights(training.student, model)
     after = measure_quality(training.student.system, batches, "Measuring")
-    record = _record(settings, before, after, len(indices), described)
+    precision = "bf16" if takes_bf16(settings, accelerator.device) else "fp32"
+    record = _record(settings, before, after, len(indices), described, precision)
     restore_precision(training.student, model)
     trained = training.student.model
     card = describe_recovery(model.name, record, left)
-    is_main = accelerator.is_main_process  # which alone may remove the file
-    files = {"metrics.jsonl": folder.metrics_path.read_text()} if is_main else {}
+    files = kept_files(folder) if accelerator.is_main_process else {}  # which alone removes them
     return Recovered(
         record, model, ChangedModel(trained.autoencoder, trained.denoiser, card, record, files)
     )
@@ -197,7 +223,7 @@ def _gather(
     conditions: Conditions | None,
 ) -> StudentTraining:
     image = to_batch(splits.test.fetch(torch.tensor([0])), "cpu")  # (1, 3, H, W)
-    student = make_student(model, settings.parts, image)
+    student = make_student(model, settings, image)
     made = None
     if teacher is not None and encode is not None:
         taps = find_taps(model, teacher) if settings.feature_weight > 0 else []
@@ -209,12 +235,33 @@ def _gather(
     )
 
 
+def _ready(
+    training: StudentTraining, shown: Sequence[Shown] | None, splits: Splits, folder: RunFolder
+) -> StudentTraining:
+    """With the teacher's validation pictures drawn, and as little memory as was asked for."""
+    settings, accelerator, student = training.settings, training.accelerator, training.student
+    image = to_batch(splits.test.fetch(torch.tensor([0])), "cpu")  # (1, 3, H, W)
+    grid = None
+    if shown is not None:
+        grid = make_grid(
+            student, training.teacher, shown, image, settings, folder.path, accelerator
+        )
+    if training.teacher is not None and takes_bf16(settings, accelerator.device):
+        hold_in_bf16(training.teacher, accelerator.device)
+    cannot = checkpoint_gradients(student) if settings.gradient_checkpointing else []
+    if cannot and accelerator.is_main_process:
+        note = f"note: --gradient-checkpointing: {' and '.join(cannot)} has none."
+        print(note, file=sys.stderr)  # noqa: T201
+    return replace(training, grid=grid)
+
+
 def _record(
     settings: RecoverySettings,
     before: Quality,
     after: Quality,
     num_pictures: int,
     described: dict[str, Any],
+    precision: str,
 ) -> dict[str, Any]:
     return {
         "recovered": date.today().isoformat(),
@@ -226,6 +273,8 @@ def _record(
         "conditions": described["conditions"],
         "feature_weight": settings.feature_weight,
         "learning_rate": settings.learning_rate,
+        "train": settings.train,
+        "precision": precision,
         "batch_size": settings.batch_size,
         "seed": settings.seed,
         "psnr_db_before": before.psnr_db,
