@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from pelap.commands.analyze_model import analyze as analyze
     from pelap.commands.any_model import pictures as pictures
+    from pelap.commands.any_model import prompts as prompts
     from pelap.commands.compare import compare as compare
     from pelap.commands.diagnose_model import diagnose as diagnose
     from pelap.commands.evaluate import evaluate as evaluate
@@ -57,6 +58,7 @@ _HOMES = {
     "load_pipeline": "pelap.method.pipeline",
     "open_model": "pelap.models.opening",
     "pictures": "pelap.commands.any_model",
+    "prompts": "pelap.commands.any_model",
     "prune": "pelap.commands.prune_model",
     "recover": "pelap.commands.recover_model",
     "report": "pelap.commands.report",

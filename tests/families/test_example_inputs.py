@@ -1,11 +1,13 @@
 """Every denoiser can be called with what `example_inputs` makes, and its work counted."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from pelap.core.errors import ModelError
-from pelap.families.registry import example_inputs
+from pelap.families.registry import denoiser_family, example_inputs
 from pelap.measure.macs import count_denoiser_macs
 from tiny_models import DENOISERS, SIDE
 
@@ -35,3 +37,10 @@ def test_work_is_counted_for_the_whole_latent() -> None:
 def test_an_unknown_class_is_named() -> None:
     with pytest.raises(ModelError, match="Linear is not supported"):
         example_inputs(nn.Linear(1, 1))
+
+
+def test_what_is_told_of_a_picture_is_refused() -> None:
+    first: Any = DENOISERS["unet_condition"].build(6)
+    config = {**first.config, "addition_embed_type": "image"}
+    with pytest.raises(ModelError, match="addition_embed_type is image"):
+        denoiser_family(first).check(config)

@@ -1,11 +1,13 @@
 """What a denoiser is told of each picture is what its own pipeline tells it."""
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 from PIL import Image
 from torch import Tensor
 
@@ -104,6 +106,26 @@ def test_classes_are_told_where_there_are_as_many(tmp_path: Path, captioned: Pat
     dropped = found[0].tell(rows, torch.ones(classes, dtype=torch.bool))["class_labels"]
     assert dropped.tolist() == [classes] * classes
     assert told.condition is not None
+
+
+def test_a_class_without_a_none_is_told_and_never_dropped(tmp_path: Path):
+    pipeline: Any = PIPELINES["ldm"]()
+    config = {name: value for name, value in pipeline.unet.config.items() if name[0] != "_"}
+    build: Any = UNet2DModel
+    pipeline.register_modules(unet=build(**config | {"num_class_embeds": 2}))
+    pipeline.save_pretrained(tmp_path / "model")
+    for split, name in product(("train", "test"), "ab"):
+        (tmp_path / "data" / split / name).mkdir(parents=True)
+        Image.new("RGB", (SIZE, SIZE)).save(tmp_path / "data" / split / name / "0.png")
+    splits = load_pictures(DataConfig(source="folder", path=str(tmp_path / "data"), size=SIZE), 0)
+    told, found = find_conditions(open_model(tmp_path / "model"), splits, SIZE)
+    assert found is not None
+    rows, drops = torch.arange(2), torch.ones(2, dtype=torch.bool)
+    assert torch.equal(found[0].tell(rows, drops)["class_labels"], splits.train.labels)
+    noisy = torch.zeros(2, told.num_channels, 8, 8)
+    with torch.no_grad():
+        first, second = told.system().predict(noisy, rows.new_full((2,), 500), found[0].tell(rows))
+    assert not torch.equal(first, second)
 
 
 def test_a_model_that_wants_none_or_has_one_is_given_back(folder: Path, captioned: Path):

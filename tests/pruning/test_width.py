@@ -18,6 +18,8 @@ from pelap.core.errors import ConfigError, ModelError
 from pelap.families.layout import Kept, WidthLayout
 from pelap.families.registry import example_inputs
 from pelap.measure.macs import count_denoiser_macs
+from pelap.models.loaded import LoadedModel
+from pelap.pruning.narrowing import check_width
 from pelap.pruning.width.refit import match_positions, refit_time
 from pelap.pruning.width.shapes import find_freedom, find_shapes, make_shape
 from pelap.pruning.width.unit_slicing import choose_units, mask_weights, slice_weights
@@ -163,6 +165,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnets that sample": ("unet_2d", {"downsample_type": "resnet", "upsample_type": "resnet"}),
     "no attention in the middle": ("unet_2d", {"add_attention": False, "layers_per_block": 2}),
     "classes": ("unet_2d", {"num_class_embeds": 3}),
+    "other groups in the middle": ("unet_2d", {"attn_norm_num_groups": 8}),
+    "a number for the class": ("unet_condition", {"class_embed_type": "timestep"}),
+    "an embedded class": ("unet_condition", {
+        "class_embed_type": "projection", "projection_class_embeddings_input_dim": 7,
+    }),
+    "an embedding for the class": ("unet_2d", {"class_embed_type": "identity"}),
     "linear projections": ("unet_condition", {
         "use_linear_projection": True, "transformer_layers_per_block": 2,
         "attention_head_dim": (2, 4),
@@ -203,6 +211,10 @@ def _share_embeddings(original: Any, masked: Any, narrower: Any, found: NarrowDe
         steps = original.time_proj(torch.full((2,), 500)).to(torch.float32)
         given = original.time_embedding(steps)
         masked.time_embedding.forward = narrower.time_embedding.forward = lambda *_: given
+        if original.config.get("class_embed_type") == "timestep":
+            numbers = original.time_proj(torch.zeros(2)).to(torch.float32)
+            said = original.class_embedding(numbers)
+            masked.class_embedding.forward = narrower.class_embedding.forward = lambda *_: said
     if "position embedding" in found.differences:
         stream = found.kept["stream"]
         narrower.pos_embed.pos_embed = original.pos_embed.pos_embed[..., stream]
@@ -412,6 +424,9 @@ def test_positions_are_matched(order: list[int]) -> None:
         ("unet_2d", lambda c: {**c, "down_block_types": ("SkipDownBlock2D", "AttnDownBlock2D"),
                                "up_block_types": ("AttnUpBlock2D", "SkipUpBlock2D")}, "SkipDown"),
         ("unet_2d", lambda c: {**c, "time_embedding_type": "fourier"}, "positional"),
+        ("unet_condition", lambda c: {
+            **c, "down_block_types": ("DownBlock2D", "SimpleCrossAttnDownBlock2D"),
+            "up_block_types": ("SimpleCrossAttnUpBlock2D", "UpBlock2D")}, "SimpleCrossAttnDown"),
         ("pixart", lambda c: {**c, "use_additional_conditions": True, "attention_head_dim": 12,
                               "cross_attention_dim": 24}, "use_additional_conditions"),
     ],
@@ -421,8 +436,9 @@ def test_variants_that_are_not_known_are_refused(
 ) -> None:
     first: Any = DENOISERS[name].build(6)
     config = {key: v for key, v in dict(first.config).items() if not key.startswith("_")}
+    model = LoadedModel("small", nn.Identity(), type(first).from_config(change(config)))
     with pytest.raises(ModelError, match=says):
-        find_layout(type(first).from_config(change(config)))
+        check_width(model, WidthRequest(macs=0.85), has_pictures=False)
 
 
 def test_a_target_that_cannot_be_met_is_refused() -> None:

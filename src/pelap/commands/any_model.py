@@ -10,8 +10,10 @@ from typing import Any
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from pelap.commands.verb_settings import Result
+from pelap.config.prompts import VARIED, PromptPictures
 from pelap.config.run_config import DataConfig, DataSource, RunConfig
 from pelap.core.errors import ConfigError
+from pelap.models.drawn_pictures import draw_pictures
 from pelap.models.loaded import LoadedModel
 from pelap.models.opening import open_model
 from pelap.models.saving import ChangedModel, save_model, whole_card
@@ -56,8 +58,9 @@ class ModelResult(Result):
 
 AnyModel = LoadedModel | ModelResult | DiffusionPipeline | str | Path
 """A model from `open_model`, the result of an earlier step, or what `open_model` takes."""
-AnyPictures = DataConfig | RunConfig | None
-"""From `pictures`; a whole run's config; or None for the pictures of the run that a model is of."""
+AnyPictures = DataConfig | PromptPictures | RunConfig | None
+"""From `pictures`; from `prompts`, then the model draws them; a
+whole run's config; or None for the pictures of the run that a model is of."""
 
 
 def as_model(model: AnyModel) -> LoadedModel:
@@ -88,8 +91,32 @@ def pictures(source: str | Path, size: int = DataConfig.size, **settings: Any) -
     return DataConfig(source=found, path=str(source), size=size, **settings)
 
 
-def as_pictures(model: LoadedModel, chosen: AnyPictures) -> RunConfig:
-    """The config that says which pictures.
+def prompts(source: str | Path = VARIED, num: int = 1000, **settings: Any) -> PromptPictures:
+    """Let the unpruned model draw the pictures itself, from prompts or from its classes.
+
+        pelap.recover(small, pelap.prompts("prompts.txt", guidance=4.0), teacher=model, steps=1000)
+
+    Args:
+        source: A file with one prompt a line; "varied" for 200 that come with pelap; "classes" for
+            those of a model that takes classes.
+        num: Of the pictures.
+        **settings: Further fields of `PromptPictures`: guidance, num_steps, seed.
+
+    Returns:
+        The choice; nothing is drawn yet.
+    """
+    return PromptPictures(str(source), num, **settings)
+
+
+def as_pictures(
+    model: LoadedModel, chosen: AnyPictures, drawer: LoadedModel | None = None
+) -> RunConfig:
+    """The config that says which pictures; those from prompts are drawn now.
+
+    Args:
+        model: Whose run has pictures, perhaps.
+        chosen: Or None for those.
+        drawer: Draws those from prompts; by default the model.
 
     Raises:
         ConfigError: If nothing says so.
@@ -99,6 +126,8 @@ def as_pictures(model: LoadedModel, chosen: AnyPictures) -> RunConfig:
     if chosen is None and model.config is None:
         raise ConfigError(f"{model.name} names no pictures: give pictures=pelap.pictures(…).")
     own = model.config or RunConfig()
+    if isinstance(chosen, PromptPictures):
+        return replace(own, data=draw_pictures(drawer or model, chosen))
     return own if chosen is None else replace(own, data=chosen)
 
 

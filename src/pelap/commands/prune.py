@@ -12,6 +12,7 @@ from pelap.commands.verb_settings import (
     AnyText,
     JsonSettings,
     ModelSettings,
+    PromptSettings,
     Switch,
     fields_of,
     shown,
@@ -20,11 +21,12 @@ from pelap.config.overrides import given_settings
 from pelap.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pelap.commands.any_model import AnyPictures
     from pelap.commands.prune_model import Pruned
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneSettings(ModelSettings, JsonSettings, MeasuredOn):
+class PruneSettings(ModelSettings, JsonSettings, MeasuredOn, PromptSettings):
     """What `pelap prune` takes."""
 
     output: AnyPath = None
@@ -72,10 +74,12 @@ def run(settings: PruneSettings) -> "Pruned":
 
         measured = fields_of(MeasuredOn, settings)
         analysis_settings(measured)  # refused before the model is opened
-        chosen = _chosen(settings)
+        chosen, given = _chosen(settings), bool(given_settings(settings.overrides))
+        drawn = settings.prompt_pictures(given)
         model = settings.open()
-        has_pictures = model.config is not None or bool(given_settings(settings.overrides))
-        config = pictures_config(model, settings.overrides) if has_pictures else None
+        config: AnyPictures = drawn
+        if drawn is None and (given or model.config is not None):
+            config = pictures_config(model, settings.overrides)
         pruned = prune(model, config, analysis=settings.analysis, **chosen, **measured)
         if not settings.dry_run and settings.output is not None:
             pruned.save(settings.output, overwrite=settings.overwrite)

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,27 @@ from pelap.commands.any_model import (
 )
 from pelap.config.run_config import RunConfig
 from pelap.core.errors import ConfigError
-from pelap.data.pictures import Pictures
+from pelap.families.conditioned import Condition
 from pelap.families.registry import autoencoder_ports
 from pelap.measure.counts import num_parameters
+from pelap.measure.denoiser_fidelity import DenoiserFidelity, compare_denoisers
 from pelap.measure.encoded_batches import Batches
 from pelap.measure.noise_levels import to_db
 from pelap.method.latent_map import Fill, LatentMap, Rotation
-from pelap.models.conditions import Conditions, find_conditions
+from pelap.models.conditions import check_told, find_conditions
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import describe_pictures, load_splits
 from pelap.models.saving import ChangedModel
 from pelap.pruning import apply
 from pelap.pruning.apply import PrunedModel, plan_pruning, pruning_record
 from pelap.pruning.latents.latent_plan import PrunePlan, PruneRequest, check_request
-from pelap.pruning.narrowing import check_width, gather_evidence, narrow_model, width_record
+from pelap.pruning.narrowing import (
+    NEED_SLOPES,
+    check_width,
+    gather_evidence,
+    narrow_model,
+    width_record,
+)
 from pelap.pruning.pruning_card import describe_pruning
 from pelap.pruning.width.width_plan import WidthRequest
 
@@ -82,6 +89,8 @@ class Pruned(ModelResult):
         plan, width, costs = self.plan, self.width, self.costs
         lines = [] if plan is None else _describe_latents(plan, costs)
         lines += [] if width is None else _describe_width(width)
+        if "denoiser" in costs:
+            lines += DenoiserFidelity(**costs["denoiser"]).describe()
         if "parameters" in costs:
             before, after = costs["parameters_before"], costs["parameters"]
             lines.append(f"{'parameters':24} {before:,} → {after:,}")
@@ -162,16 +171,18 @@ def prune(
     if not latents.is_asked() and not width.is_asked():
         raise ConfigError("Say what to remove: --keep, --max-psnr-drop or --denoiser-macs.")
     model = as_model(model)
-    config = None
-    if pictures is not None or model.config is not None:
-        config = as_pictures(model, pictures)
+    has_pictures = pictures is not None or model.config is not None
     model.check()
     if latents.is_asked():
         check_request(latents, model.num_channels, autoencoder_ports(model.autoencoder))
     if width.is_asked():
-        check_width(model, width, config is not None)
+        check_width(model, width, has_pictures)
+    config = as_pictures(model, pictures) if has_pictures else None
     if unconditional:
         model = told_nothing(model, config)
+    if config is not None and width.is_asked() and width.criterion in (None, *NEED_SLOPES):
+        way_on = "; --denoiser-criterion magnitude needs no pictures"
+        check_told(model, load_splits(model, config), way_on)
     plan = None
     if latents.is_asked():
         measured = replace(chosen, fill=fill or "linear")
@@ -223,12 +234,11 @@ def prune_model(
     """
     same = replace(model, autoencoder=copy.copy(model.autoencoder))  # its config gets a record
     pruned = PrunedModel(None, same) if plan is None else apply.prune(model, plan)
-    splits = None if config is None else load_splits(model, config, needs_train=width is not None)
+    measured = None if config is None else _measured_on(model, config, num_pictures)
     if width is not None:
         subject, batches = pruned.model, None
-        if splits is not None and config is not None:
-            subject, told = find_conditions(subject, splits, config.data.size, num_pictures)
-            batches = _batches(splits.train, num_pictures, config, told[0] if told else None)
+        if measured is not None:
+            subject, batches = measured.tell(subject), measured.train
         evidence = gather_evidence(subject, width, batches)
         narrower, found = narrow_model(pruned.model, width, evidence, model)
         pruned = PrunedModel(plan, narrower, width_record(found, model))
@@ -236,26 +246,50 @@ def prune_model(
         "parameters_before": _parameters(model),
         "parameters": _parameters(pruned.model),
     }
-    if splits is None or config is None or plan is None:
-        return pruned, costs
-    batches = _batches(splits.test, num_pictures, config)
-    costs |= {
-        "psnr_db_before": _psnr(model, batches),
-        "psnr_db": _psnr(pruned.model, batches),
-        "num_pictures": batches.num_pictures,
-        "data": describe_pictures(config),
-    }
-    return pruned, costs
+    return pruned, costs if measured is None else costs | _costs(model, pruned, plan, measured)
 
 
-def _batches(
-    pictures: Pictures,
-    num_pictures: int | None,
-    config: RunConfig,
-    conditions: Conditions | None = None,
-) -> Batches:
-    indices = torch.arange(len(pictures))[:num_pictures]
-    return Batches(pictures, indices, 32, config.evaluation.seed, conditions)
+@dataclass(frozen=True)
+class _Measured:
+    """Pictures, and what the denoiser is told of them."""
+
+    train: Batches
+    test: Batches
+    condition: Condition | None
+    data: str
+
+    def tell(self, model: LoadedModel) -> LoadedModel:
+        """The model with the empty condition, where there is one."""
+        return model if self.condition is None else replace(model, condition=self.condition)
+
+
+def _measured_on(model: LoadedModel, config: RunConfig, num_pictures: int | None) -> _Measured:
+    splits, seed = load_splits(model, config), config.evaluation.seed
+    told_model, told = find_conditions(model, splits, config.data.size, num_pictures)
+    train, test = (
+        Batches(pictures, torch.arange(len(pictures))[:num_pictures], 32, seed, conditions)
+        for pictures, conditions in zip(
+            (splits.train, splits.test), told or (None, None), strict=True
+        )
+    )
+    return _Measured(train, test, told_model.condition, describe_pictures(config))
+
+
+def _costs(
+    model: LoadedModel, pruned: PrunedModel, plan: PrunePlan | None, measured: _Measured
+) -> dict[str, Any]:
+    """What the decoder and the denoiser lose."""
+    costs: dict[str, Any] = {}
+    if plan is not None:
+        costs["psnr_db_before"] = _psnr(model, measured.test)
+        costs["psnr_db"] = _psnr(pruned.model, measured.test)
+        costs["num_pictures"] = measured.test.num_pictures
+        costs["data"] = measured.data
+    encode = torch.eye(model.num_channels) if plan is None else plan.latent_map.encode
+    fidelity = compare_denoisers(
+        measured.tell(model), measured.tell(pruned.model), encode, measured.test
+    )
+    return costs if fidelity is None else costs | {"denoiser": asdict(fidelity)}
 
 
 def _psnr(model: LoadedModel, batches: Batches) -> float:

@@ -10,6 +10,7 @@ from pelap.commands.verb_settings import (
     AnyText,
     JsonSettings,
     ModelSettings,
+    PromptSettings,
     Switch,
     fields_of,
     shown,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecoverSettings(ModelSettings, JsonSettings, RecoverySettings):
+class RecoverSettings(ModelSettings, JsonSettings, RecoverySettings, PromptSettings):
     """What `pelap recover` takes."""
 
     output: Path
@@ -53,11 +54,14 @@ def run(settings: RecoverSettings) -> "Recovered":
         from pelap.models.model_pictures import pictures_config
         from pelap.models.opening import open_model
 
+        drawn = settings.prompt_pictures(bool(given_settings(settings.overrides)))
+        if drawn is not None and settings.teacher is None:
+            raise ConfigError("--prompts needs who draws: give --teacher ORIGINAL.")
         model = settings.open()
         try:
             return recover(
                 model,
-                pictures_config(model, settings.overrides),
+                drawn or pictures_config(model, settings.overrides),
                 teacher=None if settings.teacher is None else open_model(settings.teacher),
                 output=settings.output,
                 overwrite=settings.overwrite,

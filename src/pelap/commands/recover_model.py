@@ -4,30 +4,29 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import date
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
 
-from pelap import __version__
 from pelap.commands.any_model import (
     AnyModel,
     AnyPictures,
-    ModelResult,
     as_model,
     as_pictures,
     told_nothing,
 )
+from pelap.commands.recovered import Recovered, make_record
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder
 from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError
 from pelap.data.pictures import Splits, to_batch
+from pelap.measure.denoiser_fidelity import DenoiserFidelity, measure_fidelity
 from pelap.measure.encoded_batches import Batches
-from pelap.models.conditions import Conditions, find_conditions
+from pelap.models.conditions import Conditions, check_told, find_conditions
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import describe_pictures, load_splits
 from pelap.models.saving import ChangedModel
@@ -39,7 +38,10 @@ from pelap.training.recovery.low_memory import (
     takes_bf16,
 )
 from pelap.training.recovery.recovered_quality import Quality, measure_quality
-from pelap.training.recovery.recovery_card import NO_LONGER_TOLD, describe_recovery, is_untold
+from pelap.training.recovery.recovery_card import (
+    NO_LONGER_TOLD,
+    describe_recovery,
+)
 from pelap.training.recovery.recovery_settings import RecoverySettings
 from pelap.training.recovery.student import (
     find_encode,
@@ -47,6 +49,7 @@ from pelap.training.recovery.student import (
     make_teacher,
     restore_precision,
     round_weights,
+    typical_width,
     why_left,
 )
 from pelap.training.recovery.student_training import (
@@ -61,40 +64,6 @@ from pelap.training.recovery.validation_prompts import Shown, read_shown
 
 BATCH_SIZE = 32
 """Pictures measured at a time, as in pruning."""
-
-
-@dataclass(frozen=True)
-class Recovered(ModelResult):
-    """A trained model, and what the training brought."""
-
-    record: dict[str, Any]
-    """As in the history of the model."""
-    source: LoadedModel
-    """Before."""
-    changed: ChangedModel
-    """What takes the place of its networks."""
-
-    def describe(self) -> str:
-        record = self.record
-        lines = [
-            f"{'steps':24} {record['steps']:,} of {record['batch_size']} pictures",
-            f"{'teacher':24} {record['teacher'] or 'none'}",
-            f"{'PSNR':24} {record['psnr_db_before']:.2f} → {record['psnr_db']:.2f} dB, "
-            f"{record['num_pictures']:,} pictures",
-        ]
-        if record["noise_loss"] is not None:
-            lines.append(
-                f"{'noise loss':24} {record['noise_loss_before']:.4f} → {record['noise_loss']:.4f}"
-            )
-        if is_untold(record):
-            lines.append(f"{'--unconditional':24} {NO_LONGER_TOLD}")
-        return "\n".join(lines)
-
-    def as_dict(self) -> dict[str, Any]:
-        return self.record
-
-    def change(self) -> tuple[LoadedModel, ChangedModel]:
-        return self.source, self.changed
 
 
 def recover(
@@ -134,8 +103,10 @@ def recover(
     chosen.check()
     check_device(chosen, torch_device())
     model = as_model(model)
-    config = as_pictures(model, pictures)
+    chosen = chosen.for_width(typical_width(model))
     original = None if teacher is None else as_model(teacher)
+    _check(model, original, chosen)
+    config = as_pictures(model, pictures, original)
     if unconditional:
         model = told_nothing(model, config)
         original = None if original is None else told_nothing(original, config)
@@ -157,6 +128,16 @@ def recovery_folder(output: Path) -> RunFolder:
     return RunFolder(output.with_name(f".{output.name}.recovery"))
 
 
+def _check(model: LoadedModel, teacher: LoadedModel | None, settings: RecoverySettings) -> None:
+    """Refuse what cannot work before anything long begins."""
+    if settings.feature_weight > 0 and teacher is None:
+        raise ConfigError("--feature-weight needs whom to learn from: give --teacher.")
+    if model.denoiser is not None:
+        model.check()
+    if teacher is not None:
+        find_encode(model, teacher)
+
+
 def _train(
     model: LoadedModel,
     teacher: LoadedModel | None,
@@ -165,12 +146,10 @@ def _train(
     folder: RunFolder,
 ) -> Recovered:
     """Measure, train and measure again; checkpoints and metrics lie in `folder`."""
-    if settings.feature_weight > 0 and teacher is None:
-        raise ConfigError("--feature-weight needs whom to learn from: give --teacher.")
-    if model.denoiser is not None:
-        model.check()
     encode = None if teacher is None else find_encode(model, teacher)
     splits = load_splits(model, config)
+    if settings.parts != "decoder":
+        check_told(model, splits, "; --parts decoder leaves the denoiser as it is")
     model, told = find_conditions(model, splits, config.data.size)
     for_training, for_test = told or (None, None)
     if teacher is not None and told is not None:
@@ -197,12 +176,12 @@ def _train(
     }
     begin(training, folder, described | {"flip": training.flip, "num_train": len(splits.train)})
     training = _ready(training, shown, splits, folder)
-    before = measure_quality(training.student.system, batches, "Measuring")
+    before = _measure(training, batches)
     train_student(training, folder)
     round_weights(training.student, model)
-    after = measure_quality(training.student.system, batches, "Measuring")
+    after = _measure(training, batches)
     precision = "bf16" if takes_bf16(settings, accelerator.device) else "fp32"
-    record = _record(settings, before, after, len(indices), described, precision)
+    record = make_record(settings, before, after, len(indices), described, precision)
     restore_precision(training.student, model)
     trained = training.student.model
     card = describe_recovery(model.name, record, left)
@@ -255,32 +234,11 @@ def _ready(
     return replace(training, grid=grid)
 
 
-def _record(
-    settings: RecoverySettings,
-    before: Quality,
-    after: Quality,
-    num_pictures: int,
-    described: dict[str, Any],
-    precision: str,
-) -> dict[str, Any]:
-    return {
-        "recovered": date.today().isoformat(),
-        "pelap": __version__,
-        "steps": settings.steps,
-        "teacher": described["teacher"],
-        "parts": settings.parts,
-        "unconditional": described["unconditional"],
-        "conditions": described["conditions"],
-        "feature_weight": settings.feature_weight,
-        "learning_rate": settings.learning_rate,
-        "train": settings.train,
-        "precision": precision,
-        "batch_size": settings.batch_size,
-        "seed": settings.seed,
-        "psnr_db_before": before.psnr_db,
-        "psnr_db": after.psnr_db,
-        "noise_loss_before": before.noise_loss,
-        "noise_loss": after.noise_loss,
-        "num_pictures": num_pictures,
-        "data": described["data"],
-    }
+def _measure(
+    training: StudentTraining, batches: Batches
+) -> tuple[Quality, DenoiserFidelity | None]:
+    student, teacher = training.student.system, training.teacher
+    fidelity = None
+    if teacher is not None:
+        fidelity = measure_fidelity(teacher.system, student, teacher.encode, batches)
+    return measure_quality(student, batches, "Measuring"), fidelity

@@ -12,6 +12,7 @@ from tyro.conf import Fixed, Positional, Suppress, arg
 
 from pelap.config.overrides import apply_overrides
 from pelap.config.presets import PRESETS, get_preset
+from pelap.config.prompts import PromptPictures
 from pelap.config.run_config import RunConfig, load_config
 from pelap.core.errors import ConfigError
 
@@ -101,6 +102,39 @@ class ModelSettings(OverrideSettings):
         if (self.model is None) == (self.autoencoder is None):
             raise ConfigError("Give one of MODEL and --autoencoder package.module:factory.")
         return open_factory(str(self.autoencoder)) if self.model is None else open_model(self.model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSettings:
+    """Of a verb that lets the unpruned model draw its pictures."""
+
+    prompts: Annotated[AnyText, shown("FILE")] = None
+    """In place of pictures: prompts, one a line, of which the unpruned model draws them; varied for
+    200 that come with pelap, classes for a model that takes classes."""
+    num_drawn: int = PromptPictures.num_drawn
+    """Pictures drawn of --prompts."""
+    drawn_guidance: AnyFloat = None
+    """Guidance of that drawing (by default the pipeline's own)."""
+    drawn_steps: AnyInt = None
+    """Steps of that drawing (by default the pipeline's own)."""
+
+    def prompt_pictures(self, given: bool) -> PromptPictures | None:
+        """What is to be drawn; None without --prompts.
+
+        Args:
+            given: Whether there are pictures already.
+
+        Raises:
+            ConfigError: If there are, or a value cannot be used.
+            DataError: If the prompts cannot be read.
+        """
+        if self.prompts is None:
+            return None
+        if given:
+            raise ConfigError("Give one of --prompts and pictures (--data.source).")
+        wanted = PromptPictures(self.prompts, self.num_drawn, self.drawn_guidance, self.drawn_steps)
+        wanted.check()
+        return wanted
 
 
 def fields_of(kind: type[Part], settings: Any) -> dict[str, Any]:

@@ -93,6 +93,13 @@ class DenoiserFamily(ABC):
         """The class label that means no class; None if it takes no classes."""
         return None
 
+    def num_classes(self, config: Config) -> int | None:
+        """Class labels that it takes beside the one that means none; None if it takes no classes.
+
+        Where it is not `none_class`, only who trained it knows whether a label means none.
+        """
+        return self.none_class(config)
+
     def freedom(self, denoiser: Any) -> Freedom:
         """The widths that this denoiser can have."""
         raise NotImplementedError

@@ -4,6 +4,8 @@ from abc import abstractmethod
 from itertools import pairwise
 from typing import Any
 
+from torch import Tensor
+
 from pelap.families.family import (
     MAX_STEPS,
     Config,
@@ -29,9 +31,8 @@ class UNetFamily(DenoiserFamily):
         """Latents, timestep, and a class where it takes one."""
         sample = normal(config["in_channels"], side, side)
         inputs = {"sample": sample, "timestep": example_timestep(sample)}
-        if config.get("num_class_embeds"):
-            inputs["class_labels"] = inputs["timestep"].new_zeros(len(sample))
-        return inputs
+        labels = _example_labels(config, inputs["timestep"], normal)
+        return inputs if labels is None else inputs | {"class_labels": labels}
 
     def freedom(self, denoiser: Any) -> Freedom:
         """The channels of each level, down to a quarter."""
@@ -62,6 +63,17 @@ class UNetFamily(DenoiserFamily):
     def layout(self, denoiser: Any) -> WidthLayout:
         """See `unet_layout`."""
         return unet_layout(denoiser)
+
+
+def _example_labels(config: Config, timesteps: Tensor, normal: Normal) -> Tensor | None:
+    """What stands for a class: a label or a number (B,), or an embedding (B, D); None for none."""
+    kind = config.get("class_embed_type")
+    if kind in ("projection", "simple_projection"):
+        return normal(config["projection_class_embeddings_input_dim"])
+    if kind == "identity":
+        return normal(config.get("time_embedding_dim") or 4 * config["block_out_channels"][0])
+    takes = kind == "timestep" or (kind is None and config.get("num_class_embeds"))
+    return timesteps.new_zeros(len(timesteps)) if takes else None
 
 
 def _attending_levels(config: Config) -> set[int]:

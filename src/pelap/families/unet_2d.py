@@ -1,5 +1,7 @@
 """diffusers' UNet2DModel: unconditional latent diffusion, and what runs here train as `unet_2d`."""
 
+import math
+
 from diffusers.models.unets.unet_2d import UNet2DModel
 
 from pelap.config.run_config import NetworkConfig
@@ -9,7 +11,7 @@ from pelap.families.unet import UNetFamily
 
 
 class UNet2DFamily(UNetFamily):
-    """A UNet without text; the last of its classes, where it has some, means none."""
+    """A UNet without text; of a run here, the last of its classes means none."""
 
     class_name = "UNet2DModel"
     ports = DenoiserPorts(
@@ -25,11 +27,19 @@ class UNet2DFamily(UNetFamily):
 
     def none_class(self, config: Config) -> int | None:
         """The last class: that of runs here."""
-        return config["num_class_embeds"] - 1 if config.get("num_class_embeds") else None
+        classes = self.num_classes(config)
+        return classes - 1 if classes else None
+
+    def num_classes(self, config: Config) -> int | None:
+        """All that it has an embedding of."""
+        return None if config.get("class_embed_type") else config.get("num_class_embeds")
 
     def narrower(self, config: Config, level: int, attends: bool) -> list[int]:
         """Multiples of the norms' groups; one head at least where it attends."""
         groups, width = config["norm_num_groups"], config["block_out_channels"][level]
+        is_last = level == len(config["block_out_channels"]) - 1
+        if is_last and config.get("attn_norm_num_groups"):  # of the middle block's attention
+            groups = math.lcm(groups, config["attn_norm_num_groups"])
         least = max(width // 4, (config["attention_head_dim"] or 1) if attends else 1)
         return [value for value in range(groups, width, groups) if value >= least]
 

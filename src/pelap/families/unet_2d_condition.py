@@ -3,9 +3,16 @@
 import math
 from typing import Any
 
+from pelap.core.errors import ModelError
 from pelap.families.family import TEXT_LENGTH, Config, Inputs, Normal, Widths
 from pelap.families.ports import DenoiserPorts, Port
 from pelap.families.unet import UNetFamily
+
+TOLD_WITHOUT_PICTURES = {
+    "addition_embed_type": ("text", "text_time"),
+    "encoder_hid_dim_type": ("text_proj",),
+}
+"""Fields of its config that say what it is told beside text, and their values that are known."""
 
 
 class UNet2DConditionFamily(UNetFamily):
@@ -17,6 +24,7 @@ class UNet2DConditionFamily(UNetFamily):
 
     def example_inputs(self, config: Config, side: int, normal: Normal) -> Inputs:
         """Latents, timestep and text; pooled text and sizes for XL."""
+        self.check(config)
         width = config["cross_attention_dim"]
         if not isinstance(width, int):
             width = width[0]
@@ -28,6 +36,20 @@ class UNet2DConditionFamily(UNetFamily):
             pooled = config["projection_class_embeddings_input_dim"] - sizes
             inputs["added_cond_kwargs"] = {"text_embeds": normal(pooled), "time_ids": normal(6)}
         return inputs
+
+    def check(self, config: Config) -> None:
+        """Also refuse one that is told of a picture.
+
+        Raises:
+            ModelError: Names the field of its config.
+        """
+        super().check(config)
+        for field, known in TOLD_WITHOUT_PICTURES.items():
+            if config.get(field) not in (None, *known):
+                raise ModelError(
+                    f"The denoiser's {field} is {config[field]}, which is not supported: known are "
+                    f"{', '.join(known)}."
+                )
 
     def narrower(self, config: Config, level: int, attends: bool) -> list[int]:
         """Multiples of the norms' groups, and of a head's width where it attends."""

@@ -1,5 +1,7 @@
 """The layout of diffusers' UNets: found by walking the network as its forward pass does."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -128,8 +130,16 @@ class _Walk:
             self._transformer(path, attention, stream)
             return
         if attention.group_norm is not None:
+            self._split_further(stream, attention.group_norm.num_groups)
             self.layout.norm(f"{path}.group_norm", stream)
         self._attention(path, attention, stream, stream)
+
+    def _split_further(self, stream: Stream, num_groups: int) -> None:
+        """Let whole groups of another norm stay too."""
+        for name in stream:
+            group = self.layout.groups[name]
+            parts = math.lcm(group.parts, num_groups)
+            self.layout.groups[name] = replace(group, parts=parts)
 
     def _attention(self, name: str, attention: Any, stream: Stream, keys: Stream | None) -> None:
         layout, size = self.layout, attention.to_q.out_features

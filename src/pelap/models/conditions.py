@@ -11,7 +11,7 @@ from pelap.families.conditioned import Told
 from pelap.families.registry import denoiser_families, denoiser_family
 from pelap.models.loaded import LoadedModel, runs_on_latents
 from pelap.models.told_rows import RowsInMemory, ToldRows, read_told
-from pelap.models.unconditional import without_condition
+from pelap.models.unconditional import has_only_classes, told_a_class, without_condition
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Conditions:
     """int64, (N,): the row of each picture."""
     kind: str = "captions"
     """What the pictures have: captions or classes."""
+    has_none: bool = True
+    """Whether the denoiser can be told nothing; one that cannot goes on being told."""
 
     def tell(self, indices: Tensor, drops: Tensor | None = None) -> Told:
         """What is said of the pictures at `indices` (B,).
@@ -33,7 +35,8 @@ class Conditions:
             drops: Which pictures nothing is said of, bool, (B,).
         """
         rows = self.rows[indices]
-        return self.told.take(rows if drops is None else rows.masked_fill(drops, 0))
+        drop = drops is not None and self.has_none
+        return self.told.take(rows.masked_fill(drops, 0) if drop else rows)
 
 
 def wants_condition(model: LoadedModel) -> bool:
@@ -48,9 +51,11 @@ def known_classes(model: LoadedModel) -> tuple[str, ...] | None:
     """The classes that its denoiser takes, by name where the pipeline has names; None for none."""
     if model.denoiser is None or type(model.denoiser).__name__ not in denoiser_families():
         return None
-    none = denoiser_family(model.denoiser).none_class(model.denoiser.config)  # type: ignore
+    family, config = denoiser_family(model.denoiser), model.denoiser.config  # type: ignore
+    of_a_run = model.config is not None
+    number = family.none_class(config) if of_a_run else family.num_classes(config)
     names = tuple((model.parts.get("id2label") or {}).values())
-    return None if none is None else names or tuple(map(str, range(none)))
+    return None if number is None else names or tuple(map(str, range(number)))
 
 
 def check_told(model: LoadedModel, splits: Splits, way_on: str = "") -> None:
@@ -59,7 +64,7 @@ def check_told(model: LoadedModel, splits: Splits, way_on: str = "") -> None:
     Args:
         model: With a denoiser.
         splits: Its pictures.
-        way_on: A further one than those that the line names.
+        way_on: A further one, as "; …".
 
     Raises:
         ConfigError: Says what was looked for, and the ways on.
@@ -67,7 +72,7 @@ def check_told(model: LoadedModel, splits: Splits, way_on: str = "") -> None:
     if not wants_condition(model) or _are_told(model, splits):
         return
     classes = known_classes(model)
-    ways = f"or --unconditional, with which it will no longer follow them{way_on}."
+    ways = f"or give --unconditional and it will no longer follow them{way_on}."
     if classes is None:
         raise ConfigError(
             f"{model.name} takes text, and the pictures have no captions (looked for text, caption "
@@ -110,12 +115,13 @@ def find_conditions(
     """
     if not wants_condition(model) or not _are_told(model, splits):
         return model, None
-    told, both = without_condition(model, size), (splits.train, splits.test)
-    classes = known_classes(model)
+    classes, both = known_classes(model), (splits.train, splits.test)
+    has_none = model.config is not None or not has_only_classes(model.denoiser)  # type: ignore
+    told = without_condition(model, size) if has_none else told_a_class(model)
     if classes is not None:
         none = told.condition.arguments["class_labels"].flatten().tolist()  # type: ignore
         labels = RowsInMemory({"class_labels": torch.tensor([*none, *range(len(classes))])})
-        train, test = (Conditions(labels, p.labels[:limit] + 1, "classes") for p in both)
+        train, test = (Conditions(labels, p.labels[:limit] + 1, "classes", has_none) for p in both)
         return told, (train, test)
     captions = [(pictures.captions or ("",) * len(pictures))[:limit] for pictures in both]
     places = {"": 0}

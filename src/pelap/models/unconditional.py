@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from pelap.core.errors import ModelError, in_one_line
-from pelap.families.conditioned import Condition
-from pelap.families.registry import denoiser_family
+from pelap.families.conditioned import Condition, class_condition
+from pelap.families.registry import denoiser_family, example_inputs
 from pelap.models.loaded import LoadedModel, is_flow, runs_on_latents
 
 FIXED: dict[str, Any] = {
@@ -48,16 +48,22 @@ def without_condition(model: LoadedModel, size: int) -> LoadedModel:
     denoiser = model.denoiser
     if denoiser is None or runs_on_latents(denoiser):
         return model
-    config: Any = denoiser.config
-    if config.get("num_class_embeds") or config.get("class_embed_type") == "timestep":
-        raise ModelError(
-            f"The denoiser of {model.name} needs a class and has none that means none."
-        )
+    if has_only_classes(denoiser):
+        if model.config is None:
+            raise ModelError(
+                f"The denoiser of {model.name} needs a class and has none that means none."
+            )
+        return told_a_class(model)
     if not model.parts:
         raise ModelError(f"{model.name} is no pipeline: there is nobody to ask for its condition.")
     pipeline: Any = model.pipeline()
     family = denoiser_family(denoiser)
     others, passed = caught_arguments(model, pipeline, [""], size)
+    if "class_labels" in example_inputs(denoiser) and others.get("class_labels") is None:
+        raise ModelError(
+            f"The pipeline of {model.name} passes no class_labels, without which its denoiser "
+            "cannot be run."
+        )
     condition = Condition(
         others,
         family.latents_name,
@@ -67,6 +73,24 @@ def without_condition(model: LoadedModel, size: int) -> LoadedModel:
         shared=family.shared_inputs,
     )
     return replace(model, condition=condition)
+
+
+def has_only_classes(denoiser: nn.Module) -> bool:
+    """Whether only a run here has taught it a class that means none."""
+    family, config = denoiser_family(denoiser), denoiser.config  # type: ignore
+    return family.num_classes(config) != family.none_class(config)
+
+
+def told_a_class(model: LoadedModel) -> LoadedModel:
+    """The model under its last class, that of runs here for none; whoever calls it names another.
+
+    There is no pipeline to ask: those of diffusers pass this denoiser no class.
+    """
+    assert model.denoiser is not None
+    flows = is_flow(model.scheduler_config)
+    if model.config is not None:
+        flows = model.config.noise.process == "flow"
+    return replace(model, condition=class_condition(model.denoiser, is_flow=flows))
 
 
 def caught_arguments(

@@ -12,8 +12,9 @@ from pelap.measure.encoded_batches import Batches
 from pelap.measure.macs import count_denoiser_macs
 from pelap.models.loaded import LoadedModel
 from pelap.pruning.width.latency import latency_ratio
+from pelap.pruning.width.shapes import find_freedom
 from pelap.pruning.width.width_criteria import LOSS_SHARE, WidthEvidence
-from pelap.pruning.width.width_plan import NarrowDenoiser, WidthRequest, narrow
+from pelap.pruning.width.width_plan import NarrowDenoiser, WidthRequest, find_layout, narrow
 
 NEED_SLOPES = ("taylor", "diff_pruning")
 
@@ -23,6 +24,7 @@ def check_width(model: LoadedModel, request: WidthRequest, has_pictures: bool) -
 
     Raises:
         ConfigError: Names the option.
+        ModelError: If the width of this class, or of this variant of it, cannot be pruned.
     """
     request.check()
     if model.denoiser is None:
@@ -31,6 +33,8 @@ def check_width(model: LoadedModel, request: WidthRequest, has_pictures: bool) -
         raise ConfigError(
             f"--denoiser-criterion {request.criterion} needs pictures: give --data.source."
         )
+    find_freedom(model.denoiser)
+    find_layout(model.denoiser)
 
 
 def gather_evidence(

@@ -87,12 +87,23 @@ def _costs(plan: PrunePlan | None, record: dict[str, Any]) -> list[str]:
         note = f"PSNR over {record['num_pictures']:,} pictures ({record['data']})."
     elif plan is not None:
         note = "What this costs in quality was not measured: no pictures were given."
+    elif "denoiser" in record:
+        note = f"Predictions over {record['denoiser']['num_pictures']:,} pictures."
     else:
         note = "What this costs in samples was not measured; train it with `pelap recover`."
     if "parameters" in record:
         rows.append(f"| parameters | {record['parameters_before']:,} | {record['parameters']:,} |")
+    if "denoiser" in record:
+        rows += _denoiser(record["denoiser"])
     channels = f"| latent channels | {record['channels_before']} | {record['channels_after']} |"
     return ["| | before | after |", "|---|---|---|", channels, *rows, "", note, ""]
+
+
+def _denoiser(found: dict[str, Any]) -> list[str]:
+    rows = [f"| prediction differs by | 0 % | {found['relative_error']:.1%} |"]
+    if found["followed"] is not None:
+        rows.append(f"| follows what it is told | 1 | {found['followed']:.2f} |")
+    return rows
 
 
 def _history(history: list[dict[str, Any]]) -> list[str]:

@@ -11,10 +11,11 @@ NUM_TIMESTEPS = 1000
 
 
 def refit_time(old: Any, new: Any, state: State) -> float:
-    """Refit the layer behind the sinusoidal time embedding by least squares over all timesteps.
+    """Refit the layers behind the sinusoidal time embedding by least squares over all timesteps.
 
     A UNet takes the embedding's width from its first level, so with a narrower one the frequencies
-    differ. The layer's inputs change; what it gives should not.
+    differ. The layers' inputs change; what they give should not. There is a second such layer where
+    a number stands for the class.
 
     Args:
         old: The UNet.
@@ -22,18 +23,25 @@ def refit_time(old: Any, new: Any, state: State) -> float:
         state: Weights of the narrower one, changed in place.
 
     Returns:
-        Root mean square of what is left, over that of what the layer gave around its mean; 0 where
-        the width is the same.
+        Root mean square of what is left, over that of what the layer gave around its mean, of the
+        layer where it is largest; 0 where the width is the same.
     """
-    name = "time_embedding.linear_1"
-    weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+    names = ["time_embedding.linear_1"]
+    if old.config.get("class_embed_type") == "timestep":
+        names.append("class_embedding.linear_1")
     steps = torch.arange(old.config.get("num_train_timesteps") or NUM_TIMESTEPS)
     before = old.time_proj(steps).double()  # (T, old width)
     after = new.time_proj(steps).double()  # (T, new width)
     if before.shape == after.shape:
         return 0.0
+    return max(_refit(name, before, after, state) for name in names)
+
+
+def _refit(name: str, before: Tensor, after: Tensor, state: State) -> float:
+    """One layer, whose inputs (T, old width) become (T, new width)."""
+    weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
     given = before @ weight.double().T + bias.double()  # (T, embedding)
-    ones = torch.ones(len(steps), 1, dtype=torch.float64)
+    ones = torch.ones(len(after), 1, dtype=torch.float64)
     fit = torch.linalg.lstsq(torch.cat([after, ones], dim=1), given, driver="gelsd").solution
     state[f"{name}.weight"] = fit[:-1].T.to(weight)
     state[f"{name}.bias"] = fit[-1].to(bias)

@@ -51,8 +51,8 @@ def build_adamw(settings: RecoverySettings, weights: Sequence[nn.Parameter]) -> 
     if settings.optimizer == "adamw8bit":
         import bitsandbytes  # type: ignore[import-not-found]
 
-        return bitsandbytes.optim.AdamW8bit(weights, lr=settings.learning_rate, weight_decay=0.0)
-    return AdamW(weights, lr=settings.learning_rate, weight_decay=0.0, fused=True)
+        return bitsandbytes.optim.AdamW8bit(weights, lr=settings.rate(0), weight_decay=0.0)
+    return AdamW(weights, lr=settings.rate(0), weight_decay=0.0, fused=True)
 
 
 def checkpoint_gradients(student: Student) -> list[str]:

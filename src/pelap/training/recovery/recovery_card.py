@@ -47,9 +47,28 @@ def describe_recovery(name: str, record: dict[str, Any], left: str | None) -> st
         lines.append(
             f"| noise loss | {record['noise_loss_before']:.4f} | {record['noise_loss']:.4f} |"
         )
+    lines += [f"| {name} | {one} | {other} |" for name, one, other in fidelity_rows(record)]
     return "\n".join(
         [*lines, "", f"Over {record['num_pictures']:,} test pictures ({record['data']}).", ""]
     )
+
+
+def fidelity_rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Of the denoiser beside its teacher: a name, before and after; none without a teacher."""
+    before, after = record.get("denoiser_before"), record.get("denoiser")
+    if before is None or after is None:
+        return []
+    rows = [
+        (
+            "prediction differs",
+            f"{before['relative_error']:.1%}",
+            f"{after['relative_error']:.1%} of the original's size",
+        )
+    ]
+    if after["followed"] is not None:
+        followed = f"{before['followed']:.2f}", f"{after['followed']:.2f} of the original"
+        rows.append(("follows what it is told", *followed))
+    return rows
 
 
 def is_untold(record: dict[str, Any]) -> bool:

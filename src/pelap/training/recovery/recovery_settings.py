@@ -2,15 +2,15 @@
 
 import importlib.util
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Optional, get_args
 
 from pelap.config.run_config import Precision, as_option
 from pelap.core.errors import ConfigError
 from pelap.training.schedules import half_cosine
 
-Parts = Literal["pruned", "denoiser", "all"]
-PARTS: tuple[Parts, ...] = ("pruned", "denoiser", "all")
+Parts = Literal["pruned", "decoder", "denoiser", "all"]
+PARTS: tuple[Parts, ...] = ("pruned", "decoder", "denoiser", "all")
 Trained = Literal["all", "lora"]
 Optimizer = Literal["adamw", "adamw8bit"]
 COUNTS = (
@@ -31,6 +31,11 @@ CHOICES = {
     "optimizer": get_args(Optimizer),
 }
 
+RATE_TIMES_WIDTH = 0.128
+"""Adam's steps are as large for each weight, so that what they change in a layer's output goes with
+its width (Yang et al., arXiv 2203.03466)."""
+HIGHEST_RATE = 4e-3
+
 
 @dataclass(frozen=True)
 class RecoverySettings:
@@ -39,13 +44,12 @@ class RecoverySettings:
     steps: int
     """Of the training."""
     parts: Parts = "all"
-    """Train the layers that carry the latent channels, the denoiser alone, or decoder and
-    denoiser."""
-    learning_rate: float = 1e-4
-    """The highest."""
+    """Train the layers that carry the latent channels, one of decoder and denoiser, or both."""
+    learning_rate: Optional[float] = None  # noqa: UP045 - tyro would import typeguard
+    """The highest; by default 0.128 over the width of what is trained."""
     batch_size: int = 32
     """Pictures a step over all processes together."""
-    teacher_weight: float = 1.0
+    teacher_weight: float = 10.0
     """Of the losses towards the teacher, beside those towards pictures and noise."""
     feature_weight: float = 0.0
     """Of the loss towards what leaves the teacher's blocks."""
@@ -85,8 +89,9 @@ class RecoverySettings:
         for name in COUNTS:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{as_option(name)} is {getattr(self, name)}: at least 1.")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ConfigError(f"--learning-rate is {self.learning_rate}: it must be above 0.")
+        highest = self.learning_rate
+        if highest is not None and not (math.isfinite(highest) and highest > 0):
+            raise ConfigError(f"--learning-rate is {highest}: it must be above 0.")
         for name in ("teacher_weight", "feature_weight", "seed"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -106,8 +111,10 @@ class RecoverySettings:
                 f"--accumulate is {self.accumulate}: --batch-size {self.batch_size} must be a "
                 "multiple of it."
             )
-        if self.train == "lora" and self.parts == "pruned":
-            raise ConfigError("--train lora and --parts pruned exclude each other: give one.")
+        if self.train == "lora" and self.parts in ("pruned", "decoder"):
+            raise ConfigError(
+                f"--train lora and --parts {self.parts} exclude each other: give one."
+            )
         if self.validation_prompts is not None and self.validation_every is None:
             raise ConfigError("--validation-prompts needs --validation-every N, in steps.")
         for option, package, needed in (
@@ -121,8 +128,14 @@ class RecoverySettings:
 
     def rate(self, step: int) -> float:
         """Learning rate of a step from 0: a linear rise, then half a cosine down towards 0."""
-        rising = max(1, round(WARM_UP * self.steps))
+        highest, rising = self.learning_rate, max(1, round(WARM_UP * self.steps))
+        assert highest is not None
         if step < rising:
-            return self.learning_rate * (step + 1) / rising
-        phase = (step - rising) / (self.steps - rising)
-        return self.learning_rate * half_cosine(phase)
+            return highest * (step + 1) / rising
+        return highest * half_cosine((step - rising) / (self.steps - rising))
+
+    def for_width(self, width: float) -> "RecoverySettings":
+        """The same with the default learning rate for weights of that width, if none is given."""
+        if self.learning_rate is not None:
+            return self
+        return replace(self, learning_rate=min(RATE_TIMES_WIDTH / width, HIGHEST_RATE))

@@ -1,6 +1,7 @@
 """Who learns and who teaches: working copies, which weights are trained, and how latents relate."""
 
 import copy
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -78,8 +79,8 @@ def make_student(model: LoadedModel, settings: RecoverySettings, image: Tensor) 
     Args:
         model: Left as it is.
         settings: Parts "all": what decoding uses and encoding does not, and the whole denoiser.
-            "pruned": of those, the layers that carry the latent channels. "denoiser": it alone.
-            With "lora" the denoiser gets adapters, trained beside those layers.
+            "pruned": of those, the layers that carry the latent channels. "denoiser", "decoder":
+            it alone. With "lora" the denoiser gets adapters, trained beside those layers.
         image: A picture of a size that the autoencoder takes, (1, 3, H, W) in [-1, 1].
 
     Raises:
@@ -88,7 +89,8 @@ def make_student(model: LoadedModel, settings: RecoverySettings, image: Tensor) 
     """
     parts, uses_lora = settings.parts, settings.train == "lora"
     autoencoder = _copy(model.autoencoder)
-    denoiser = None if model.denoiser is None or why_left(model) else _copy(model.denoiser)
+    denoiser = None if parts == "decoder" or why_left(model) else model.denoiser
+    denoiser = None if denoiser is None else _copy(denoiser)
     working = replace(model, autoencoder=autoencoder, denoiser=denoiser or model.denoiser)
     system = working.system().eval()
     if denoiser is None:
@@ -114,6 +116,12 @@ def make_student(model: LoadedModel, settings: RecoverySettings, image: Tensor) 
     for weight in trained.weights:
         weight.requires_grad_(True)
     return trained
+
+
+def typical_width(model: LoadedModel) -> float:
+    """The median of its denoiser's layers' widths, or of its decoder's without one."""
+    network = model.autoencoder if model.denoiser is None else model.denoiser
+    return statistics.median(len(weight) for weight in network.parameters() if weight.dim() > 1)
 
 
 def why_left(model: LoadedModel) -> str | None:

@@ -1,0 +1,63 @@
+"""Pictures drawn by a model's own stock pipeline."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from pelap.core.errors import ModelError, in_one_line
+
+QUIET: dict[str, Any] = {"use_resolution_binning": False, "clean_caption": False}
+"""Arguments of a pipeline's call, where it has them."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How a pipeline draws."""
+
+    size: int
+    """Of the pictures, in pixels."""
+    guidance: float | None = None
+    """The pipeline's own by default."""
+    num_steps: int | None = None
+    """The pipeline's own by default."""
+
+
+@torch.no_grad()
+def draw(
+    pipeline: Any,
+    asked: Sequence[str] | Sequence[int] | None,
+    generators: Sequence[torch.Generator],
+    how: Drawing,
+    **others: Any,
+) -> list[Image.Image]:
+    """One picture for each generator: it depends on what is asked and on that generator alone.
+
+    Args:
+        pipeline: From `LoadedModel.pipeline`.
+        asked: A prompt or a class for each picture; None for a pipeline that is told nothing.
+        generators: Of the noise, on the CPU.
+        how: Size, guidance and steps.
+        **others: Further arguments of its call, e.g. `latents`.
+
+    Raises:
+        ModelError: If the pipeline cannot be called so.
+    """
+    taken = inspect.signature(pipeline.__call__).parameters
+    request = {**QUIET, "height": how.size, "width": how.size, "generator": list(generators)}
+    request |= {"num_inference_steps": how.num_steps, "guidance_scale": how.guidance}
+    if asked is None:
+        request["batch_size"] = len(generators)
+    else:
+        request["class_labels" if "class_labels" in taken else "prompt"] = list(asked)
+    request = {name: value for name, value in request.items() if value is not None}
+    request = {name: value for name, value in request.items() if name in taken}
+    pipeline.set_progress_bar_config(disable=True)
+    try:
+        return list(pipeline(**request, **others).images)
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        kind = type(pipeline).__name__
+        raise ModelError(f"{kind} cannot draw pictures ({in_one_line(error)}).") from error
