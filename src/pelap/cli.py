@@ -66,8 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; 0 when done, 2 for a user's mistake, 130 when interrupted."""
     try:
         return _main(list(sys.argv[1:] if argv is None else argv))
-    except KeyboardInterrupt:
-        print("pelap: interrupted; the same command or `pelap resume` continues.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        way_on = "interrupted; the same command or `pelap resume` continues."
+        print(f"pelap: {str(stop) or way_on}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `pelap … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

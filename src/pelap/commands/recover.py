@@ -1,10 +1,12 @@
 """`pelap recover`: a pruned model trained for a few steps."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pelap.commands.verb_settings import (
+    AnyInt,
     AnyText,
     JsonSettings,
     ModelSettings,
@@ -31,6 +33,14 @@ class RecoverSettings(ModelSettings, JsonSettings, RecoverySettings, PromptSetti
     """What MODEL was pruned from."""
     overwrite: Switch = False
     """Replace what pelap made at --output."""
+    gradient_checkpointing: Switch = False
+    """Compute activations again when they are needed instead of keeping them."""
+    tracker: Annotated[AnyText, shown("NAME")] = None
+    """Any accelerate tracker, e.g. tensorboard or wandb, beside metrics.jsonl."""
+    validation_every: AnyInt = None
+    """Steps between grids of pictures, the teacher's above the student's."""
+    validation_prompts: Annotated[AnyText, shown("FILE")] = None
+    """What they show, a prompt or a class a line."""
 
 
 def run(settings: RecoverSettings) -> "Recovered":
@@ -48,15 +58,28 @@ def run(settings: RecoverSettings) -> "Recovered":
         if drawn is not None and settings.teacher is None:
             raise ConfigError("--prompts needs who draws: give --teacher ORIGINAL.")
         model = settings.open()
-        return recover(
-            model,
-            drawn or pictures_config(model, settings.overrides),
-            teacher=None if settings.teacher is None else open_model(settings.teacher),
-            output=settings.output,
-            overwrite=settings.overwrite,
-            unconditional=settings.unconditional,
-            **fields_of(RecoverySettings, settings),
-        )
+        try:
+            return recover(
+                model,
+                drawn or pictures_config(model, settings.overrides),
+                teacher=None if settings.teacher is None else open_model(settings.teacher),
+                output=settings.output,
+                overwrite=settings.overwrite,
+                unconditional=settings.unconditional,
+                **fields_of(RecoverySettings, settings),
+            )
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(_way_on(settings)) from stop
+
+
+def _way_on(settings: RecoverSettings) -> str:
+    """What to say where the training was interrupted."""
+    from pelap.commands.recover_model import recovery_folder
+    from pelap.training.checkpoint import list_checkpoints, step_of
+
+    found = list_checkpoints(recovery_folder(settings.output).checkpoints)
+    where = f"goes on from step {step_of(found[-1]):,}" if found else "begins anew"
+    return f"interrupted; `{shlex.join(['pelap', 'recover', *settings.overrides])}` {where}."
 
 
 def _check_overrides(settings: RecoverSettings) -> None:

@@ -3,25 +3,25 @@
 import shutil
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
-from datetime import date
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
 
-from pelap import __version__
 from pelap.commands.any_model import (
     AnyModel,
     AnyPictures,
-    ModelResult,
     as_model,
     as_pictures,
     told_nothing,
 )
+from pelap.commands.recovered import Recovered, make_record
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder
+from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError
 from pelap.data.pictures import Splits, to_batch
 from pelap.measure.denoiser_fidelity import DenoiserFidelity, measure_fidelity
@@ -31,12 +31,16 @@ from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import describe_pictures, load_splits
 from pelap.models.saving import ChangedModel
 from pelap.models.unconditional import without_condition
+from pelap.training.recovery.low_memory import (
+    check_device,
+    checkpoint_gradients,
+    hold_in_bf16,
+    takes_bf16,
+)
 from pelap.training.recovery.recovered_quality import Quality, measure_quality
 from pelap.training.recovery.recovery_card import (
     NO_LONGER_TOLD,
     describe_recovery,
-    fidelity_rows,
-    is_untold,
 )
 from pelap.training.recovery.recovery_settings import RecoverySettings
 from pelap.training.recovery.student import (
@@ -48,49 +52,18 @@ from pelap.training.recovery.student import (
     typical_width,
     why_left,
 )
-from pelap.training.recovery.student_training import StudentTraining, begin, train_student
+from pelap.training.recovery.student_training import (
+    StudentTraining,
+    begin,
+    kept_files,
+    train_student,
+)
 from pelap.training.recovery.taps import find_taps
+from pelap.training.recovery.validation_grid import make_grid
+from pelap.training.recovery.validation_prompts import Shown, read_shown
 
 BATCH_SIZE = 32
 """Pictures measured at a time, as in pruning."""
-
-
-@dataclass(frozen=True)
-class Recovered(ModelResult):
-    """A trained model, and what the training brought."""
-
-    record: dict[str, Any]
-    """As in the history of the model."""
-    source: LoadedModel
-    """Before."""
-    changed: ChangedModel
-    """What takes the place of its networks."""
-
-    def describe(self) -> str:
-        record = self.record
-        lines = [
-            f"{'steps':24} {record['steps']:,} of {record['batch_size']} pictures",
-            f"{'teacher':24} {record['teacher'] or 'none'}",
-            f"{'PSNR':24} {record['psnr_db_before']:.2f} → {record['psnr_db']:.2f} dB, "
-            f"{record['num_pictures']:,} pictures",
-        ]
-        if record["noise_loss"] is not None:
-            lines.append(
-                f"{'noise loss':24} {record['noise_loss_before']:.4f} → {record['noise_loss']:.4f}"
-            )
-        for name, before, after in fidelity_rows(record):
-            lines.append(f"{name:24} {before} → {after}")
-        if record["denoiser"] and DenoiserFidelity(**record["denoiser"]).needs_recovery:
-            lines.append(f"{'needs recovery':24} still: more steps bring it nearer")
-        if is_untold(record):
-            lines.append(f"{'--unconditional':24} {NO_LONGER_TOLD}")
-        return "\n".join(lines)
-
-    def as_dict(self) -> dict[str, Any]:
-        return self.record
-
-    def change(self) -> tuple[LoadedModel, ChangedModel]:
-        return self.source, self.changed
 
 
 def recover(
@@ -128,6 +101,7 @@ def recover(
     """
     chosen = RecoverySettings(**settings)
     chosen.check()
+    check_device(chosen, torch_device())
     model = as_model(model)
     chosen = chosen.for_width(typical_width(model))
     original = None if teacher is None else as_model(teacher)
@@ -139,14 +113,19 @@ def recover(
     if output is None:
         with tempfile.TemporaryDirectory() as folder:
             return _train(model, original, config, chosen, RunFolder(Path(folder) / "recovery"))
-    output = Path(output).resolve()
-    folder = RunFolder(output.with_name(f".{output.name}.recovery"))
+    folder = recovery_folder(Path(output))
     recovered, state = _train(model, original, config, chosen, folder), PartialState()
     if state.is_main_process:
-        recovered.save(output, overwrite=overwrite)
+        recovered.save(Path(output), overwrite=overwrite)
         shutil.rmtree(folder.path)
     state.wait_for_everyone()
     return recovered
+
+
+def recovery_folder(output: Path) -> RunFolder:
+    """Where a recovery's checkpoints lie until its model is written to `output`."""
+    output = output.resolve()
+    return RunFolder(output.with_name(f".{output.name}.recovery"))
 
 
 def _check(model: LoadedModel, teacher: LoadedModel | None, settings: RecoverySettings) -> None:
@@ -175,7 +154,7 @@ def _train(
     for_training, for_test = told or (None, None)
     if teacher is not None and told is not None:
         teacher = without_condition(teacher, config.data.size)
-    accelerator = Accelerator()
+    accelerator = Accelerator(log_with=settings.tracker, project_dir=folder.path)
     training = _gather(model, teacher, encode, splits, config, settings, accelerator, for_training)
     left = why_left(model)
     if left is not None and accelerator.is_main_process:
@@ -185,6 +164,10 @@ def _train(
         print(f"note: {NO_LONGER_TOLD}.", file=sys.stderr)  # noqa: T201
     indices = torch.arange(min(settings.num_pictures, len(splits.test)))
     batches = Batches(splits.test, indices, BATCH_SIZE, settings.seed, for_test)
+    shown = None
+    if settings.validation_every is not None:
+        names, path = splits.train.class_names, settings.validation_prompts
+        shown = read_shown(model, path, names, is_told=not forgets)
     described = {
         "teacher": teacher.name if teacher else None,
         "data": describe_pictures(config),
@@ -192,16 +175,17 @@ def _train(
         "conditions": for_training.kind if for_training else None,
     }
     begin(training, folder, described | {"flip": training.flip, "num_train": len(splits.train)})
+    training = _ready(training, shown, splits, folder)
     before = _measure(training, batches)
     train_student(training, folder)
     round_weights(training.student, model)
     after = _measure(training, batches)
-    record = _record(settings, before, after, len(indices), described)
+    precision = "bf16" if takes_bf16(settings, accelerator.device) else "fp32"
+    record = make_record(settings, before, after, len(indices), described, precision)
     restore_precision(training.student, model)
     trained = training.student.model
     card = describe_recovery(model.name, record, left)
-    is_main = accelerator.is_main_process  # which alone may remove the file
-    files = {"metrics.jsonl": folder.metrics_path.read_text()} if is_main else {}
+    files = kept_files(folder) if accelerator.is_main_process else {}  # which alone removes them
     return Recovered(
         record, model, ChangedModel(trained.autoencoder, trained.denoiser, card, record, files)
     )
@@ -218,7 +202,7 @@ def _gather(
     conditions: Conditions | None,
 ) -> StudentTraining:
     image = to_batch(splits.test.fetch(torch.tensor([0])), "cpu")  # (1, 3, H, W)
-    student = make_student(model, settings.parts, image)
+    student = make_student(model, settings, image)
     made = None
     if teacher is not None and encode is not None:
         taps = find_taps(model, teacher) if settings.feature_weight > 0 else []
@@ -230,6 +214,26 @@ def _gather(
     )
 
 
+def _ready(
+    training: StudentTraining, shown: Sequence[Shown] | None, splits: Splits, folder: RunFolder
+) -> StudentTraining:
+    """With the teacher's validation pictures drawn, and as little memory as was asked for."""
+    settings, accelerator, student = training.settings, training.accelerator, training.student
+    image = to_batch(splits.test.fetch(torch.tensor([0])), "cpu")  # (1, 3, H, W)
+    grid = None
+    if shown is not None:
+        grid = make_grid(
+            student, training.teacher, shown, image, settings, folder.path, accelerator
+        )
+    if training.teacher is not None and takes_bf16(settings, accelerator.device):
+        hold_in_bf16(training.teacher, accelerator.device)
+    cannot = checkpoint_gradients(student) if settings.gradient_checkpointing else []
+    if cannot and accelerator.is_main_process:
+        note = f"note: --gradient-checkpointing: {' and '.join(cannot)} has none."
+        print(note, file=sys.stderr)  # noqa: T201
+    return replace(training, grid=grid)
+
+
 def _measure(
     training: StudentTraining, batches: Batches
 ) -> tuple[Quality, DenoiserFidelity | None]:
@@ -238,34 +242,3 @@ def _measure(
     if teacher is not None:
         fidelity = measure_fidelity(teacher.system, student, teacher.encode, batches)
     return measure_quality(student, batches, "Measuring"), fidelity
-
-
-def _record(
-    settings: RecoverySettings,
-    measured_before: tuple[Quality, DenoiserFidelity | None],
-    measured: tuple[Quality, DenoiserFidelity | None],
-    num_pictures: int,
-    described: dict[str, Any],
-) -> dict[str, Any]:
-    (before, denoiser_before), (after, denoiser) = measured_before, measured
-    return {
-        "recovered": date.today().isoformat(),
-        "pelap": __version__,
-        "steps": settings.steps,
-        "teacher": described["teacher"],
-        "parts": settings.parts,
-        "unconditional": described["unconditional"],
-        "conditions": described["conditions"],
-        "feature_weight": settings.feature_weight,
-        "learning_rate": settings.learning_rate,
-        "batch_size": settings.batch_size,
-        "seed": settings.seed,
-        "psnr_db_before": before.psnr_db,
-        "psnr_db": after.psnr_db,
-        "noise_loss_before": before.noise_loss,
-        "noise_loss": after.noise_loss,
-        "denoiser_before": None if denoiser_before is None else asdict(denoiser_before),
-        "denoiser": None if denoiser is None else asdict(denoiser),
-        "num_pictures": num_pictures,
-        "data": described["data"],
-    }

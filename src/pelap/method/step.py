@@ -136,30 +136,28 @@ def training_step(
     model.train()
     output = forward_step(model, images, draws, config)
     limit = config.optimizer.max_gradient_norm or float("inf")
-    update(optimizer, output.total_loss, [list(model.parameters())], limit, accelerator)
+    accelerator.backward(output.total_loss)
+    update(optimizer, [list(model.parameters())], limit, accelerator)
     return output
 
 
 def update(
     optimizer: torch.optim.Optimizer,
-    loss: Tensor,
     clipped: Sequence[Sequence[nn.Parameter]],
     max_norm: float,
     accelerator: Accelerator,
 ) -> Tensor:
-    """Backward, clip, step.
+    """Clip the gradients, step, and begin new ones.
 
     Args:
         optimizer: Of the weights.
-        loss: Scalar.
         clipped: Weights whose gradients are clipped together, at `max_norm`.
         max_norm: Greatest norm, infinite for none.
-        accelerator: Scales the loss and waits for the other processes.
+        accelerator: Whose `backward` made the gradients.
 
     Returns:
         The norm of all their gradients before clipping, scalar.
     """
-    accelerator.backward(loss)
     norms = [accelerator.clip_grad_norm_(weights, max_norm) for weights in clipped]
     optimizer.step()
     optimizer.zero_grad()

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ class ChangedModel:
     """Markdown for the model card, in front of what the card said before."""
     record: dict[str, Any]
     """What was done, for the history in the autoencoder's config."""
-    files: dict[str, str]
-    """Further files by name, e.g. a report as JSON."""
+    files: Mapping[str, str | bytes]
+    """Further files by their path in the folder, e.g. a report as JSON."""
 
 
 def save_model(
@@ -43,7 +43,8 @@ def save_model(
         if changed.denoiser is not None:
             _save_part(changed.denoiser, folder / model.denoiser_name, model.variant, None)
         for name, content in changed.files.items():
-            (folder / name).write_text(content)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
         (folder / "README.md").write_text(whole_card(model, changed.card))
 
     write_output(output, write, overwrite=overwrite)

@@ -136,6 +136,6 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
         index, name = key.split(".", 1)
         parameter = parameters[int(index)]
         if tensor.shape == parameter.shape:  # fused AdamW wants the parameter's memory format
-            tensor = torch.empty_like(parameter).copy_(tensor)
+            tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
         state.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

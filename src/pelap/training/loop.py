@@ -62,6 +62,12 @@ class Objective(ABC):
     def is_saved(self, done: int) -> bool:
         """Whether a checkpoint is due after `done` steps."""
 
+    def backward(self, step: int, accelerator: Accelerator) -> StepResult:
+        """The same losses, with their gradients added to those of the weights."""
+        result = self.forward(step)
+        accelerator.backward(result.total_loss)
+        return result
+
     def end_step(self, loop: "Loop", done: int) -> None:  # noqa: B027 - most have nothing to do
         """Do what else is due after `done` steps, before the checkpoint."""
 
@@ -108,9 +114,9 @@ class Loop:
         rate, optimizer = objective.learning_rate(step), self.state.optimizer
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("rate_factor", 1.0)
-        result = objective.forward(step)
+        result = objective.backward(step, self.accelerator)
         clipped, limit = objective.clipped, objective.max_gradient_norm
-        norm = update(optimizer, result.total_loss, clipped, limit, self.accelerator)
+        norm = update(optimizer, clipped, limit, self.accelerator)
         if self.state.ema is not None:
             self.state.ema.step(self.state.trained.parameters())
         return result, norm

@@ -13,7 +13,8 @@ from pelap.core.errors import ConfigError
 from pelap.families.registry import autoencoder_ports, denoiser_ports
 from pelap.method.system import LatentDiffusion
 from pelap.models.loaded import LoadedModel
-from pelap.training.recovery.recovery_settings import Parts
+from pelap.training.recovery.adapters import add_adapters
+from pelap.training.recovery.recovery_settings import RecoverySettings
 from pelap.training.recovery.taps import Listener, Tap, prunings_of
 
 LATENTS_AGREE = 0.1
@@ -55,8 +56,10 @@ class Student:
 class Teacher:
     """The model before pruning, and the way from its latents to the student's."""
 
+    model: LoadedModel
+    """A copy in float32; a denoiser that teaches nothing is no copy."""
     system: LatentDiffusion
-    """In float32, without gradients; its denoiser is None where it teaches none."""
+    """The same, without gradients; its denoiser is None where it teaches none."""
     encode: Tensor
     """(K, C), float32."""
     taps: tuple[Tap, ...] = ()
@@ -66,22 +69,25 @@ class Teacher:
 
     def to_student(self, latents: Tensor) -> Tensor:
         """The student's latents (B, K, …), or noise, or velocities, of the teacher's."""
-        return torch.einsum("kc,bc...->bk...", self.encode.to(latents), latents)
+        with torch.autocast(latents.device.type, enabled=False):  # targets in full precision
+            return torch.einsum("kc,bc...->bk...", self.encode.to(latents), latents)
 
 
-def make_student(model: LoadedModel, parts: Parts, image: Tensor) -> Student:
+def make_student(model: LoadedModel, settings: RecoverySettings, image: Tensor) -> Student:
     """Copy what is trained, and find its weights.
 
     Args:
         model: Left as it is.
-        parts: "all": what decoding uses and encoding does not, and the whole denoiser. "pruned":
-            of those, the layers that carry the latent channels. "denoiser", "decoder": it alone.
+        settings: Parts "all": what decoding uses and encoding does not, and the whole denoiser.
+            "pruned": of those, the layers that carry the latent channels. "denoiser", "decoder":
+            it alone. With "lora" the denoiser gets adapters, trained beside those layers.
         image: A picture of a size that the autoencoder takes, (1, 3, H, W) in [-1, 1].
 
     Raises:
         ConfigError: If nothing is left to train ("denoiser").
-        ModelError: If the layers of this class are unknown ("pruned").
+        ModelError: If the layers of this class are unknown ("pruned", "lora").
     """
+    parts, uses_lora = settings.parts, settings.train == "lora"
     autoencoder = _copy(model.autoencoder)
     denoiser = None if parts == "decoder" or why_left(model) else model.denoiser
     denoiser = None if denoiser is None else _copy(denoiser)
@@ -89,19 +95,22 @@ def make_student(model: LoadedModel, parts: Parts, image: Tensor) -> Student:
     system = working.system().eval()
     if denoiser is None:
         system.denoiser = None  # type: ignore[assignment]
-    if parts == "denoiser" and denoiser is None:
+    if denoiser is None and (parts == "denoiser" or uses_lora):
+        option = "--parts denoiser" if parts == "denoiser" else "--train lora"
         raise ConfigError(
-            f"--parts denoiser: there is nothing to train, {why_left(model) or 'it has none'}."
+            f"{option}: there is nothing to train, {why_left(model) or 'it has none'}."
         )
     decoder = {} if parts == "denoiser" else _decoder_weights(system, autoencoder, image)
     of_denoiser = {} if denoiser is None else dict(denoiser.named_parameters())
     if parts == "pruned":
         reads = autoencoder_ports(autoencoder)
         decoder = _of_layers(decoder, reads.decoder, reads.post_quant)
-        if denoiser is not None:
-            ports = denoiser_ports(denoiser)
-            layers = (ports.input_norm, ports.input.layer, ports.output.layer)
-            of_denoiser = _of_layers(of_denoiser, *layers)
+    if denoiser is not None and (parts == "pruned" or uses_lora):
+        ports = denoiser_ports(denoiser)
+        layers = (ports.input_norm, ports.input.layer, ports.output.layer)
+        of_denoiser = _of_layers(of_denoiser, *layers)
+        if uses_lora:
+            of_denoiser |= add_adapters(denoiser, settings.rank, settings.seed, layers)
     system.requires_grad_(False)
     trained = Student(working, system, list(decoder.values()), list(of_denoiser.values()))
     for weight in trained.weights:
@@ -166,7 +175,8 @@ def make_teacher(
     listener = None
     if denoiser is not None and taps:
         listener = Listener(denoiser, [tap.teacher for tap in taps])
-    made = Teacher(system, encode.float(), tuple(taps) if listener else (), listener)
+    shown = replace(working, denoiser=denoiser or teacher.denoiser)
+    made = Teacher(shown, system, encode.float(), tuple(taps) if listener else (), listener)
     if student.model.denoiser is not None:  # without one, pruning gives the latents a new scale
         _check_latents(teacher, student, made, image)
     return made

@@ -10,19 +10,20 @@ import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
-from torch.optim import AdamW
 
 from pelap.config.run_folder import RunFolder, write_whole
 from pelap.core.digests import digest
 from pelap.core.errors import ConfigError
 from pelap.core.seeding import generator
 from pelap.data.pictures import Pictures, to_batch
-from pelap.families.conditioned import Told
+from pelap.families.conditioned import Told, bare
 from pelap.method.system import sample_moments
 from pelap.models.conditions import Conditions
 from pelap.training.checkpoint import TrainingState
 from pelap.training.loop import DivergenceError, Loop, Objective, restore
 from pelap.training.preparation import check_batch
+from pelap.training.recovery.adapters import merge_adapters
+from pelap.training.recovery.low_memory import build_adamw, takes_bf16
 from pelap.training.recovery.recovery_losses import (
     RecoveryBatch,
     RecoveryLosses,
@@ -31,6 +32,7 @@ from pelap.training.recovery.recovery_losses import (
 )
 from pelap.training.recovery.recovery_settings import RecoverySettings
 from pelap.training.recovery.student import Student, Teacher
+from pelap.training.recovery.validation_grid import ValidationGrid
 from pelap.training.tracking import Tracker
 from pelap.training.training_batches import draw_pictures, share_of
 
@@ -55,6 +57,8 @@ class StudentTraining:
     accelerator: Accelerator
     conditions: Conditions | None = None
     """What the denoisers are told of the pictures; None for nothing."""
+    grid: ValidationGrid | None = None
+    """Pictures drawn now and then; None for none."""
 
 
 def begin(training: StudentTraining, folder: RunFolder, described: dict[str, Any]) -> None:
@@ -106,7 +110,7 @@ def train_student(training: StudentTraining, folder: RunFolder) -> None:
     """
     settings, accelerator = training.settings, training.accelerator
     weights = training.student.weights
-    optimizer = AdamW(weights, lr=settings.rate(0), weight_decay=0.0, fused=True)
+    optimizer = build_adamw(settings, weights)
     # without use_ema_warmup its decay is min(decay, (1 + step) / (10 + step))
     ema = EMAModel(weights, decay=EMA_DECAY)
     taps = training.teacher.taps if training.teacher else ()
@@ -115,6 +119,10 @@ def train_student(training: StudentTraining, folder: RunFolder) -> None:
     # frozen weights come from the model itself, so that checkpoints need not hold them
     state = TrainingState(nn.ParameterList(weights), wrapped, ema)
     steps = range(restore(folder, state, accelerator), settings.steps)
+    if settings.tracker is not None:
+        accelerator.init_trackers("pelap", {k: str(v) for k, v in asdict(settings).items()})
+    if training.grid is not None and steps.start == 0:
+        training.grid.draw(0)
     try:
         with Tracker(folder, accelerator, "Recovering", settings.batch_size, steps) as tracker:
             loop = Loop(accelerator, folder, state, tracker, keep_checkpoints=1)
@@ -123,6 +131,19 @@ def train_student(training: StudentTraining, folder: RunFolder) -> None:
         if accelerator.is_main_process:
             shutil.rmtree(folder.path)
         raise
+    finally:
+        for tracked in accelerator.trackers:  # end_training would also part the processes
+            tracked.finish()
+    if settings.train == "lora":
+        merge_adapters(bare(training.student.system.denoiser))
+
+
+def kept_files(folder: RunFolder) -> dict[str, bytes]:
+    """What the finished model keeps of the folder, by path: metrics, grids, a tracker's files."""
+    others = (folder.checkpoints.name, SETTINGS_FILE)
+    files = [path for path in folder.path.rglob("*") if path.is_file()]
+    named = [(path.relative_to(folder.path), path) for path in files]
+    return {str(name): path.read_bytes() for name, path in named if name.parts[0] not in others}
 
 
 class RecoveryObjective(Objective):
@@ -148,15 +169,47 @@ class RecoveryObjective(Objective):
     def learning_rate(self, step: int) -> float:
         return self.settings.rate(step)
 
-    def forward(self, step: int) -> RecoveryLosses:
+    def backward(self, step: int, accelerator: Accelerator) -> RecoveryLosses:
+        """Part by part, so that only one part's activations are kept at a time."""
+        num_parts = self.settings.accumulate
+
+        def take(part: int) -> RecoveryLosses:
+            losses = self.forward(step, part)
+            accelerator.backward(losses.total_loss / num_parts)
+            return losses.from_vector(losses.to_vector())  # without what backward needed
+
+        taken = [take(part) for part in range(num_parts)]
+        return taken[0].from_vector(torch.stack([one.to_vector() for one in taken]).mean(dim=0))
+
+    def forward(self, step: int, part: int = 0) -> RecoveryLosses:
+        """The losses of one of the parts that this process takes its pictures in."""
         settings, training = self.settings, self.training
         size, seed, pictures = settings.batch_size, settings.seed, training.pictures
-        share, num = share_of(training.accelerator, size), len(pictures)
+        share, num = self._share(part), len(pictures)
         indices, flips = draw_pictures(step, num, size, seed, flip=training.flip, share=share)
         images = to_batch(pictures.fetch(indices), training.accelerator.device, flips)
-        batch = self._make_batch(images, step, share, self._tell(indices, step, share))
-        output = self.model(batch.latents, batch.noisy, batch.timesteps, batch.told)
+        told = self._tell(indices, step, share)
+        with self._autocast():
+            batch = self._make_batch(images, step, share, told)
+        with self._autocast():  # anew: it would remember weights in bf16 without their gradients
+            output = self.model(batch.latents, batch.noisy, batch.timesteps, batch.told)
         return recovery_losses(output, batch, settings.teacher_weight, settings.feature_weight)
+
+    def end_step(self, loop: Loop, done: int) -> None:
+        every, grid = self.settings.validation_every, self.training.grid
+        if grid is not None and every and (done % every == 0 or done == self.settings.steps):
+            with loop.state.averaged():
+                grid.draw(done)
+
+    def _share(self, part: int) -> slice:
+        whole = share_of(self.training.accelerator, self.settings.batch_size)
+        size = (whole.stop - whole.start) // self.settings.accumulate
+        return slice(whole.start + part * size, whole.start + (part + 1) * size)
+
+    def _autocast(self) -> torch.autocast:
+        device = self.training.accelerator.device
+        use_bf16 = takes_bf16(self.settings, device)
+        return torch.autocast(device.type, torch.bfloat16, enabled=use_bf16)
 
     def _tell(self, indices: Tensor, step: int, share: slice) -> Told | None:
         conditions, settings = self.training.conditions, self.settings
@@ -202,7 +255,9 @@ class RecoveryObjective(Objective):
                 prediction = carry(teacher.system.predict(noisy, timesteps, told))
             if teacher is not None and teacher.listener is not None:
                 features = tuple(
-                    given if tap.features is None else given[:, tap.features.to(given.device)]
+                    given.float()
+                    if tap.features is None
+                    else given[:, tap.features.to(given.device)].float()
                     for given, tap in zip(teacher.listener.take(), teacher.taps, strict=True)
                 )
             noisy, target = carry(noisy), carry(target)
