@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pelap.commands.analyze_model import analyze as analyze
     from pelap.commands.any_model import pictures as pictures
     from pelap.commands.any_model import prompts as prompts
-    from pelap.commands.compare import compare as compare
+    from pelap.commands.compare_models import compare as compare
     from pelap.commands.diagnose_model import diagnose as diagnose
     from pelap.commands.evaluate import evaluate as evaluate
     from pelap.commands.export import export as export
@@ -50,7 +50,7 @@ _HOMES = {
     "PaperUNet": "pelap.method.paper_denoiser",
     "RunConfig": "pelap.config.run_config",
     "analyze": "pelap.commands.analyze_model",
-    "compare": "pelap.commands.compare",
+    "compare": "pelap.commands.compare_models",
     "diagnose": "pelap.commands.diagnose_model",
     "evaluate": "pelap.commands.evaluate",
     "export": "pelap.commands.export",

@@ -26,7 +26,11 @@ VERBS = {
     "sample": ("SampleSettings", "Draw pictures from noise."),
     "report": (
         "ReportSettings",
-        "Write one page about evaluated runs, or about models: quality against cost.",
+        "Write one page about evaluated runs.",
+    ),
+    "compare": (
+        "CompareSettings",
+        "Write one page about models: quality against cost, and the same prompts side by side.",
     ),
     "reproduce": (
         "ReproduceSettings",

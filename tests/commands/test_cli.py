@@ -14,7 +14,7 @@ import pelap
 from pelap.analysis.analysis_record import AnalysisSettings
 from pelap.cli import VERBS, _parse, main
 from pelap.commands.analyze import AnalyzeSettings, MeasuredOn
-from pelap.commands.report import ReportSettings
+from pelap.commands.compare import CompareSettings
 from pelap.commands.verb_settings import fields_of
 from pelap.config.overrides import given_settings, split_overrides
 from pelap.config.presets import tiny
@@ -102,7 +102,7 @@ def test_what_is_missing_is_named_in_every_encoding(encoding: str):
 
 
 def test_two_dashes_end_a_list():
-    settings = _parse(ReportSettings, "report", ["--batch-sizes", "1", "16", "--", "a", "b"])
+    settings = _parse(CompareSettings, "compare", ["--batch-sizes", "1", "16", "--", "a", "b"])
     assert (settings.batch_sizes, settings.paths) == ((1, 16), (Path("a"), Path("b")))
 
 

@@ -1,6 +1,7 @@
-"""`pelap report MODEL MODEL …`: what is measured, resumed, refused; small models throughout."""
+"""`pelap compare MODEL MODEL …`: what is measured, resumed, refused; small models throughout."""
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,8 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from pelap.cli import main
-from pelap.commands.compare import compare_subjects, giver_of, labels_of, open_subjects
 from pelap.commands.compare_measure import TradeoffSettings, measure_model
+from pelap.commands.compare_models import compare_subjects
+from pelap.commands.compare_pictures import RowSettings
+from pelap.commands.compared_models import giver_of, labels_of, open_subjects
 from pelap.config.presets import tiny
 from pelap.config.run_config import EvaluationConfig, GateConfig, NetworkConfig, RunConfig
 from pelap.core.errors import ConfigError, ModelError
@@ -29,6 +32,9 @@ CPU = torch.device("cpu")
 SETTINGS = TradeoffSettings(num_pictures=24, num_samples=6, steps=2, batch_sizes=(1, 2), rounds=1)
 
 
+FEW_ROWS = RowSettings(num_rows=2, drawn_steps=2)
+
+
 def tradeoff(
     paths: Sequence[str | Path],
     output: Path,
@@ -38,11 +44,11 @@ def tradeoff(
     """What tradeoff.json holds about these models."""
     subjects = open_subjects(paths)
     config = pictures_config(giver_of(subjects), overrides)
-    return compare_subjects(subjects, output, config, settings).as_dict()
+    return compare_subjects(subjects, output, config, settings, FEW_ROWS).as_dict()
 
 
 OPTIONS = ["--num-pictures", "24", "--num-samples", "6", "--steps", "2", "--batch-sizes", "1", "2",
-           "--evaluation.num-bootstraps", "3"]  # fmt: skip
+           "--num-prompts", "2", "--evaluation.num-bootstraps", "3"]  # fmt: skip
 FD = "FD-ResNet20"
 
 
@@ -90,16 +96,16 @@ def own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that read the JSON: drawing takes seconds."""
-    monkeypatch.setattr("pelap.commands.compare.write_tradeoff", lambda *_: None)
+    monkeypatch.setattr("pelap.commands.compare_models.write_tradeoff", lambda *_: None)
 
 
 def three(models: Path) -> list[str]:
     return [str(models / name) for name in ("chosen", "chance", "whole")]
 
 
-def test_report_about_models(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_compare_models(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     output = tmp_path / "page"
-    assert main(["report", *three(models), "--output", str(output), *OPTIONS]) == 0
+    assert main(["compare", *three(models), "--output", str(output), *OPTIONS]) == 0
 
     printed = capsys.readouterr().out.splitlines()
     result = json.loads((output / "tradeoff.json").read_text())
@@ -121,15 +127,26 @@ def test_report_about_models(models: Path, tmp_path: Path, capsys: pytest.Captur
         assert set(one["cost"]) == {"time_batch_1", "time_batch_2", "macs", "parameters",
                                     "latent_bytes"}  # fmt: skip
     whole, chance, chosen = (one["cost"] for one in result["models"])
-    assert whole["time_batch_2"] == {"mean": 1, "low": 1, "high": 1}
+    assert whole["time_batch_2"] == {
+        "mean": 1, "low": 1, "high": 1, "is_comparable": True
+    }  # fmt: skip
     assert (whole["latent_bytes"]["mean"], chosen["latent_bytes"]["mean"]) == (256, 128)
     assert chance["macs"] == chosen["macs"]
     page = (output / "tradeoff.html").read_text()
     assert "6 samples of each model against 32 test pictures" in page
     assert str(tmp_path) not in page + (output / "tradeoff.json").read_text()
     assert {file.stem for file in (output / "figures").iterdir()} == {
-        "tradeoff_psnr_db", "tradeoff_rFD-ResNet20", f"tradeoff_{FD}", f"tradeoff_{FD}-to-unpruned"
+        "tradeoff_psnr_db", "tradeoff_noise_loss"
     }  # fmt: skip
+    assert not any(one["quality"][FD]["is_comparable"] for one in result["models"])
+    assert "not comparable, of fewer than 1,000 pictures" in "\n".join(printed)
+    assert not re.search(r"dominates|beaten", "\n".join(printed) + page)
+    drawn = result["side_by_side"]
+    assert drawn["rows"] == ["seed 0", "seed 1"]
+    assert [one["label"] for one in drawn["models"]] == ["whole", "chance", "chosen"]
+    assert drawn["models"][2]["noise"].startswith("whole's, carried to 2 channels")
+    assert f"{drawn['models'][2]['mean']['psnr_db']:.1f} dB, features" in page
+    assert page.count('class="crisp"') == 6
 
 
 @pytest.mark.usefixtures("no_page")
@@ -146,7 +163,7 @@ def test_what_was_measured_is_not_measured_again(
         measured.append(model.name)
         return measure_model(model, *more)
 
-    monkeypatch.setattr("pelap.commands.compare.measure_model", measure)
+    monkeypatch.setattr("pelap.commands.compare_models.measure_model", measure)
     assert tradeoff(three(models), tmp_path / "page", SETTINGS) == first
     assert measured == []
     files[1].unlink()
@@ -212,25 +229,21 @@ def test_conditional_models_are_compared_by_their_reconstructions(tmp_path: Path
     result = tradeoff(pipelines, tmp_path / "page", SETTINGS, options)
     assert [set(one["quality"]) for one in result["models"]] == [{"psnr_db", "rFD-ResNet20"}] * 2
     assert sum("no samples" in note for note in result["notes"]) == 2
+    assert result["models"][1]["denoiser_changed"]
+    assert any("chance: denoiser not measured" in s for s in result["findings"]["sentences"])
+    assert result["side_by_side"] is None
+    assert "whole takes text, and the pictures have no captions" in result["notes"][-1]
 
 
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (["chance", "chosen"], "None of these models is unpruned"),
-        (["whole", "chosen"], "pruned at random: add what `pelap prune MODEL --criterion random"),
-        (["whole", "chance", "chance"], "chance is given twice"),
-    ],
-)
-def test_an_unpruned_and_a_random_model_are_needed(
-    models: Path, tmp_path: Path, names: list[str], message: str, capsys: pytest.CaptureFixture[str]
-):
-    paths = [str(models / name) for name in names]
-    assert main(["report", *paths, "--output", str(tmp_path / "page")]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "page").exists()
+@pytest.mark.usefixtures("no_page")
+def test_neither_an_unpruned_nor_a_random_model_is_needed(models: Path, tmp_path: Path):
+    options = ["--data.source", "photos", "--data.size", "16", "--data.num-test", "24"]
+    alone = tradeoff([models / "chosen"], tmp_path / "alone", SETTINGS, options)
+    assert [one["label"] for one in alone["models"]] == ["chosen"]
+    said = " ".join([alone["findings"]["lead"], *alone["findings"]["sentences"]])
+    assert "No unpruned model is among them" in said
+    assert "No model pruned at random is among them" in said
+    assert alone["side_by_side"]["models"][0]["mean"] is None
 
 
 def test_what_cannot_be_is_refused(
@@ -239,25 +252,28 @@ def test_what_cannot_be_is_refused(
     file = tmp_path / "file"
     file.write_text("")
     for more, message in (
-        ([], "Give --output FOLDER"),
         (["--output", str(file)], "is a file"),
         (["--output", str(tmp_path / "p"), "--num-samples", "1"], "--num-samples is 1"),
+        (["--output", str(tmp_path / "p"), "--num-prompts", "0"], "--num-prompts is 0"),
+        (["--output", str(tmp_path / "p"), "--prompts", str(file)], "is empty: give a prompt"),
         (["--output", str(tmp_path / "p"), "--sampler", "euler"], "--sampler is 'euler'"),
         (["--output", str(tmp_path / "p"), "--steps", "0"], "--steps is 0"),
         (["--output", str(tmp_path / "p"), "--batch-sizes", "2", "2"], "names a number twice"),
         (["--output", str(tmp_path / "p"), "--evaluation.extractor", "no:thing"], "no:thing"),
     ):
-        assert main(["report", *three(models), *more]) == 2
+        assert main(["compare", *three(models), *more]) == 2
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
     assert not (tmp_path / "p").exists()
 
 
-def test_settings_of_models_are_refused_for_runs(models: Path, capsys: pytest.CaptureFixture[str]):
-    for more in (["--num-samples", "9"], ["--json"], ["--data.size", "16"]):
-        assert main(["report", str(models / "whole"), *more]) == 2
-        assert f"takes no setting {more[0]}" in capsys.readouterr().err
+def test_report_of_models_points_to_compare(models: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["report", str(models / "whole"), str(models / "chosen")]) == 2
+    error = capsys.readouterr().err
+    assert "chosen is a model" in error
+    assert "`pelap compare MODEL…`" in error
+    assert error.count("\n") == 1
     assert main(["report", str(models / "whole")]) == 2
     assert "pelap evaluate" in capsys.readouterr().err
 
@@ -270,6 +286,8 @@ def test_names_tell_folders_apart(tmp_path: Path):
     assert labels_of(["owner/name", folders[2]]) == ["name", "other"]
     with pytest.raises(ConfigError, match="given twice"):
         labels_of([folders[0], folders[0]])
+    with pytest.raises(ConfigError, match="Give MODEL"):
+        open_subjects([])
 
 
 def test_models_that_do_not_sample_are_refused(models: Path, tmp_path: Path):

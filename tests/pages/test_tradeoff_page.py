@@ -231,7 +231,7 @@ def test_the_table_marks_the_best_and_relates_to_the_unpruned():
         "6.00 M", ("× 0.50",), True
     )  # fmt: skip
     assert whole[macs].notes == ()
-    time = column["time, 1 at a time (unpruned: 1) ↓"]
+    time = column["time, 1 at a time (reference: 1) ↓"]
     assert (whole[time].notes, chosen[time].notes) == ((), ("0.580 to 0.620",))
 
 
@@ -240,7 +240,7 @@ def test_a_panel_for_each_cost_shows_every_model(columns: int):
     points = three()
     figure = styled(lambda: draw_tradeoff(points, FD, columns))
     assert titles(figure) == [
-        "time, 1 at a time (unpruned: 1)", "MACs of a step", "parameters", "bytes of a latent"
+        "time, 1 at a time (reference: 1)", "MACs of a step", "parameters", "bytes of a latent"
     ]  # fmt: skip
     costs = ["time_batch_1", MACS, PARAMETERS, LATENT_BYTES]
     for place, (axes, cost) in enumerate(zip(figure.axes[:4], costs, strict=True)):
@@ -317,7 +317,58 @@ def test_page_holds_all_it_shows(tmp_path: Path):
         assert words in page, words
 
 
-def test_page_without_unpruned_model_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="unpruned"):
-        write_tradeoff(three()[1:], [], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize(
+    ("points", "words"),
+    [
+        (three()[1:], ["the others are held against chance", "chosen against chance"]),
+        (three()[::2], ["chosen beside whole", "No model pruned at random is among them"]),
+        (three()[:1], ["whole", "No pruned model here."]),
+    ],
+)
+def test_what_a_missing_model_leaves_unknown_is_said(
+    tmp_path: Path, points: list[TradeoffPoint], words: list[str]
+):
+    page = write_tradeoff(points, [], tmp_path / "out").read_text()
+    assert all(text in page for text in words)
+
+
+def test_a_changed_denoiser_that_was_not_measured_is_never_ranked(tmp_path: Path):
+    """Only its untouched autoencoder was measured, which says nothing of what was destroyed."""
+    whole, chance, chosen = (
+        replace(p, quality={PSNR: p.quality[PSNR]}, denoiser_changed=p.role != "unpruned")
+        for p in three()
+    )
+    points = [whole, chance, chosen]
+    assert not any(dominates(one, other, PSNR) for one in points for other in points)
+    page = write_tradeoff(points, [], tmp_path / "out").read_text()
+    assert not re.search(r"dominates|beaten|in the shade", page)
+    assert page.count("denoiser not measured") >= 4
+    assert cost_sentence(chosen, whole, PSNR).endswith(
+        "not told apart. That is of its autoencoder: denoiser not measured."
+    )
+    figure = draw_tradeoff(points, PSNR)
+    assert entries(figure) == ["unpruned", "random", "pruned"]
+    assert not [line for axes in figure.axes for line in axes.lines if line.get_color() == FRONT]
+
+    measured = replace(chosen, quality=chosen.quality | {NOISE_LOSS: Value(0.1)})
+    assert not measured.is_unknown
+    assert not dominates(measured, whole, PSNR)
+    assert cost_sentence(measured, whole, PSNR).endswith("says nothing of its changed denoiser.")
+    drawn = replace(three()[2], denoiser_changed=True)
+    assert dominates(drawn, replace(three()[1], denoiser_changed=True), FD)
+
+
+def test_distances_of_few_pictures_are_marked_and_not_ranked_by(tmp_path: Path):
+    points = three()
+    found = MEASURED["quality"][FD] | {"num_pictures": 5000, "num_references": 999}
+    few = to_point(MEASURED | {"quality": {FD: found}}, "a", []).quality[FD]
+    assert few == Value(40, 39, 41, is_comparable=False)
+    points[2].quality[FD] = replace(points[2].quality[FD], is_comparable=False)
+    assert main_metric(points) == PSNR
+    table = tradeoff_table(points, points[0])
+    assert [row[2].text for row in table.rows] == ["40.0", "60.0", "45.0 †"]
+    assert not any(row[2].best for row in table.rows)
+    assert "not comparable" in table.rows[2][2].notes
+    page = write_tradeoff(points, [], tmp_path / "out").read_text()
+    assert "† not comparable: a Fréchet distance of fewer than 1,000 pictures." in page
+    assert not (tmp_path / "out" / "figures" / "tradeoff_FD-ResNet20.png").exists()

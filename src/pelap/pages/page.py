@@ -33,12 +33,24 @@ class Items:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A picture in a table, shown in CSS pixels `side` wide; small ones keep their pixels crisp."""
+
+    png: bytes
+    side: int
+    alt: str
+    is_crisp: bool = False
+
+
+@dataclass(frozen=True)
 class Cell:
     """A table's cell; notes stand below its text, smaller, and the best of a column is bold."""
 
     text: str
     notes: tuple[str, ...] = ()
     best: bool = False
+    picture: "Picture | None" = None
+    """Above the text."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +146,7 @@ def write_page(
     return path
 
 
-def _uri(image: Drawing) -> str:
+def _uri(image: Drawing | Picture) -> str:
     return "data:image/png;base64," + base64.b64encode(image.png).decode("ascii")
 
 

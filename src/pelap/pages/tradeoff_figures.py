@@ -32,6 +32,8 @@ LOOKS: dict[Role, tuple[str, str, bool]] = {
     "pruned": (canvas.BLUE, "o", False),
 }
 """Colour, marker, and whether it is hollow."""
+PALE = 0.4
+"""Opacity of a model that is not ranked."""
 FRONT, SHADE = "#5c6168", "#eef0f2"
 PANEL_WIDTH, PANEL_HEIGHT = 3.3, 2.45
 """Inches, where there are several columns."""
@@ -70,10 +72,12 @@ def draw_tradeoff(points: Sequence[TradeoffPoint], metric: str, columns: int = 1
         marks = [(point, point.cost[cost], point.quality[metric]) for point in with_quality]
         marks = [m for m in marks if math.isfinite(m[1].mean) and math.isfinite(m[2].mean)]
         axes.set_title(cost_title(cost))
-        drawn.append((axes, marks, _draw_panel(axes, marks, higher_is_better(metric))))
+        drawn.append((axes, marks, _draw_panel(axes, marks, metric)))
     for axes in panels[: len(costs) : columns]:
         axes.set_ylabel(metric_title(metric))
-    _add_keys(figure, panels[len(costs) :], {point.role for point in points}, columns)
+    roles: set[Role] = {point.role for point in points}
+    has_front = any(front for *_, front in drawn)
+    _add_keys(figure, panels[len(costs) :], roles, columns, has_front)
     figure.draw_without_rendering()  # labels are placed in the panels' final size
     for axes, marks, front in drawn:
         _label(figure, axes, marks, front)
@@ -85,8 +89,11 @@ def shared_costs(points: Sequence[TradeoffPoint]) -> list[str]:
     return [name for name in points[0].cost if all(name in point.cost for point in points)]
 
 
-def _draw_panel(axes: Axes, marks: Sequence[Mark], higher: bool) -> list[Place]:
-    """Markers, bars and the front over its shade; gives the corners of the front."""
+def _draw_panel(axes: Axes, marks: Sequence[Mark], metric: str) -> list[Place]:
+    """Markers, bars and the front over its shade; gives the corners of the front.
+
+    Models that the metric does not rank are pale, and no part of the front.
+    """
     axes.margins(0.16, 0.2)
     for _, x, y in [mark for mark in marks if mark[0].role == "unpruned"][:1]:
         axes.axvline(x.mean, color=canvas.BLACK, lw=0.7, ls=":", zorder=1)
@@ -96,9 +103,11 @@ def _draw_panel(axes: Axes, marks: Sequence[Mark], higher: bool) -> list[Place]:
         axes.plot([x.mean] * 2, y.ends, color=colour, lw=1.3, alpha=0.7, zorder=3)
         axes.plot(x.ends, [y.mean] * 2, color=colour, lw=1.3, alpha=0.7, zorder=3)
         look = {"mfc": "white", "mew": 1.6} if hollow else {"mfc": colour, "mew": 0}
+        look["alpha"] = 1 if point.is_ranked(metric) else PALE
         axes.plot([x.mean], [y.mean], marker, color=colour, ms=MARKER_SIZE, zorder=4, **look)
     canvas.scale_values(axes, [end for _, _, y in marks for end in y.ends])
-    corners = _front_corners(axes, marks, higher) if marks else []
+    ranked = [mark for mark in marks if mark[0].is_ranked(metric)]
+    corners = _front_corners(axes, ranked, higher_is_better(metric)) if len(ranked) > 1 else []
     if corners:
         right, (bottom, top) = axes.get_xlim()[1], axes.get_ylim()
         xs, ys = [x for x, _ in corners], [y for _, y in corners]
@@ -122,14 +131,17 @@ def _front_corners(axes: Axes, marks: Sequence[Mark], higher: bool) -> list[Plac
     return [*corners, (axes.get_xlim()[1], level)]
 
 
-def _add_keys(figure: Figure, empty: list[Axes], roles: set[Role], columns: int) -> None:
+def _add_keys(
+    figure: Figure, empty: list[Axes], roles: set[Role], columns: int, has_front: bool
+) -> None:
     """The legend, in an empty panel where there is one."""
     keys = [
         canvas.key(colour, role, marker, hollow)
         for role, (colour, marker, hollow) in LOOKS.items()
         if role in roles
     ]
-    keys.append(Line2D([], [], color=FRONT, lw=1.6, label="Pareto front"))
+    if has_front:
+        keys.append(Line2D([], [], color=FRONT, lw=1.6, label="Pareto front"))
     for axes in empty[1:]:
         axes.remove()
     if not empty:

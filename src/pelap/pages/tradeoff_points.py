@@ -15,6 +15,13 @@ TO_UNPRUNED = "-to-unpruned"
 COSTS = {MACS: "MACs of a step", PARAMETERS: "parameters", LATENT_BYTES: "bytes of a latent"}
 METRICS = {PSNR: "PSNR in dB", NOISE_LOSS: "noise loss"}
 """What they are called; other costs are times, and other metrics have names that can be read."""
+FRECHET = ("FD-", "rFD-")
+FEWEST = 1000
+"""Pictures, on either side, from which on Fréchet distances can be compared."""
+NOT_COMPARABLE = "not comparable"
+MARK = "†"
+"""Behind a figure that is not comparable."""
+NOT_MEASURED = "denoiser not measured"
 HIGHER_IS_BETTER = (PSNR, "ssim", "precision", "recall")
 
 
@@ -25,6 +32,8 @@ class Value:
     mean: float
     low: float | None = None
     high: float | None = None
+    is_comparable: bool = True
+    """False for a Fréchet distance of fewer than FEWEST pictures: shown, never ranked by."""
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -46,6 +55,24 @@ class TradeoffPoint:
     description: str = ""
     training_steps: int = 0
     """Of all recoveries."""
+    denoiser_changed: bool = False
+    """Whether its denoiser is another than the reference's."""
+
+    @property
+    def denoiser_measured(self) -> bool:
+        """Whether any metric is of what the denoiser does."""
+        return any(name == NOISE_LOSS or judges_denoiser(name) for name in self.quality)
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether its denoiser changed and nothing of it was measured."""
+        return self.denoiser_changed and not self.denoiser_measured
+
+    def is_ranked(self, metric: str) -> bool:
+        """Whether the metric says enough of it to rank it: a changed denoiser is seen by it."""
+        value = self.quality.get(metric)
+        seen = judges_denoiser(metric) or not self.denoiser_changed
+        return value is not None and value.is_comparable and seen
 
     @property
     def figures(self) -> dict[str, Value]:
@@ -58,6 +85,11 @@ def higher_is_better(metric: str) -> bool:
     return metric.startswith(HIGHER_IS_BETTER)
 
 
+def judges_denoiser(metric: str) -> bool:
+    """Whether it is of pictures that the denoiser drew."""
+    return metric.startswith("FD-")
+
+
 def is_time(name: str) -> bool:
     """Whether a cost is a time relative to the unpruned model."""
     return name.startswith(TIME)
@@ -66,7 +98,7 @@ def is_time(name: str) -> bool:
 def cost_title(cost: str) -> str:
     """For a panel or a column: `time, 16 at a time`."""
     if is_time(cost):
-        return f"time, {cost.removeprefix(TIME)} at a time (unpruned: 1)"
+        return f"time, {cost.removeprefix(TIME)} at a time (reference: 1)"
     return COSTS.get(cost, cost)
 
 
@@ -87,12 +119,17 @@ def write_figure(name: str, value: float) -> str:
     return loss(value) if name == NOISE_LOSS else significant(value, 4 if name == PSNR else 3)
 
 
+def write_value(name: str, value: Value) -> str:
+    """The same, marked where it is not comparable."""
+    return write_figure(name, value.mean) + ("" if value.is_comparable else f" {MARK}")
+
+
 def to_point(
     measured: dict[str, Any], label: str, history: Sequence[dict[str, Any]]
 ) -> TradeoffPoint:
     """A point from the quality and the cost that were measured of a model, and its record."""
     quality = {
-        name: Value(figure["value"], figure["low"], figure["high"])
+        name: Value(figure["value"], figure["low"], figure["high"], _is_comparable(name, figure))
         for name, figure in measured["quality"].items()
     }
     counted, cost = measured["cost"], {}
@@ -105,6 +142,11 @@ def to_point(
     steps = sum(record["steps"] for record in history if "recovered" in record)
     words = describe_history(history)
     return TradeoffPoint(label, role_of(history), quality, cost, words, steps)
+
+
+def _is_comparable(name: str, figure: dict[str, Any]) -> bool:
+    counts = (figure.get("num_pictures"), figure.get("num_references"))
+    return not name.startswith(FRECHET) or all(n is None or n >= FEWEST for n in counts)
 
 
 def role_of(history: Sequence[dict[str, Any]]) -> Role:

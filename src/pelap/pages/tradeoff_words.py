@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 from pelap.pages.numbers import listed
 from pelap.pages.tradeoff_points import (
+    FEWEST,
     LATENT_BYTES,
     MACS,
     NOISE_LOSS,
+    NOT_COMPARABLE,
+    NOT_MEASURED,
     PARAMETERS,
     PSNR,
     TIME,
@@ -16,6 +19,7 @@ from pelap.pages.tradeoff_points import (
     cost_title,
     higher_is_better,
     is_time,
+    judges_denoiser,
     metric_name,
     write_figure,
 )
@@ -39,8 +43,11 @@ class ChanceComparison:
 
 
 def main_metric(points: Sequence[TradeoffPoint]) -> str:
-    """Of what all models have: the Fréchet distance of samples to test pictures, else the PSNR."""
-    shared = metrics_of(points)
+    """Of what all models have: the Fréchet distance of samples to test pictures, else the PSNR.
+
+    Distances of too few pictures are passed over.
+    """
+    shared = [n for n in metrics_of(points) if all(p.quality[n].is_comparable for p in points)]
     for name in shared:
         if name.startswith("FD-") and not name.endswith(TO_UNPRUNED):
             return name
@@ -83,8 +90,11 @@ def _same_size(one: TradeoffPoint, other: TradeoffPoint) -> bool:
 def dominates(one: TradeoffPoint, other: TradeoffPoint, metric: str) -> bool:
     """Whether `one` costs no more in any respect, is no worse, and is better in one.
 
-    A time costs more where the intervals do not overlap; better is so meant too.
+    A time costs more where the intervals do not overlap; better is so meant too. Never of a model
+    of which the metric says too little: its denoiser changed, and the metric is not of it.
     """
+    if not (one.is_ranked(metric) and other.is_ranked(metric)):
+        return False
     costs = [compare(one, other, name) for name in one.cost]
     ours, theirs = one.quality[metric].mean, other.quality[metric].mean
     no_worse = ours >= theirs if higher_is_better(metric) else ours <= theirs
@@ -124,6 +134,8 @@ def pareto_front(
 
 def lead(comparisons: Sequence[ChanceComparison], metric: str) -> str:
     """The page's first sentence."""
+    if not comparisons:
+        return "No pruned model here."
     held = [comparison for comparison in comparisons if comparison.random is not None]
     if not held:
         return "No pruned model here has a random one of its size beside it."
@@ -158,6 +170,7 @@ def chance_sentence(comparison: ChanceComparison, metric: str) -> str:
         f"{pruned.label} against {random.label}{best}: {_against(pruned, random, metric)} in "
         f"{metric_name(metric)}, {verdict}."
         f"{'' if pruned.training_steps == random.training_steps else unfair}"
+        f"{_of_what(pruned, metric)}"
     )
 
 
@@ -176,8 +189,43 @@ def cost_sentence(point: TradeoffPoint, unpruned: TradeoffPoint, metric: str) ->
     return (
         f"{point.label} beside {unpruned.label}: {', '.join(shares)}; {metric_name(metric)} "
         f"{_against(point, unpruned, metric)}, "
-        f"{OUTCOMES[compare(point, unpruned, metric)]}."
+        f"{OUTCOMES[compare(point, unpruned, metric)]}.{_of_what(point, metric)}"
     )
+
+
+def _of_what(point: TradeoffPoint, metric: str) -> str:
+    """What a metric leaves out of a model, as a further sentence; empty where that is nothing."""
+    if point.is_unknown:
+        return f" That is of its autoencoder: {NOT_MEASURED}."
+    if point.denoiser_changed and not judges_denoiser(metric):
+        return f" {metric_name(metric)} says nothing of its changed denoiser."
+    return ""
+
+
+def missing_sentences(points: Sequence[TradeoffPoint]) -> list[str]:
+    """What the page cannot say, since a model or pictures are missing."""
+    roles, found = {point.role for point in points}, []
+    if "unpruned" not in roles:
+        found.append(
+            f"No unpruned model is among them: the others are held against {points[0].label}."
+        )
+    if "random" not in roles and "pruned" in roles:
+        found.append(
+            "No model pruned at random is among them, so whether chance would have done as well "
+            "is not known: `pelap prune MODEL --criterion random` with the same sizes makes one."
+        )
+    if unknown := [point.label for point in points if point.is_unknown]:
+        found.append(
+            f"{listed(unknown)}: {NOT_MEASURED}, only the autoencoder was; so no rank is given."
+        )
+    few = [name for name in metrics_of(points)
+           if not all(point.quality[name].is_comparable for point in points)]  # fmt: skip
+    if few:
+        found.append(
+            f"{listed([metric_name(name) for name in few])}: {NOT_COMPARABLE}, of fewer than "
+            f"{FEWEST:,} pictures; nothing is ranked by it."
+        )
+    return found
 
 
 def _against(one: TradeoffPoint, other: TradeoffPoint, metric: str) -> str:
