@@ -145,7 +145,8 @@ def recovering(folder: Path) -> Values:
     call("prune", folder / "model", *WAYS["both"], "--output", folder / "small")
     call("recover", folder / "small", "--teacher", folder / "model", "--output", folder / "out",
          "--steps", "4", "--batch-size", "4", "--num-pictures", "16", "--feature-weight", "0.5",
-         "--learning-rate", "1e-4", "--teacher-weight", "1", *PICTURES[:4])  # fmt: skip
+         "--learning-rate", "1e-4", "--decoder-learning-rate", "1e-4",
+         "--teacher-weight", "1", *PICTURES[:4])  # fmt: skip
     return weights(folder / "out")
 
 

@@ -10,7 +10,8 @@ NAMES = {
     "CollapseWatch", "ImportancePredictor", "LatentDiffusionPipeline", "LatentGate",
     "PaperAutoencoder", "PaperUNet", "RunConfig",
     "analyze", "compare", "diagnose", "evaluate", "export", "get_preset", "load_pipeline",
-    "open_model", "pictures", "prune", "recover", "report", "resume", "sample", "sweep", "train",
+    "open_model", "pictures", "prompts", "prune", "recover", "report", "resume", "sample", "sweep",
+    "train",
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pelap.commands.verb_settings import (
+    AnyFloat,
     AnyInt,
     AnyText,
     JsonSettings,
@@ -33,6 +34,10 @@ class RecoverSettings(ModelSettings, JsonSettings, RecoverySettings, PromptSetti
     """What MODEL was pruned from."""
     overwrite: Switch = False
     """Replace what pelap made at --output."""
+    learning_rate: AnyFloat = None
+    """The highest (0.128 over the width of what is trained)."""
+    decoder_learning_rate: AnyFloat = None
+    """That of the decoder (a tenth of the other)."""
     gradient_checkpointing: Switch = False
     """Compute activations again when they are needed instead of keeping them."""
     tracker: Annotated[AnyText, shown("NAME")] = None

@@ -81,6 +81,7 @@ def make_record(
         "conditions": described["conditions"],
         "feature_weight": settings.feature_weight,
         "learning_rate": settings.learning_rate,
+        "decoder_learning_rate": settings.decoder_learning_rate,
         "train": settings.train,
         "precision": precision,
         "batch_size": settings.batch_size,

@@ -1,6 +1,5 @@
 """What makes a training fit: bfloat16, an optimiser in 8 bits, activations computed again."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,8 +45,13 @@ def hold_in_bf16(teacher: Teacher, device: torch.device) -> None:
         teacher.system.denoiser = InPrecision(denoiser, "bf16", device=device)
 
 
-def build_adamw(settings: RecoverySettings, weights: Sequence[nn.Parameter]) -> Any:
+def build_adamw(settings: RecoverySettings, student: Student) -> Any:
     """AdamW without weight decay; in 8 bits its two averages take a quarter of the memory."""
+    groups = (
+        {"params": student.denoiser_weights},
+        {"params": student.decoder_weights, "rate_factor": settings.decoder_factor},
+    )
+    weights: Any = [group for group in groups if group["params"]]
     if settings.optimizer == "adamw8bit":
         import bitsandbytes  # type: ignore[import-not-found]
 

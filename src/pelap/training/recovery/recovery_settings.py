@@ -35,6 +35,7 @@ RATE_TIMES_WIDTH = 0.128
 """Adam's steps are as large for each weight, so that what they change in a layer's output goes with
 its width (Yang et al., arXiv 2203.03466)."""
 HIGHEST_RATE = 4e-3
+DECODER_FACTOR = 0.1
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class RecoverySettings:
     """Train the layers that carry the latent channels, one of decoder and denoiser, or both."""
     learning_rate: Optional[float] = None  # noqa: UP045 - tyro would import typeguard
     """The highest; by default 0.128 over the width of what is trained."""
+    decoder_learning_rate: Optional[float] = None  # noqa: UP045
+    """That of the decoder, which pruning changes less; by default a tenth of the other."""
     batch_size: int = 32
     """Pictures a step over all processes together."""
     teacher_weight: float = 10.0
@@ -89,9 +92,10 @@ class RecoverySettings:
         for name in COUNTS:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{as_option(name)} is {getattr(self, name)}: at least 1.")
-        highest = self.learning_rate
-        if highest is not None and not (math.isfinite(highest) and highest > 0):
-            raise ConfigError(f"--learning-rate is {highest}: it must be above 0.")
+        for name in ("learning_rate", "decoder_learning_rate"):
+            rate = getattr(self, name)
+            if rate is not None and not (math.isfinite(rate) and rate > 0):
+                raise ConfigError(f"{as_option(name)} is {rate}: it must be above 0.")
         for name in ("teacher_weight", "feature_weight", "seed"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -135,7 +139,14 @@ class RecoverySettings:
         return highest * half_cosine((step - rising) / (self.steps - rising))
 
     def for_width(self, width: float) -> "RecoverySettings":
-        """The same with the default learning rate for weights of that width, if none is given."""
-        if self.learning_rate is not None:
-            return self
-        return replace(self, learning_rate=min(RATE_TIMES_WIDTH / width, HIGHEST_RATE))
+        """The same with the default learning rates for weights of that width, where none are."""
+        rate = self.learning_rate or min(RATE_TIMES_WIDTH / width, HIGHEST_RATE)
+        of_decoder = self.decoder_learning_rate or DECODER_FACTOR * rate
+        return replace(self, learning_rate=rate, decoder_learning_rate=of_decoder)
+
+    @property
+    def decoder_factor(self) -> float:
+        """The decoder's learning rate over the other."""
+        assert self.learning_rate is not None
+        assert self.decoder_learning_rate is not None
+        return self.decoder_learning_rate / self.learning_rate

@@ -110,7 +110,7 @@ def train_student(training: StudentTraining, folder: RunFolder) -> None:
     """
     settings, accelerator = training.settings, training.accelerator
     weights = training.student.weights
-    optimizer = build_adamw(settings, weights)
+    optimizer = build_adamw(settings, training.student)
     # without use_ema_warmup its decay is min(decay, (1 + step) / (10 + step))
     ema = EMAModel(weights, decay=EMA_DECAY)
     taps = training.teacher.taps if training.teacher else ()
