@@ -126,6 +126,11 @@ def test_sample_to_grid_and_folder(tiny_run: RunFolder, tmp_path: Path):
     sample_run(tiny_run, tmp_path / "grid.png", num_samples=5, num_steps=2)
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.size == (48, 32)
+    sample_run(tiny_run, tmp_path / "grid.jpg", num_samples=4, num_steps=2)
+    with Image.open(tmp_path / "grid.jpg") as grid:
+        assert (grid.format, grid.size) == ("JPEG", (32, 32))
+    with pytest.raises(ConfigError, match=r"give a \.png or \.jpg"):
+        sample_run(tiny_run, tmp_path / "grid.tiff", num_samples=4, num_steps=2)
     sample_run(tiny_run, tmp_path / "folder", num_samples=3, num_steps=2, sampler="dpm-solver++")
     assert sorted(p.name for p in (tmp_path / "folder").iterdir()) == [
         "00000.png",

@@ -205,6 +205,16 @@ def test_tensorboard_tracker_writes_events(tiny_config: RunConfig, tmp_path: Pat
     assert list(folder.path.rglob("events.out.tfevents*"))
 
 
+def test_a_tracker_that_is_not_here_is_refused_before_training(
+    tiny_config: RunConfig, tmp_path: Path
+):
+    for tracker, says in (("wandb", "not installed"), ("pencil", "known are")):
+        config = replace(tiny_config, run=replace(tiny_config.run, tracker=tracker))
+        with pytest.raises(ConfigError, match=says):
+            train(config, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
 def test_learning_rate_follows_half_a_cosine(tiny_config: RunConfig):
     config = tiny_config.optimizer
     assert cosine_learning_rate(0, 10, config) == pytest.approx(2e-4)

@@ -31,6 +31,7 @@ from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import describe_pictures, load_splits
 from pelap.models.saving import ChangedModel
 from pelap.models.unconditional import without_condition
+from pelap.training.preparation import check_tracker
 from pelap.training.recovery.low_memory import (
     check_device,
     checkpoint_gradients,
@@ -132,6 +133,7 @@ def _check(model: LoadedModel, teacher: LoadedModel | None, settings: RecoverySe
     """Refuse what cannot work before anything long begins."""
     if settings.feature_weight > 0 and teacher is None:
         raise ConfigError("--feature-weight needs whom to learn from: give --teacher.")
+    check_tracker("--tracker", settings.tracker)
     if model.denoiser is not None:
         model.check()
     if teacher is not None:

@@ -19,7 +19,7 @@ class DrawSettings:
     num: AnyInt = None
     """Pictures (64); with --classes, of each (8)."""
     classes: AnyText = None
-    """All, or names or numbers (ship,truck); a row of a .png each."""
+    """All, or names or numbers (ship,truck); a row of the grid each."""
     guidance: float = 1.0
     """Towards the class; 1 is none."""
     seed: int = 0
@@ -39,7 +39,7 @@ class SampleSettings(DrawSettings):
     run_folder: RunName
     """The run's folder."""
     output: Path
-    """A .png file, or a new folder."""
+    """A .png, .jpg or .webp file, or a new folder."""
 
 
 def sample(run: str | Path | RunFolder, output: str | Path, **settings: Any) -> Written:
@@ -49,7 +49,7 @@ def sample(run: str | Path | RunFolder, output: str | Path, **settings: Any) -> 
 
     Args:
         run: The run or its folder.
-        output: A .png file for one grid, or a new folder for a picture a file.
+        output: A .png, .jpg or .webp file for one grid, or a new folder for a picture a file.
         **settings: Fields of `DrawSettings`.
 
     Returns:

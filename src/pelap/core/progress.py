@@ -24,8 +24,9 @@ class ProgressBar:
         total: Number of steps.
         done: How many of them were done before.
         is_transient: Whether the bar vanishes at its end.
-        pictures_a_step: Where given and stderr is no terminal, a plain line now and then says how
-            far it is and how many pictures a second it takes.
+        pictures_a_step: Where given, the plain lines say how many pictures a second it takes.
+
+    Where stderr is no terminal, a plain line now and then says how far it is.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class ProgressBar:
         """Show that so many steps are done."""
         self.progress.update(self.task, completed=done)
         now, (then, before) = time.monotonic(), self.last_line
-        if self.is_shown or not self.pictures_a_step or now - then < SECONDS_BETWEEN_LINES:
+        if self.is_shown or now - then < SECONDS_BETWEEN_LINES:
             return
         self.last_line = (now, done)
         seconds = (now - then) / max(1, done - before)
@@ -75,7 +76,7 @@ class ProgressBar:
             self.label,
             f"step {done:,} of {self.total:,}",
             self.words,
-            f"{self.pictures_a_step / seconds:,.1f} pictures/s",
+            f"{self.pictures_a_step / seconds:,.1f} pictures/s" if self.pictures_a_step else "",
             f"{timedelta(seconds=round(seconds * (self.total - done)))} left",
         )
         self.print(" · ".join(part for part in parts if part))

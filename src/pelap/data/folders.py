@@ -38,6 +38,11 @@ def find_folder(config: DataConfig) -> tuple[DecodedPictures, DecodedPictures | 
     if config.path is None:
         raise DataError("--data.source folder needs --data.path FOLDER.")
     root = Path(config.path).expanduser()
+    if root.is_file():
+        raise DataError(
+            f"--data.path is {config.path}, a file: give the folder that holds the pictures, "
+            f"{root.parent}."
+        )
     if not root.is_dir():
         raise DataError(f"--data.path is {config.path}: there is no such folder.")
     splits = [root]

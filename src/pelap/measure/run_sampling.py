@@ -23,6 +23,8 @@ from pelap.method.system import LatentDiffusion
 from pelap.models.precision import InPrecision, Precision, check_precision
 
 ChannelSetChoice = Literal["static", "drawn"]
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+"""Of a file with a grid."""
 
 
 def load_system(folder: RunFolder, device: torch.device) -> LatentDiffusion:
@@ -118,11 +120,11 @@ def sample_run(
     precision: Precision = "fp32",
     compiled: bool = False,
 ) -> None:
-    """Draw pictures with a run's best model: one grid if `output` ends in .png, else a folder.
+    """Draw pictures with a run's best model: one grid, or a folder.
 
     Args:
         folder: The run.
-        output: A .png file or a new folder.
+        output: A file that ends in one of SUFFIXES, for one grid, or a new folder.
         sampler: One of `pelap.method.sampling.SAMPLERS`.
         num_steps: Steps of the sampler.
         num_samples: Pictures, 64 by default; with `classes` of each of them, 8 by default.
@@ -174,6 +176,8 @@ def _check(asked: EvaluationConfig, config: RunConfig, output: Path, classes: st
         raise ConfigError(f"--num is {asked.num_samples}: it must be at least 1.")
     if asked.guidance < 1:
         raise ConfigError(f"--guidance is {asked.guidance}: it must be at least 1.")
+    if output.suffix.lower() in set(Image.registered_extensions()) - {*SUFFIXES}:
+        raise ConfigError(f"--output {output}: give a {' or '.join(SUFFIXES)} file, or a folder.")
     if output.exists():
         raise ConfigError(f"--output {output} exists already: choose another.")
     if classes is None and asked.guidance != 1:
@@ -181,10 +185,10 @@ def _check(asked: EvaluationConfig, config: RunConfig, output: Path, classes: st
 
 
 def save_pictures(pictures: Tensor, columns: int, output: Path) -> None:
-    """Write pictures, uint8 (N, 3, H, W), as one grid if `output` ends in .png, else a folder."""
+    """Write pictures, uint8 (N, 3, H, W), as one grid if `output` is a picture, else a folder."""
     output.parent.mkdir(parents=True, exist_ok=True)
     images = [Image.fromarray(x) for x in pictures.permute(0, 2, 3, 1).numpy()]
-    if output.suffix.lower() == ".png":
+    if output.suffix.lower() in SUFFIXES:
         images += [Image.new("RGB", images[0].size, "white")] * (-len(images) % columns)
         make_image_grid(images, rows=len(images) // columns, cols=columns).save(output)
         return

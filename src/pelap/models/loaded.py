@@ -3,6 +3,7 @@
 import copy
 import inspect
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from diffusers.utils import logging
 from torch import nn
 
 from pelap.config.run_config import NoiseConfig, RunConfig
@@ -28,6 +28,7 @@ from pelap.method.forward_process import build_scheduler, flow_process
 from pelap.method.normalizer import LatentNormalizer, read_statistics
 from pelap.method.system import LATENT_FACTOR, LatentDiffusion
 from pelap.models.foreign_autoencoder import ForeignAutoencoder
+from pelap.models.quiet import quiet_loading
 
 PREDICTIONS = ("epsilon", "v_prediction")
 
@@ -131,19 +132,26 @@ class LoadedModel:
             return diffusers.LDMPipeline(scheduler=scheduler, **own)  # type: ignore[arg-type]
         if self.folder is None:
             raise ModelError(f"{self.name} has no folder to take its other parts from.")
-        logging.disable_progress_bar()
         try:
-            return DiffusionPipeline.from_pretrained(
-                self.folder,
-                use_safetensors=True,
-                local_files_only=True,
-                variant=self.variant,
-                **own,
-            )
-        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            with quiet_loading():
+                return DiffusionPipeline.from_pretrained(
+                    self.folder,
+                    use_safetensors=True,
+                    local_files_only=True,
+                    variant=self.variant,
+                    **own,
+                )
+        except (OSError, ValueError, RuntimeError, ImportError, AttributeError) as error:
+            if find_spec("transformers") is None and self._has_text():
+                raise ModelError(
+                    f"{self.name} has text encoders, which need the extra text: "
+                    'pip install "pelap[text]".'
+                ) from error
             raise ModelError(f"{self.name} cannot be loaded whole: {in_one_line(error)}") from error
-        finally:
-            logging.enable_progress_bar()
+
+    def _has_text(self) -> bool:
+        parts = (part for part in self.parts.values() if isinstance(part, list))
+        return any(part[:1] == ["transformers"] for part in parts)
 
     def check(self) -> None:
         """Refuse what cannot be pruned.

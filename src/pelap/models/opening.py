@@ -130,6 +130,14 @@ def _open_folder(path: Path, source: Path) -> LoadedModel:
         raise ModelError(
             f"No model in {path}: it holds neither model_index.json nor a model's config.json."
         )
+    if (
+        config["_class_name"] in denoiser_families()
+        and (path.parent / "model_index.json").is_file()
+    ):
+        raise ModelError(
+            f"{source} is the denoiser of a pipeline, on its own: give the pipeline's folder, "
+            f"{source.parent}."
+        )
     autoencoder = load_part(path, "diffusers", config["_class_name"], autoencoder_families())
     return LoadedModel(name, autoencoder, folder=path, variant=_variant(path))
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs, LoggerType
 from diffusers.training_utils import EMAModel
 from torch import nn
 
@@ -38,6 +39,7 @@ def prepare(
     """
     # Two stages, and a gate once it is hard, leave some parameters without a gradient.
     all_used = config.run.denoiser_epochs is None and config.gate.budget is None
+    check_tracker("--run.tracker", config.run.tracker)
     accelerator = Accelerator(
         log_with=config.run.tracker,
         project_dir=folder.path,
@@ -66,6 +68,21 @@ def prepare(
         feature_network = load_feature_network(config, accelerator.device)
     parts = RunParts(config, splits, accelerator, system, model, feature_network)
     return parts, TrainingState(system, wrapped, ema)
+
+
+def check_tracker(option: str, name: str | None) -> None:
+    """Refuse a tracker that is not installed; accelerate would leave it out with a warning.
+
+    Raises:
+        ConfigError: Names those that are.
+    """
+    known = [str(found.value) for found in LoggerType if found != LoggerType.ALL]
+    if name is not None and name not in known:
+        raise ConfigError(f"{option} is {name}: known are {', '.join(known)}.")
+    here = [str(found) for found in get_available_trackers()]
+    if name is not None and name not in here:
+        others = f" (installed: {', '.join(here)})" if here else ""
+        raise ConfigError(f"{option} is {name}, which is not installed{others}: install it first.")
 
 
 def check_batch(option: str, size: int, num_pictures: int, accelerator: Accelerator) -> None:
