@@ -110,6 +110,10 @@ def test_compare_models(models: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     printed = capsys.readouterr().out.splitlines()
     result = json.loads((output / "tradeoff.json").read_text())
     assert printed[0] == result["findings"]["lead"]
+    assert list(result["denoisers"]) == ["chance", "chosen"]
+    assert all(0 < one["relative_error"] < 2 for one in result["denoisers"].values())
+    assert "What the denoisers predict" in (output / "tradeoff.html").read_text()
+    assert any("chosen predicts " in line for line in printed)
     assert printed[-1] == str(output / "tradeoff.html")
     assert [(one["label"], one["role"]) for one in result["models"]] == [
         ("whole", "unpruned"), ("chance", "random"), ("chosen", "pruned")

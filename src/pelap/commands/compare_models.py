@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pelap.commands.any_model import AnyPictures, as_pictures
+from pelap.commands.compare_denoisers import measure_denoisers
 from pelap.commands.compare_measure import TradeoffSettings, fingerprint, measure_model
 from pelap.commands.compare_pictures import RowSettings, draw_side_by_side
 from pelap.commands.compared_models import ComparedModel, giver_of, open_subjects
@@ -16,12 +17,14 @@ from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import write_json
 from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError
+from pelap.measure.denoiser_fidelity import DenoiserFidelity
 from pelap.measure.machine import machine, versions
 from pelap.measure.model_quality import References, make_references
 from pelap.measure.side_by_side_record import SideBySide
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import describe_pictures
 from pelap.pages.drawn_rows import describe_rows, rows_section
+from pelap.pages.fidelity_table import describe_fidelity, fidelity_section
 from pelap.pages.tradeoff_page import PAGE, Findings, find, write_tradeoff
 from pelap.pages.tradeoff_points import TradeoffPoint
 from pelap.pages.tradeoff_words import SAME_SIZE
@@ -46,10 +49,13 @@ class ModelComparison(Result):
     settings: TradeoffSettings
     drawn: SideBySide | None = None
     """The same prompts and seeds by each; None where there is nothing to ask for."""
+    fidelity: Mapping[str, DenoiserFidelity] = field(default_factory=dict)
+    """Of the models that were pruned from the first, by name."""
 
     def describe(self) -> str:
         """The findings, how far the drawn pictures are apart, then where the page is."""
-        rows = [] if self.drawn is None else describe_rows(self.drawn)
+        rows = describe_fidelity(self.fidelity, self.points[0].label)
+        rows += [] if self.drawn is None else describe_rows(self.drawn)
         return "\n".join([self.findings.lead, *self.findings.sentences, *rows, str(self.page)])
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,6 +64,7 @@ class ModelComparison(Result):
         return {
             "models": [{**asdict(point), "measured": measured} for point, measured in pairs],
             "side_by_side": None if self.drawn is None else self.drawn.as_dict(),
+            "denoisers": {name: asdict(one) for name, one in self.fidelity.items()},
             "findings": asdict(self.findings),
             "notes": list(self.notes),
             "settings": asdict(self.settings),
@@ -142,13 +149,16 @@ def compare_subjects(
     drawn, reason = draw_side_by_side(
         models, config, rows or RowSettings(), settings.seed, references.extractor
     )
+    fidelity = measure_denoisers(models, config)
     notes = _notes(subjects, config, settings, references)
     notes += [] if drawn is not None else [reason]
     result = ModelComparison(
         output / PAGE, tuple(points), tuple(measured), find(points, points[0]), tuple(notes),
-        settings, drawn,
+        settings, drawn, fidelity,
     )  # fmt: skip
-    write_tradeoff(points, notes, output, [] if drawn is None else [rows_section(drawn)])
+    more = [] if drawn is None else [rows_section(drawn)]
+    more += [fidelity_section(fidelity, unpruned.name)] if fidelity else []
+    write_tradeoff(points, notes, output, more)
     write_json(output / RESULT, result.as_dict())
     return result
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from pelap.commands.compare_denoisers import encode_between
 from pelap.config.run_config import RunConfig
 from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError
@@ -18,7 +19,6 @@ from pelap.measure.side_by_side_record import SideBySide
 from pelap.models.conditions import known_classes
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import load_splits
-from pelap.training.recovery.student import find_encode
 
 
 @dataclass(frozen=True)
@@ -80,17 +80,10 @@ def draw_side_by_side(
         return None, reason
     if without := [model.name for model in models if not model.parts]:
         return None, f"No pictures side by side: {without[0]} is no pipeline."
-    drawers = [Drawer(models[0]), *(Drawer(m, _encode(m, models[0])) for m in models[1:])]
+    drawers = [Drawer(models[0]), *(Drawer(m, encode_between(m, models[0])) for m in models[1:])]
     judge = None if extractor is None else load_extractor(extractor, torch.device("cpu"))
     settings = DrawnSettings(config.data.size, rows.drawn_steps, rows.guidance, seed)
     return compare_drawings(drawers, asked, settings, judge, torch_device()), ""
-
-
-def _encode(model: LoadedModel, reference: LoadedModel) -> torch.Tensor | None:
-    try:
-        return find_encode(model, reference)
-    except ConfigError:  # not pruned from it
-        return None
 
 
 def choose_rows(
