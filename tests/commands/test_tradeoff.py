@@ -234,7 +234,7 @@ def test_conditional_models_are_compared_by_their_reconstructions(tmp_path: Path
     assert [set(one["quality"]) for one in result["models"]] == [{"psnr_db", "rFD-ResNet20"}] * 2
     assert sum("no samples" in note for note in result["notes"]) == 2
     assert result["models"][1]["denoiser_changed"]
-    assert any("chance: denoiser not measured" in s for s in result["findings"]["sentences"])
+    assert any("chance: samples not measured" in s for s in result["findings"]["sentences"])
     assert result["side_by_side"] is None
     assert "whole takes text, and the pictures have no captions" in result["notes"][-1]
 

@@ -342,9 +342,9 @@ def test_a_changed_denoiser_that_was_not_measured_is_never_ranked(tmp_path: Path
     assert not any(dominates(one, other, PSNR) for one in points for other in points)
     page = write_tradeoff(points, [], tmp_path / "out").read_text()
     assert not re.search(r"dominates|beaten|in the shade", page)
-    assert page.count("denoiser not measured") >= 4
+    assert page.count("samples not measured") >= 4
     assert cost_sentence(chosen, whole, PSNR).endswith(
-        "not told apart. That is of its autoencoder: denoiser not measured."
+        "not told apart. That is of its autoencoder: samples not measured."
     )
     figure = draw_tradeoff(points, PSNR)
     assert entries(figure) == ["unpruned", "random", "pruned"]

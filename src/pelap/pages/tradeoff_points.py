@@ -21,7 +21,7 @@ FEWEST = 1000
 NOT_COMPARABLE = "not comparable"
 MARK = "†"
 """Behind a figure that is not comparable."""
-NOT_MEASURED = "denoiser not measured"
+NOT_MEASURED = "samples not measured"
 HIGHER_IS_BETTER = (PSNR, "ssim", "precision", "recall")
 
 
