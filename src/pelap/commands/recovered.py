@@ -26,6 +26,7 @@ class Recovered(ModelResult):
     """What takes the place of its networks."""
 
     def describe(self) -> str:
+        """What was trained, and what that brought to decoder and denoiser."""
         record = self.record
         lines = [
             f"{'steps':24} {record['steps']:,} of {record['batch_size']} pictures",
@@ -46,9 +47,11 @@ class Recovered(ModelResult):
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
+        """As in the history of the model."""
         return self.record
 
     def change(self) -> tuple[LoadedModel, ChangedModel]:
+        """The model before, and what takes the place of its networks."""
         return self.source, self.changed
 
 
