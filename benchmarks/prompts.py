@@ -136,26 +136,18 @@ def run(case: Case, runs: Path) -> None:
 def judge(folder: Path, seed: int) -> dict[str, Any]:
     """Shares of colour, ground, shape and all that are as told, by guidance and kind of scene."""
     import torch
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
-        StableDiffusionPipeline,
-    )
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
     from PIL import Image
 
+    from prompts_model import sample_told
     from shapes import HELD_OUT, SEEN, accuracy
 
-    pipeline: Any = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = DiffusionPipeline.from_pretrained(folder)
     found: dict[str, Any] = {}
     for guidance, (name, scenes) in product(
         GUIDANCES, (("seen", SEEN), ("held_out", HELD_OUT * TIMES_HELD_OUT))
     ):
-        images = pipeline(
-            [scene.caption for scene in scenes],
-            num_inference_steps=NUM_STEPS,
-            guidance_scale=guidance,
-            generator=torch.Generator().manual_seed(seed),
-            output_type="pt",
-        ).images
+        images = sample_told(pipeline, scenes, guidance, NUM_STEPS, seed)
         found[f"{name}_{guidance:g}"] = accuracy(images, scenes)
         row = (torch.cat(list(images[:14]), dim=2).permute(1, 2, 0) * 255).byte()
         path = folder.parent / "judged" / f"{folder.name}-{name}-{guidance:g}.png"

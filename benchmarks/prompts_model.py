@@ -1,24 +1,28 @@
-"""A small Stable Diffusion that draws the pictures of shapes.py as it is told.
+"""A small Stable Diffusion, and a PixArt, that draw the pictures of shapes.py as they are told.
 
     python benchmarks/prompts_model.py --output runs/prompts/original
+    python benchmarks/prompts_model.py --output runs/prompts/transformer --like runs/prompts/original
 
 An AutoencoderKL with 8 latent channels at 8×8, a CLIP text model of two layers that is trained with
 the denoiser, a UNet2DConditionModel; captions are left out of a tenth of the pictures. The folder
-is a stock StableDiffusionPipeline. Called again it goes on from the last weights written, with its
+is a stock StableDiffusionPipeline. With --like it is a PixArtAlphaPipeline with that one's
+autoencoder and scheduler. Called again it goes on from the last weights written, with its
 optimisers begun anew; what a step draws is a function of the step alone.
 """
 
 import argparse
+import inspect
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -27,9 +31,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from shapes import COLOURS, GROUNDS, SEEN, SHAPES, SIZE, accuracy, draw
+from prompts_transformer import make_transformer, predict_with_transformer
+from shapes import SEEN, SIZE, WORDS, Scene, accuracy, draw
 
-WORDS = ("a", "an", "on", *COLOURS, *SHAPES, *GROUNDS)
 LONGEST = 8
 """Tokens of a caption, with the two around it."""
 NUM_CHANNELS, WIDTH = 8, 64
@@ -131,15 +135,24 @@ def encode(autoencoder: Any, pictures: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def train_denoiser(pipeline: StableDiffusionPipeline, latents: Tensor, folder: Path) -> None:
+def predict_with_unet(
+    pipeline: Any, tokens: Any, told: Tensor, noisy: Tensor, timesteps: Tensor
+) -> Tensor:
+    """The noise of (B, C, 8, 8) under the captions numbered `told`."""
+    words = pipeline.text_encoder(tokens.input_ids)[0][told]  # (B, L, 64)
+    return pipeline.unet(noisy, timesteps, words).sample
+
+
+def train_denoiser(
+    pipeline: Any, denoiser: Any, predict: Callable[..., Tensor], latents: Tensor, folder: Path
+) -> None:
     """The noise, predicted under captions; text model and denoiser together, their EMA written."""
     progress = folder / "steps.json"
     done = json.loads(progress.read_text())["steps"] if progress.exists() else 0
-    tokenizer, text_encoder, unet = pipeline.tokenizer, pipeline.text_encoder, pipeline.unet
     captions = [scene.caption for scene in SEEN] + [""]
-    tokens = tokenizer(captions, padding="max_length", return_tensors="pt").input_ids  # (P, L)
+    tokens = pipeline.tokenizer(captions, padding="max_length", return_tensors="pt")  # (P, L)
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-    parameters = [*text_encoder.parameters(), *unet.parameters()]
+    parameters = [*pipeline.text_encoder.parameters(), *denoiser.parameters()]
     optimizer = torch.optim.AdamW(parameters)
     average = EMAModel(parameters, decay=0.999, use_ema_warmup=True, power=0.75)
     began = time.perf_counter()
@@ -151,8 +164,7 @@ def train_denoiser(pipeline: StableDiffusionPipeline, latents: Tensor, folder: P
         noisy = scheduler.add_noise(latents[rows], noise, timesteps)  # type: ignore[arg-type]
         # torch's fused attention on a CPU is slow backward over few tokens
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            words = text_encoder(tokens)[0][told]  # (B, L, 64)
-            found = unet(noisy, timesteps, words).sample.float()
+            found = predict(pipeline, tokens, told, noisy, timesteps).float()
         loss = (found - noise).square().mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -166,41 +178,56 @@ def train_denoiser(pipeline: StableDiffusionPipeline, latents: Tensor, folder: P
             average.store(parameters)
             average.copy_to(parameters)
             pipeline.save_pretrained(folder)
-            shares = sample_accuracy(pipeline, num=len(SEEN))
+            shares = accuracy(sample_told(pipeline, SEEN, 2.0, 25, seed=0), SEEN)
             average.restore(parameters)
             progress.write_text(json.dumps({"steps": step + 1, **shares}) + "\n")
             say(f"denoiser {step + 1}: {shares}")
 
 
 @torch.no_grad()
-def sample_accuracy(pipeline: Any, num: int) -> dict[str, float]:
-    """Shares of what was told that is drawn, for the first `num` scenes."""
+def sample_told(
+    pipeline: Any, scenes: Sequence[Scene], guidance: float, num_steps: int, seed: int
+) -> Tensor:
+    """What a stock pipeline draws of the scenes' captions, (N, 3, 32, 32) in [0, 1]."""
     pipeline.set_progress_bar_config(disable=True)
-    scenes = [SEEN[index % len(SEEN)] for index in range(num)]
-    source = torch.Generator().manual_seed(0)
-    images = pipeline(
-        [scene.caption for scene in scenes], num_inference_steps=25, guidance_scale=2.0,
-        generator=source, output_type="pt",
+    taken = inspect.signature(pipeline.__call__).parameters
+    others = {name: False for name in ("use_resolution_binning", "clean_caption") if name in taken}
+    return pipeline(
+        [scene.caption for scene in scenes], num_inference_steps=num_steps, guidance_scale=guidance,
+        generator=torch.Generator().manual_seed(seed), output_type="pt",
+        height=SIZE, width=SIZE, **others,
     ).images  # fmt: skip
-    return accuracy(images, scenes)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True)
-    folder = parser.parse_args().output
-    torch.manual_seed(0)
-    pictures = draw([SEEN[index % len(SEEN)] for index in range(NUM_PICTURES)], seed=0)
+def open_or_make(folder: Path, like: Path | None, pictures: Tensor) -> Any:
+    """The pipeline as far as it is trained."""
     if (folder / "model_index.json").exists():
-        pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+        return DiffusionPipeline.from_pretrained(folder)
+    if like is not None:
+        pipeline: Any = DiffusionPipeline.from_pretrained(like)
+        pipeline = make_transformer(pipeline.vae, pipeline.scheduler)
     else:
         pipeline = make_pipeline()
         train_autoencoder(pipeline.vae, pictures)
         latents = encode(pipeline.vae, pictures[:2000])
         pipeline.vae.register_to_config(scaling_factor=float(1 / latents.std()))
-        pipeline.save_pretrained(folder)
+    pipeline.save_pretrained(folder)
+    return pipeline
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--like", type=Path, help="a PixArt with the autoencoder of this model")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    pictures = draw([SEEN[index % len(SEEN)] for index in range(NUM_PICTURES)], seed=0)
+    pipeline = open_or_make(options.output, options.like, pictures)
     latents = encode(pipeline.vae, pictures) * pipeline.vae.config.scaling_factor
-    train_denoiser(pipeline, latents, folder)
+    denoiser, predict = getattr(pipeline, "unet", None), predict_with_unet
+    if denoiser is None:
+        denoiser, predict = pipeline.transformer, predict_with_transformer
+    train_denoiser(pipeline, denoiser, predict, latents, options.output)
 
 
 if __name__ == "__main__":

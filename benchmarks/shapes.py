@@ -24,6 +24,8 @@ GROUNDS = {
     "cyan": (0.45, 0.85, 0.90),
 }  # fmt: skip
 SHAPES = ("circle", "square", "triangle")
+WORDS = ("a", "an", "on", *COLOURS, *SHAPES, *GROUNDS)
+"""Every word of a caption."""
 SIZE = 32
 OVERSAMPLING = 4
 JITTER = 0.03
