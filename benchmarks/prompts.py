@@ -1,9 +1,10 @@
-"""Does a pruned model still do what it is told? Coloured shapes, drawn by a small Stable Diffusion.
+"""Does a pruned model still do what it is told? Shapes by a small Stable Diffusion and a PixArt.
 
     python benchmarks/prompts_model.py --output runs/prompts/original
+    python benchmarks/prompts_model.py --output runs/prompts/pixart --like runs/prompts/original
     python benchmarks/prompts.py --runs runs/prompts --output results/prompts
 
-Prunes the model to shares of its MACs, with and without half its latents, recovers it from
+Prunes each model to shares of its MACs, with and without half its latents, recovers it from
 captions, from prompts alone, unconditionally, and with units chosen at random; a judge reads
 what its pictures show. What is done is not done again; --only N takes the first N cases.
 """
@@ -27,6 +28,15 @@ NUM_PRUNED_ON = 256
 TIMES_HELD_OUT = 8
 KINDS = ("captions", "prompts", "unconditional", "random units")
 ASPECTS = ("colour", "ground", "shape", "all")
+NAMES = {"original": "Stable Diffusion", "pixart": "PixArt-α"}
+LABELS = {
+    "original": "unpruned",
+    "pruned": "pruned: half the latents, MACs 0.55",
+    "captions": "recovered from captions",
+    "prompts": "recovered from prompts alone",
+    "unconditional": "recovered unconditionally",
+    "random units": "random units, recovered from captions",
+}
 
 
 @dataclass(frozen=True)
@@ -39,32 +49,34 @@ class Case:
     channels: int = 8
     seed: int = 0
 
+    model: str = "original"
+    """Folder of the unpruned one: original is the Stable Diffusion, pixart the transformer."""
+
     @property
     def pruned_name(self) -> str:
         """Of the folder that recovery begins with."""
-        random = "-random" if self.kind == "random units" else ""
-        return f"pruned-{self.macs:g}-{self.channels}-{self.seed}{random}"
+        kind = "pruned-random" if self.kind == "random units" else "pruned"
+        return self._named("pruned-prompts" if self.kind == "prompts" else kind)
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        if self.kind == "original":
-            return "original"
-        if self.kind == "pruned":
-            return self.pruned_name
-        return f"{self.kind.replace(' ', '-')}-{self.macs:g}-{self.channels}-{self.seed}"
+        return self.model if self.kind == "original" else self._named(self.kind.replace(" ", "-"))
+
+    def _named(self, kind: str) -> str:
+        model = "" if self.model == "original" else f"{self.model}-"
+        return f"{model}{kind}-{self.macs:g}-{self.channels}-{self.seed}"
 
 
 def all_cases() -> list[Case]:
-    """What must hold first, then the rest."""
-    settings = [(0.55, 4), (0.55, 8), (0.35, 4), (0.35, 8)]
-    recovered = [
-        Case(kind, macs, channels, seed)
-        for (macs, channels), kind, seed in product(settings, KINDS, SEEDS)
+    """What must hold first, then the transformer, then the rest."""
+    settings = [("original", 0.55, 4), ("pixart", 0.55, 4)]
+    settings += [("original", *rest) for rest in ((0.55, 8), (0.35, 4), (0.35, 8))]
+    originals = [Case("original"), Case("original", model="pixart")]
+    return originals + [
+        Case(kind, macs, channels, seed, model)
+        for (model, macs, channels), kind, seed in product(settings, ("pruned", *KINDS), SEEDS)
     ]
-    pruned = [Case("pruned", macs, channels, seed) for (macs, channels), seed in product(settings, SEEDS)]  # fmt: skip  # noqa: E501
-    first, later = recovered[: len(KINDS) * len(SEEDS)], recovered[len(KINDS) * len(SEEDS) :]
-    return [Case("original"), *pruned[: len(SEEDS)], *first, *pruned[len(SEEDS) :], *later]
 
 
 def write_pictures(runs: Path) -> Path:
@@ -98,15 +110,13 @@ def run(case: Case, runs: Path) -> None:
     path = runs / "judged" / f"{case.name}.json"
     if path.exists():
         return
-    original, folder = runs / "original", runs / case.name
+    original, folder = runs / case.model, runs / case.name
     root = runs / "pictures"
     pictures: Any = pelap.pictures(root, SIZE)
     if case.kind == "prompts":
         pictures = pelap.prompts(root / "prompts.txt", 1000, guidance=2.0, num_steps=NUM_STEPS)
     if case.kind != "original" and not folder.exists():
         small = runs / case.pruned_name
-        if case.kind == "prompts":
-            small = small.with_name(small.name + "-prompts")
         if not small.exists():
             pelap.prune(
                 original,
@@ -163,30 +173,61 @@ def collect(runs: Path) -> dict[str, dict[str, Any]]:
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    """A row for each kind of model, mean ± spread over its seeds: guidance 4."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for one in found.values():
-        case = one["case"]
-        groups.setdefault((case["macs"], case["channels"], case["kind"]), []).append(one)
-    kinds = ("original", "pruned", *KINDS)
-    head = ["MACs", "latents", "model", "seeds"]
+    """A row for each kind of model, mean ± spread over its seeds."""
+    head = ["model", "MACs", "latents", "what", "seeds"]
     head += [f"{scenes}: {aspect}" for scenes in ("seen", "held out") for aspect in ASPECTS]
-    head += ["differs", "follows"]
+    head += ["seen: all, guidance 1", "held out: all, guidance 1", "differs", "follows"]
     rows = []
-    for (macs, channels, kind), some in sorted(
-        groups.items(), key=lambda item: (-item[0][0], item[0][1], kinds.index(item[0][2]))
-    ):
-        row = [f"{macs:g}", channels, kind, len(some)]
-        row += [
-            plus_minus([one[f"{scenes}_4"][aspect] for one in some], 2)
-            for scenes in ("seen", "held_out")
-            for aspect in ASPECTS
-        ]
-        measured = [one["record"][0]["denoiser"] for one in some if one["record"]]
-        row.append(plus_minus([m["relative_error"] for m in measured], 3))
-        row.append(plus_minus([m["followed"] for m in measured if m["followed"] is not None], 2))
-        rows.append([str(value) for value in row])
+    for (model, macs, channels, kind), some in grouped(found).items():
+        shares = [[one[f"{s}_4"][a] for one in some] for s in ("seen", "held_out") for a in ASPECTS]
+        shares += [[one[f"{scenes}_1"]["all"] for one in some] for scenes in ("seen", "held_out")]
+        denoisers = [one["record"][-1]["denoiser"] for one in some if one["record"]]
+        shares.append([one["relative_error"] for one in denoisers])
+        shares.append([one["followed"] for one in denoisers if one["followed"] is not None])
+        row = [NAMES[model], f"{macs:g}", str(channels), kind, str(len(some))]
+        rows.append(row + [plus_minus(values, 2) for values in shares])
     return markdown(head, rows)
+
+
+def grouped(found: dict[str, dict[str, Any]]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """What was judged by model, MACs, latents and kind, in the order of the cases."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    order = ("original", "pruned", *KINDS)
+    for one in found.values():
+        case = Case(**one["case"])
+        groups.setdefault((case.model, case.macs, case.channels, case.kind), []).append(one)
+    keys = sorted(groups, key=lambda k: (k[0], -k[1], k[2], order.index(k[3])))
+    return {key: groups[key] for key in keys}
+
+
+def draw_figures(runs: Path, found: dict[str, dict[str, Any]], output: Path) -> None:
+    """The same prompts by all models of one setting in rows, and the shares that are as told."""
+    import numpy as np
+    from PIL import Image
+
+    from evidence_figures import draw_categories, draw_strips, save_figure
+    from shapes import SIZE
+
+    for model in NAMES:
+        if model not in found:
+            continue
+        strips = []
+        for kind in ("original", "pruned", *KINDS):
+            case = Case(kind, 0.55, 4, 0, model)
+            path = runs / "judged" / f"{case.name}-held_out-4.png"
+            if path.exists():
+                row = np.asarray(Image.open(path))
+                pictures = np.stack(np.split(row, row.shape[1] // SIZE, axis=1))
+                strips.append((LABELS[kind], pictures))
+        save_figure(partial(draw_strips, strips), output / f"figures/{model}.png")
+        panels: dict[str, dict[str, list[float]]] = {}
+        for (of, macs, channels, kind), some in grouped(found).items():
+            if of == model:
+                name = kind if kind == "original" else f"{kind}, {macs:g}, {channels} latents"
+                for scenes in ("seen", "held_out"):
+                    panel = panels.setdefault(f"{scenes.replace('_', ' ')}: all as told", {})
+                    panel[name] = [one[f"{scenes}_4"]["all"] for one in some]
+        save_figure(partial(draw_categories, panels), output / f"figures/{model}_shares.png")
 
 
 def main() -> None:
@@ -202,6 +243,7 @@ def main() -> None:
     if found:
         write_experiment(options.output / "prompts.json", __doc__, {"models": found})
         put_table(options.output / "README.md", "prompts", table(found))
+        draw_figures(options.runs, found, options.output)
 
 
 if __name__ == "__main__":

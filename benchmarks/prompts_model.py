@@ -1,7 +1,7 @@
 """A small Stable Diffusion, and a PixArt, that draw the pictures of shapes.py as they are told.
 
     python benchmarks/prompts_model.py --output runs/prompts/original
-    python benchmarks/prompts_model.py --output runs/prompts/transformer --like runs/prompts/original
+    python benchmarks/prompts_model.py --output runs/prompts/pixart --like runs/prompts/original
 
 An AutoencoderKL with 8 latent channels at 8×8, a CLIP text model of two layers that is trained with
 the denoiser, a UNet2DConditionModel; captions are left out of a tenth of the pictures. The folder

@@ -1,4 +1,4 @@
-"""A small PixArt-α that draws the pictures of shapes.py as it is told; prompts_model.py trains it."""
+"""A small PixArt-α that draws the pictures of shapes.py as told; prompts_model.py trains it."""
 
 from typing import Any
 
