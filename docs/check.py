@@ -99,6 +99,7 @@ def tables() -> Iterator[tuple[str, str]]:
     import headline
     import kodak
     import paper_small
+    import prompts
     import recovery
     import sampling
     import width
@@ -128,6 +129,7 @@ def tables() -> Iterator[tuple[str, str]]:
     yield "results/headline/README.md", headline.speed_table(found["time"])
     yield "docs/prune.md", width.table(experiment("width")["narrowed"])
     yield "results/sampling/README.md", sampling.table(sampling.rows_of(experiment("sampling")))
+    yield "results/prompts/README.md", prompts.table(experiment("prompts")["models"])
     for page in ("results/recovery/README.md", "docs/recover.md"):
         yield page, recovery.table(experiment("recovery")["tried"])
 
