@@ -64,7 +64,7 @@ def analyze(
         ValueError: If there are no pictures.
         DataError: If a picture cannot be read.
     """
-    parts = _split(pictures, settings)
+    parts = split_pictures(pictures, settings)
     with frozen(system):
         evidence = _gather(system, parts, settings)
         orders, missing = rank_all(evidence)
@@ -108,14 +108,17 @@ def analyze(
 
 
 @dataclass(frozen=True)
-class _Parts:
+class AnalysisParts:
+    """Pictures of the pass, of the search and of the curves."""
+
     whole_pass: Batches
     search: Batches
     curve: Batches
     notes: list[str]
 
 
-def _split(pictures: Pictures, settings: AnalysisSettings) -> _Parts:
+def split_pictures(pictures: Pictures, settings: AnalysisSettings) -> AnalysisParts:
+    """Which pictures are for what; ValueError if there are none."""
     total = len(pictures)
     if total == 0:
         raise ValueError("There are no pictures to analyse the model with.")
@@ -132,7 +135,7 @@ def _split(pictures: Pictures, settings: AnalysisSettings) -> _Parts:
     def batches(indices: Tensor) -> Batches:
         return Batches(pictures, indices.sort().values, settings.batch_size, settings.seed)
 
-    return _Parts(
+    return AnalysisParts(
         batches(chosen),
         batches(chosen[: settings.num_search]),
         batches(apart[: settings.num_curve]),
@@ -140,7 +143,7 @@ def _split(pictures: Pictures, settings: AnalysisSettings) -> _Parts:
     )
 
 
-def _gather(system: LatentDiffusion, parts: _Parts, settings: AnalysisSettings) -> Evidence:
+def _gather(system: LatentDiffusion, parts: AnalysisParts, settings: AnalysisSettings) -> Evidence:
     """All that is measured before ranking."""
     statistics = measure_statistics(system, parts.whole_pass)
     moments, num_channels = statistics.moments, len(statistics.kl)

@@ -9,12 +9,14 @@ from accelerate import PartialState
 from pelap.analysis import channel_analysis
 from pelap.analysis.analysis_record import Analysis, AnalysisSettings
 from pelap.analysis.recommendation import Recommendation, recommend
+from pelap.analysis.rotation_analysis import analyze_rotation
 from pelap.commands.any_model import AnyModel, AnyPictures, as_model, as_pictures, told_nothing
 from pelap.commands.verb_settings import Result
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import write_json
 from pelap.core.errors import ConfigError
 from pelap.core.records import read_record, to_json_dict
+from pelap.method.latent_map import Rotation
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import describe_pictures, load_splits
 
@@ -138,8 +140,15 @@ def analysis_settings(settings: dict[str, Any]) -> AnalysisSettings:
         raise ConfigError(f"{error}") from error
 
 
-def analyze_model(model: LoadedModel, config: RunConfig, settings: AnalysisSettings) -> Analysis:
+def analyze_model(
+    model: LoadedModel,
+    config: RunConfig,
+    settings: AnalysisSettings,
+    rotation: tuple[Rotation, int] | None = None,
+) -> Analysis:
     """Analyse a model on training pictures; several processes share them and return the same.
+
+    With a rotation and how many directions it keeps, only that is measured.
 
     Raises:
         ConfigError: If the model cannot take these pictures, or there are too few.
@@ -150,6 +159,8 @@ def analyze_model(model: LoadedModel, config: RunConfig, settings: AnalysisSetti
     pictures = load_splits(model, config).train
     system = model.measured_system(state.device or "cpu")
     try:
+        if rotation is not None:
+            return analyze_rotation(system, pictures, settings, model.name, *rotation)
         return channel_analysis.analyze(system, pictures, settings, model.name)
     except ValueError as error:
         raise ConfigError(str(error)) from error

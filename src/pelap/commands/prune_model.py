@@ -36,6 +36,7 @@ from pelap.method.latent_map import Fill, LatentMap, Rotation
 from pelap.models.conditions import check_told, find_conditions
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import describe_pictures, load_splits
+from pelap.models.pipeline_limits import check_latents_free
 from pelap.models.saving import ChangedModel
 from pelap.pruning import apply
 from pelap.pruning.apply import PrunedModel, plan_pruning, pruning_record
@@ -174,6 +175,7 @@ def prune(
     has_pictures = pictures is not None or model.config is not None
     model.check()
     if latents.is_asked():
+        check_latents_free(model)
         check_request(latents, model.num_channels, autoencoder_ports(model.autoencoder))
     if width.is_asked():
         check_width(model, width, has_pictures)
@@ -209,7 +211,10 @@ def _find_analysis(
         return given.analysis if isinstance(given, AnalysisResult) else given
     if config is None or not (request.needs_analysis() or request.fill is None):
         return None
-    return analyze_model(model, config, settings)
+    rotation = None
+    if request.rotation != "none" and request.num_kept is not None:
+        rotation = (request.rotation, request.num_kept)
+    return analyze_model(model, config, settings, rotation)
 
 
 def prune_model(

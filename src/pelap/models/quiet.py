@@ -9,7 +9,9 @@ from diffusers.utils import logging
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without the progress bars of diffusers and transformers, and transformers' warnings."""
+    """Without the progress bars of diffusers and transformers, and their warnings."""
+    ours = logging.get_verbosity()
+    logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         if find_spec("transformers") is None:
@@ -26,4 +28,5 @@ def quiet_loading() -> Iterator[None]:
             theirs.set_verbosity(level)
             theirs.enable_progress_bar()
     finally:
+        logging.set_verbosity(ours)
         logging.enable_progress_bar()

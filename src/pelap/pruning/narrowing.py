@@ -11,6 +11,7 @@ from pelap.core.errors import ConfigError
 from pelap.measure.encoded_batches import Batches
 from pelap.measure.macs import count_denoiser_macs
 from pelap.models.loaded import LoadedModel
+from pelap.models.pipeline_limits import check_width_free
 from pelap.pruning.width.latency import latency_ratio
 from pelap.pruning.width.shapes import find_freedom
 from pelap.pruning.width.width_criteria import LOSS_SHARE, WidthEvidence
@@ -24,7 +25,8 @@ def check_width(model: LoadedModel, request: WidthRequest, has_pictures: bool) -
 
     Raises:
         ConfigError: Names the option.
-        ModelError: If the width of this class, or of this variant of it, cannot be pruned.
+        ModelError: If the width of this class, or of this variant of it, cannot be pruned, or a
+            part of the pipeline is in the way.
     """
     request.check()
     if model.denoiser is None:
@@ -33,6 +35,7 @@ def check_width(model: LoadedModel, request: WidthRequest, has_pictures: bool) -
         raise ConfigError(
             f"--denoiser-criterion {request.criterion} needs pictures: give --data.source."
         )
+    check_width_free(model)
     find_freedom(model.denoiser)
     find_layout(model.denoiser)
 

@@ -1,0 +1,80 @@
+"""What one rotation to a given number of directions needs, and nothing beside it."""
+
+import torch
+
+from pelap.analysis.analysis_record import (
+    Agreement,
+    Analysis,
+    AnalysisSettings,
+    MomentsResult,
+    RandomCurve,
+    RotationCurve,
+)
+from pelap.analysis.channel_analysis import split_pictures
+from pelap.analysis.decoding import DecoderMetric, measure_maps
+from pelap.analysis.statistics import measure_statistics
+from pelap.data.pictures import Pictures
+from pelap.measure.encoded_batches import frozen
+from pelap.measure.noise_levels import to_db
+from pelap.method.latent_map import Rotation, find_rotation, keep_channels
+from pelap.method.system import LatentDiffusion
+
+
+def analyze_rotation(
+    system: LatentDiffusion,
+    pictures: Pictures,
+    settings: AnalysisSettings,
+    name: str,
+    kind: Rotation,
+    num_kept: int,
+) -> Analysis:
+    """Measure moments, for "decoder" its metric, and the PSNR of this rotation alone.
+
+    Returns:
+        An analysis without criteria, with one point of one rotation's curve; `decoder_metric`
+        (C, C) is zero where it was not measured.
+
+    Raises:
+        ValueError: If there are no pictures.
+        DataError: If a picture cannot be read.
+    """
+    parts = split_pictures(pictures, settings)
+    with frozen(system):
+        moments = measure_statistics(system, parts.whole_pass).moments
+        num_channels = len(moments.mean)
+        metric = torch.zeros(num_channels, num_channels, dtype=torch.float64)
+        if kind == "decoder":
+            measured = DecoderMetric(num_channels, settings.num_probes, settings.seed)
+            for batch in parts.whole_pass.of_this_process(system, "Measuring the decoder"):
+                measured.add(system, batch)
+            metric = measured.reduce()
+        rotation = find_rotation(kind, moments, metric, num_kept)
+        whole = keep_channels(range(num_channels), moments, settings.fill)
+        rotated = keep_channels(range(num_kept), moments, settings.fill, rotation)
+        before, after = map(to_db, measure_maps(system, parts.curve, [whole, rotated]))
+    return Analysis(
+        name=name,
+        num_channels=num_channels,
+        num_pictures=parts.whole_pass.num_pictures,
+        num_search=0,
+        num_curve=parts.curve.num_pictures,
+        psnr_db=before,
+        pass_psnr_db=before,
+        fill=settings.fill,
+        timestep_bands=[],
+        channels=[],
+        moments=MomentsResult(
+            moments.mean.tolist(),
+            moments.covariance.tolist(),
+            moments.posterior_variance.tolist(),
+        ),
+        eigenvalues=torch.linalg.eigvalsh(moments.covariance).flip(0).tolist(),
+        decoder_metric=metric.tolist(),
+        criteria=[],
+        random=RandomCurve([], [], []),
+        rotations=[RotationCurve(kind, [num_kept], [after])],
+        agreement=Agreement([], []),
+        class_names=list(pictures.class_names),
+        seed=settings.seed,
+        notes=parts.notes,
+    )
