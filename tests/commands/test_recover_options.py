@@ -79,7 +79,7 @@ def test_grids_need_what_the_model_can_be_told(
         (
             "stable_diffusion",
             [*every, "--validation-prompts", str(out), "--unconditional"],
-            "no text",
+            "cannot be read as text",
         ),
     ):
         assert recover(models, name, out, *options) == 2

@@ -78,10 +78,10 @@ def test_classes_are_drawn_and_told(tmp_path: Path):
 
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path, written: Path):
     for source in (tmp_path / "none.txt", tmp_path):
-        with pytest.raises(DataError, match="one prompt a line"):
+        with pytest.raises(DataError, match="a prompt or a class a line"):
             prompts(source).check()
     (tmp_path / "empty.txt").write_text("\n \n")
-    with pytest.raises(DataError, match="holds no prompt"):
+    with pytest.raises(DataError, match="is empty"):
         prompts(tmp_path / "empty.txt").check()
     with pytest.raises(ConfigError, match="--drawn-steps is 0"):
         prompts(written, num_steps=0).check()

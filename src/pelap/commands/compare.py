@@ -9,6 +9,7 @@ from tyro.conf import Positional
 from pelap.commands.verb_settings import (
     AnyFloat,
     AnyInt,
+    AnyOutput,
     AnyPath,
     AnyText,
     JsonSettings,
@@ -29,7 +30,7 @@ class CompareSettings(OverrideSettings, JsonSettings):
 
     paths: Annotated[Positional[tuple[Path, ...]], shown("MODEL")] = ()
     """Models that sample; the first unpruned one, or else the first, is the reference."""
-    output: AnyPath = None
+    output: AnyOutput = None
     """Folder for the page (comparison)."""
     prompts: AnyPath = None
     """File with a prompt or a class a line (captions or classes of the pictures)."""

@@ -1,21 +1,21 @@
 """What `pelap compare` draws side by side: prompts, classes or seeds, and how noise is carried."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from pelap.commands.compare_denoisers import encode_between
+from pelap.config.prompts import read_prompts
 from pelap.config.run_config import RunConfig
 from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError
 from pelap.data.pictures import Pictures
 from pelap.measure.features import load_extractor
-from pelap.measure.side_by_side import Drawer, DrawnSettings, Row, compare_drawings
+from pelap.measure.side_by_side import Drawer, DrawnSettings, compare_drawings
 from pelap.measure.side_by_side_record import SideBySide
+from pelap.models.asked import Asked, ask_for, takes
 from pelap.models.conditions import known_classes
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import load_splits
@@ -44,22 +44,7 @@ class RowSettings:
         if self.drawn_steps is not None and self.drawn_steps < 1:
             raise ConfigError(f"--steps is {self.drawn_steps}: it must be at least 1.")
         if self.prompts is not None:
-            read_prompts(self.prompts)
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The lines of a file that are not empty.
-
-    Raises:
-        ConfigError: If there are none, or it cannot be read as text.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--prompts {path} cannot be read: give a text file.") from error
-    if not (found := [line for line in lines if line]):
-        raise ConfigError(f"--prompts {path} is empty: give a prompt or a class a line.")
-    return found
+            read_prompts("--prompts", self.prompts)
 
 
 def draw_side_by_side(
@@ -88,7 +73,7 @@ def draw_side_by_side(
 
 def choose_rows(
     model: LoadedModel, config: RunConfig, settings: RowSettings
-) -> tuple[list[Row], str]:
+) -> tuple[list[Asked], str]:
     """Prompts, classes or seeds for a model's pipeline; none, and why, where it wants a prompt
     and there is none.
 
@@ -97,43 +82,29 @@ def choose_rows(
     """
     if not model.parts:
         return [], f"No pictures side by side: {model.name} is no pipeline."
-    pipeline: Any = model.pipeline()
-    taken = inspect.signature(pipeline.__call__).parameters
-    given = None if settings.prompts is None else read_prompts(settings.prompts)
-    num = settings.num_rows if given is None else len(given)
-    classes = known_classes(model)
-    if "class_labels" in taken and classes is not None:
-        pictures = load_splits(model, config, needs_train=False).test
-        return _class_rows(classes, pictures.class_names, given, num), ""
-    if "prompt" in taken:
-        captions = given or _captions(load_splits(model, config, needs_train=False).test, num)
-        reason = (
-            f"No pictures side by side: {model.name} takes text, and the pictures have no "
-            "captions; give --prompts FILE, a prompt a line."
-        )
-        return [Row(text, {"prompt": text}) for text in captions], "" if captions else reason
-    return [Row(f"seed {number}") for number in range(num)], ""
+    given = None if settings.prompts is None else read_prompts("--prompts", settings.prompts)
+    num, argument = settings.num_rows, takes(model)
+    if argument is None or (argument == "class_labels" and known_classes(model) is None):
+        return [Asked(f"seed {n}") for n in range(num if given is None else len(given))], ""
+    pictures = load_splits(model, config, needs_train=False).test
+    if given is None:
+        given = _captions(pictures) if argument == "prompt" else _classes(model, pictures)
+        given = given[:num]
+    reason = (
+        f"No pictures side by side: {model.name} takes text, and the pictures have no captions; "
+        "give --prompts FILE, a prompt a line."
+    )
+    asked = ask_for(model, given, pictures.class_names, "--prompts")
+    return asked, "" if asked else reason
 
 
-def _captions(pictures: Pictures, num: int) -> list[str]:
-    """The first so many that differ."""
-    return list(dict.fromkeys(text for text in pictures.captions or () if text))[:num]
+def _captions(pictures: Pictures) -> list[str]:
+    """Those that differ."""
+    return list(dict.fromkeys(text for text in pictures.captions or () if text))
 
 
-def _class_rows(
-    classes: tuple[str, ...], of_pictures: tuple[str, ...], given: list[str] | None, num: int
-) -> list[Row]:
+def _classes(model: LoadedModel, pictures: Pictures) -> list[str]:
     """By name where the pictures have as many, or the pipeline has names."""
-    names = of_pictures if len(of_pictures) == len(classes) else classes
-    places = {name: place for place, name in reversed(list(enumerate(names)))}
-    rows = []
-    for word in names[:num] if given is None else given:
-        place = places.get(word, int(word) if word.isdecimal() else -1)
-        if not 0 <= place < len(classes):
-            raise ConfigError(
-                f"--prompts has {word!r}: give a class a line, by name or as a number from 0 to "
-                f"{len(classes) - 1}."
-            )
-        title = names[place] if names[place] != str(place) else f"class {place}"
-        rows.append(Row(title, {"class_labels": [place]}))
-    return rows
+    classes = known_classes(model) or ()
+    own = pictures.class_names
+    return list(own if len(own) == len(classes) else classes)

@@ -26,6 +26,7 @@ from pelap.core.errors import ConfigError
 from pelap.data.pictures import Splits, to_batch
 from pelap.measure.denoiser_fidelity import DenoiserFidelity, measure_fidelity
 from pelap.measure.encoded_batches import Batches
+from pelap.models.asked import Asked
 from pelap.models.conditions import Conditions, check_told, find_conditions
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import describe_pictures, load_splits
@@ -61,7 +62,7 @@ from pelap.training.recovery.student_training import (
 )
 from pelap.training.recovery.taps import find_taps
 from pelap.training.recovery.validation_grid import make_grid
-from pelap.training.recovery.validation_prompts import Shown, read_shown
+from pelap.training.recovery.validation_prompts import read_shown
 
 BATCH_SIZE = 32
 """Pictures measured at a time, as in pruning."""
@@ -217,7 +218,7 @@ def _gather(
 
 
 def _ready(
-    training: StudentTraining, shown: Sequence[Shown] | None, splits: Splits, folder: RunFolder
+    training: StudentTraining, shown: Sequence[Asked] | None, splits: Splits, folder: RunFolder
 ) -> StudentTraining:
     """With the teacher's validation pictures drawn, and as little memory as was asked for."""
     settings, accelerator, student = training.settings, training.accelerator, training.student

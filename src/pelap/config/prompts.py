@@ -14,7 +14,7 @@ class PromptPictures:
     """What a model is asked to draw, in place of pictures that one would have to have."""
 
     prompts: str
-    """A file with one a line; "varied" for 200 that come with pelap; "classes" for those of a model
+    """A file, one a line; "varied" for 200 that come with pelap; "classes" for those of a model
     that takes classes."""
     num_drawn: int = 1000
     """Pictures; prompts and classes take turns."""
@@ -50,17 +50,29 @@ class PromptPictures:
         """
         if self.prompts == VARIED:
             text = files("pelap.config").joinpath("varied_prompts.txt").read_text("utf-8")
-        else:
-            try:
-                text = Path(self.prompts).expanduser().read_text("utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise DataError(
-                    f"--prompts {self.prompts} cannot be read as a text file with one prompt a "
-                    f"line ({getattr(error, 'strerror', None) or 'not UTF-8'}): give a file, "
-                    f"{VARIED}, or {CLASSES}."
-                ) from error
-        found = tuple(dict.fromkeys(" ".join(line.split()) for line in text.splitlines()))
-        found = tuple(line for line in found if line)
-        if not found:
-            raise DataError(f"--prompts {self.prompts} holds no prompt: one a line.")
-        return found
+            return tuple(text.splitlines())
+        return tuple(dict.fromkeys(read_prompts("--prompts", Path(self.prompts))))
+
+
+def read_prompts(option: str, path: Path) -> list[str]:
+    """The lines of a file that are not empty.
+
+    Args:
+        option: That names the file.
+        path: A text file, a prompt or a class a line.
+
+    Raises:
+        DataError: If it cannot be read as text, or is empty.
+    """
+    try:
+        text = path.expanduser().read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise DataError(
+            f"{option} {path} cannot be read as text ({reason}): give a file with a prompt or a "
+            "class a line."
+        ) from error
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    if not (found := [line for line in lines if line]):
+        raise DataError(f"{option} {path} is empty: give a prompt or a class a line.")
+    return found

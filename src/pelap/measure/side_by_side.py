@@ -2,9 +2,9 @@
 
 import inspect
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
@@ -12,30 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pelap.core.errors import ModelError, in_one_line
+from pelap.core.errors import ModelError
 from pelap.core.progress import track
 from pelap.core.seeding import generator
 from pelap.measure.features import FeatureExtractor, extract
 from pelap.measure.side_by_side_record import Difference, DrawnColumn, SideBySide
+from pelap.models.asked import Asked
+from pelap.models.drawing import call_pipeline
 from pelap.models.loaded import LoadedModel
 
-CALL: dict[str, Any] = {
-    "output_type": "np",
-    "use_resolution_binning": False,
-    "clean_caption": False,
-}
-"""Arguments of a pipeline's call, where it has them."""
 ORTHONORMAL = 1e-3
 """How far the rows of a rotation may be from orthonormal, so that noise stays noise."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one picture of every model is asked for."""
-
-    title: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Of a pipeline's call: a prompt, a class, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +54,7 @@ class Drawer:
 
 def compare_drawings(
     drawers: Sequence[Drawer],
-    rows: Sequence[Row],
+    rows: Sequence[Asked],
     settings: DrawnSettings,
     extractor: FeatureExtractor | None,
     device: torch.device,
@@ -107,28 +94,21 @@ def carries_noise(encode: Tensor) -> bool:
 def _draw(
     drawer: Drawer,
     reference: LoadedModel,
-    rows: Sequence[Row],
+    rows: Sequence[Asked],
     settings: DrawnSettings,
     device: torch.device,
 ) -> tuple[list[np.ndarray], str]:
     """The pictures, and where their first noise came from."""
     model = drawer.model
     pipeline: Any = model.pipeline()
-    pipeline.set_progress_bar_config(disable=True)
     pipeline.to(device)
     carry, noise = _noise_of(drawer, reference, pipeline)
     pictures = []
     for number in track(range(len(rows)), f"{model.name}: pictures side by side"):
         source = generator(settings.seed, "sampling", number, device)
         request = _request(pipeline, model, rows[number], settings, source)
-        try:
-            with carried_noise(pipeline, carry):
-                drawn = pipeline(**request).images[0]
-        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                f"The pipeline of {model.name} cannot draw {rows[number].title!r}: "
-                f"{in_one_line(error)}"
-            ) from error
+        with carried_noise(pipeline, carry):
+            (drawn,) = call_pipeline(pipeline, request)
         finite = np.nan_to_num(np.asarray(drawn, np.float32))
         pictures.append((finite.clip(0, 1) * 255).round().astype(np.uint8))
     pipeline.to("cpu")
@@ -181,19 +161,16 @@ def carried_noise(pipeline: Any, encode: Tensor | None) -> Iterator[None]:
 
 
 def _request(
-    pipeline: Any, model: LoadedModel, row: Row, settings: DrawnSettings, source: torch.Generator
+    pipeline: Any, model: LoadedModel, row: Asked, settings: DrawnSettings, source: torch.Generator
 ) -> dict[str, Any]:
     taken = inspect.signature(pipeline.__call__).parameters
-    asked = CALL | {"generator": source, "height": settings.size, "width": settings.size}
-    if settings.steps is not None:
-        asked["num_inference_steps"] = settings.steps
-    if settings.guidance is not None:
-        asked["guidance_scale"] = settings.guidance
+    asked = {"output_type": "np", "generator": source, "height": settings.size}
+    asked |= {"width": settings.size, "num_inference_steps": settings.steps}
+    asked["guidance_scale"] = settings.guidance
     if "latents" in taken and taken["latents"].default is inspect.Parameter.empty:
         shape = (1, model.num_channels, model.latent_side, model.latent_side)
         asked["latents"] = torch.randn(shape, generator=source, device=source.device)
-    asked |= row.arguments
-    return {name: value for name, value in asked.items() if name in taken}
+    return asked | dict(row.arguments)
 
 
 def _features(pictures: Sequence[np.ndarray], extractor: FeatureExtractor | None) -> Tensor | None:

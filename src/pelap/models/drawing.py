@@ -18,8 +18,8 @@ QUIET: dict[str, Any] = {"use_resolution_binning": False, "clean_caption": False
 class Drawing:
     """How a pipeline draws."""
 
-    size: int
-    """Of the pictures, in pixels."""
+    size: int | None
+    """Of the pictures, in pixels; None is the pipeline's own."""
     guidance: float | None = None
     """The pipeline's own by default."""
     num_steps: int | None = None
@@ -46,18 +46,31 @@ def draw(
     Raises:
         ModelError: If the pipeline cannot be called so.
     """
-    taken = inspect.signature(pipeline.__call__).parameters
-    request = {**QUIET, "height": how.size, "width": how.size, "generator": list(generators)}
+    request = {"height": how.size, "width": how.size, "generator": list(generators)}
     request |= {"num_inference_steps": how.num_steps, "guidance_scale": how.guidance}
     if asked is None:
         request["batch_size"] = len(generators)
     else:
+        taken = inspect.signature(pipeline.__call__).parameters
         request["class_labels" if "class_labels" in taken else "prompt"] = list(asked)
-    request = {name: value for name, value in request.items() if value is not None}
-    request = {name: value for name, value in request.items() if name in taken}
+    return call_pipeline(pipeline, request | others)
+
+
+def call_pipeline(pipeline: Any, request: dict[str, Any]) -> list[Any]:
+    """The pictures of one call, as many as are asked for.
+
+    Args:
+        pipeline: Of diffusers.
+        request: Arguments of its call; those that are None, or that it does not take, are left out.
+
+    Raises:
+        ModelError: If it cannot be called so.
+    """
+    taken = inspect.signature(pipeline.__call__).parameters
+    asked = {k: v for k, v in (QUIET | request).items() if k in taken and v is not None}
     pipeline.set_progress_bar_config(disable=True)
     try:
-        return list(pipeline(**request, **others).images)
+        return list(pipeline(**asked).images)
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         kind = type(pipeline).__name__
         raise ModelError(f"{kind} cannot draw pictures ({in_one_line(error)}).") from error

@@ -1,6 +1,5 @@
 """The same prompts and seeds by teacher and student, side by side, while the student learns."""
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,14 +12,14 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
-from pelap.core.errors import ModelError, in_one_line
 from pelap.core.seeding import generator
 from pelap.families.registry import denoiser_family
+from pelap.models.asked import Asked
+from pelap.models.drawing import call_pipeline
 from pelap.models.loaded import LoadedModel
 from pelap.training.recovery.grid_picture import Row, grid_picture
 from pelap.training.recovery.recovery_settings import RecoverySettings
 from pelap.training.recovery.student import Student, Teacher
-from pelap.training.recovery.validation_prompts import Shown
 
 FOLDER = "validation"
 NUM_STEPS = 25
@@ -33,7 +32,7 @@ class ValidationGrid:
 
     student: LoadedModel
     """On the accelerator's device."""
-    shown: Sequence[Shown]
+    shown: Sequence[Asked]
     """A column each."""
     noise: Tensor
     """What the student begins with, (columns, K, …), carried over from the teacher's."""
@@ -60,7 +59,7 @@ class ValidationGrid:
         drawn = draw_row(self.student, self.shown, self.noise, self.size, self.seed, device)
         rows = [*([self.above] if self.above else []), Row("student", drawn)]
         title = f"step {done:,} of {self.num_steps:,}"
-        grid = grid_picture(title, [one.caption for one in self.shown], rows)
+        grid = grid_picture(title, [one.title for one in self.shown], rows)
         self.folder.mkdir(parents=True, exist_ok=True)
         grid.save(self.folder / f"step_{done}.png")
         for tracker in self.accelerator.trackers:
@@ -73,7 +72,7 @@ class ValidationGrid:
 def make_grid(
     student: Student,
     teacher: Teacher | None,
-    shown: Sequence[Shown],
+    shown: Sequence[Asked],
     image: Tensor,
     settings: RecoverySettings,
     folder: Path,
@@ -114,7 +113,7 @@ def make_grid(
 @torch.no_grad()
 def draw_row(
     model: LoadedModel,
-    shown: Sequence[Shown],
+    shown: Sequence[Asked],
     noise: Tensor,
     size: int,
     seed: int,
@@ -135,31 +134,18 @@ def draw_row(
         ModelError: If the pipeline cannot draw.
     """
     pipeline: Any = model.pipeline()
-    pipeline.set_progress_bar_config(disable=True)
-    taken = inspect.signature(pipeline.__call__).parameters
     packs = denoiser_family(model.denoiser).packing.side > 1  # type: ignore[arg-type]
     drawn: list[Image.Image] = []
     with _placed(pipeline, device):
         for column, one in enumerate(shown):
-            asked = {
+            request = {
                 "height": size,
                 "width": size,
                 "num_inference_steps": NUM_STEPS,
-                "use_resolution_binning": False,
-                "clean_caption": False,
                 "generator": generator(seed, "sampling", column),
-                **one.arguments,
+                "latents": None if packs else noise[column : column + 1].to(device),
             }
-            if not packs:
-                asked["latents"] = noise[column : column + 1].to(device)
-            request = {name: value for name, value in asked.items() if name in taken}
-            try:
-                drawn.append(pipeline(**request).images[0])
-            except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-                raise ModelError(
-                    f"The pipeline of {model.name} cannot draw for --validation-every "
-                    f"({in_one_line(error)}): leave it out."
-                ) from error
+            drawn += call_pipeline(pipeline, request | dict(one.arguments))
     return drawn
 
 
