@@ -1,7 +1,6 @@
 """`pelap analyze`: which latent channels a model uses, and which to keep."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pelap.analysis.analysis_record import AnalysisSettings
@@ -10,6 +9,7 @@ from pelap.commands.verb_settings import (
     AnyInt,
     JsonSettings,
     ModelSettings,
+    Output,
     fields_of,
 )
 from pelap.core.errors import ConfigError
@@ -38,7 +38,7 @@ class MeasuredOn:
 class AnalyzeSettings(ModelSettings, JsonSettings, MeasuredOn):
     """What `pelap analyze` takes."""
 
-    output: Path
+    output: Output
     """Folder for JSON and page."""
     keep: AnyInt = None
     """Recommend so many channels."""

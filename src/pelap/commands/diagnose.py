@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional
 
-from pelap.commands.verb_settings import AnyPath, JsonSettings, OverrideSettings, Switch, shown
+from pelap.commands.verb_settings import (
+    AnyOutput,
+    JsonSettings,
+    OverrideSettings,
+    Switch,
+    shown,
+)
 from pelap.config.overrides import apply_overrides, given_settings
 from pelap.core.errors import ConfigError
 
@@ -23,7 +29,7 @@ class DiagnoseSettings(OverrideSettings, JsonSettings):
     """A run, or a diffusers folder."""
     num_pictures: int = 1000
     """Test pictures."""
-    output: AnyPath = None
+    output: AnyOutput = None
     """Folder for the files (by default the run's)."""
     unconditional: Switch = False
     """Run a denoiser that wants text or a class on an empty prompt, or on none."""

@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pelap.commands.verb_settings import AnyInt, JsonResult, JsonSettings, ModelName, Switch
+from pelap.commands.verb_settings import (
+    AnyInt,
+    JsonResult,
+    JsonSettings,
+    ModelName,
+    Output,
+    Switch,
+)
 
 if TYPE_CHECKING:
     from pelap.commands.any_model import AnyModel
@@ -18,7 +25,7 @@ class ExportSettings(JsonSettings):
     """A run, a diffusers folder or a hub id."""
     format: Literal["onnx"] = "onnx"
     """Of the files."""
-    output: Path
+    output: Output
     """The new folder."""
     int8: Switch = False
     """Also denoiser and decoder with 8-bit weights."""

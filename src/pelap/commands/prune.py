@@ -8,6 +8,7 @@ from pelap.analysis.analysis_record import Fill
 from pelap.commands.analyze import MeasuredOn
 from pelap.commands.verb_settings import (
     AnyFloat,
+    AnyOutput,
     AnyPath,
     AnyText,
     JsonSettings,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 class PruneSettings(ModelSettings, JsonSettings, MeasuredOn, PromptSettings):
     """What `pelap prune` takes."""
 
-    output: AnyPath = None
+    output: AnyOutput = None
     """The new model folder."""
     keep: AnyText = None
     """A number of channels (8), or channels (0,2,3)."""

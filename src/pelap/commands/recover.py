@@ -2,7 +2,6 @@
 
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pelap.commands.verb_settings import (
@@ -11,6 +10,7 @@ from pelap.commands.verb_settings import (
     AnyText,
     JsonSettings,
     ModelSettings,
+    Output,
     PromptSettings,
     Switch,
     fields_of,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class RecoverSettings(ModelSettings, JsonSettings, RecoverySettings, PromptSettings):
     """What `pelap recover` takes."""
 
-    output: Path
+    output: Output
     """The new model folder."""
     teacher: Annotated[AnyText, shown("ORIGINAL")] = None
     """What MODEL was pruned from."""

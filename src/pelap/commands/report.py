@@ -7,7 +7,11 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from pelap.commands.verb_settings import AnyPath, Written, shown
+from pelap.commands.verb_settings import (
+    AnyOutput,
+    Written,
+    shown,
+)
 from pelap.config.run_folder import RunFolder, open_run
 from pelap.core.errors import ConfigError
 
@@ -18,7 +22,7 @@ class ReportSettings:
 
     paths: Annotated[Positional[tuple[Path, ...]], shown("RUN")] = ()
     """Evaluated runs."""
-    output: AnyPath = None
+    output: AnyOutput = None
     """Folder for the page (the first run's)."""
 
 

@@ -9,7 +9,12 @@ from pelap.commands.evaluate import evaluate
 from pelap.commands.report import report
 from pelap.commands.resume import resume
 from pelap.commands.train import train
-from pelap.commands.verb_settings import PresetSettings, Written, shown
+from pelap.commands.verb_settings import (
+    Output,
+    PresetSettings,
+    Written,
+    shown,
+)
 from pelap.config.presets import as_baseline
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder, open_run
@@ -20,7 +25,7 @@ from pelap.core.errors import ConfigError, RunError
 class ReproduceSettings(PresetSettings):
     """What `pelap reproduce` takes."""
 
-    output: Path
+    output: Output
     """Folder of the runs and the page."""
     lambdas: Annotated[tuple[float, ...], shown("FLOAT …")] = ()
     """Further λ to train."""

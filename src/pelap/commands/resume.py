@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pelap.commands.verb_settings import AnyPath, OverrideSettings, RunName
+from pelap.commands.verb_settings import (
+    AnyOutput,
+    OverrideSettings,
+    RunName,
+)
 from pelap.config.overrides import apply_overrides
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder, open_run
@@ -15,7 +19,7 @@ class ResumeSettings(OverrideSettings):
 
     run_folder: RunName
     """The run's folder."""
-    output: AnyPath = None
+    output: AnyOutput = None
     """Go on in a copy, and leave RUN as it is."""
 
 

@@ -5,12 +5,16 @@ import re
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import UseAppendAction
 
-from pelap.commands.verb_settings import JsonSettings, PresetSettings, shown
+from pelap.commands.verb_settings import (
+    JsonSettings,
+    Output,
+    PresetSettings,
+    shown,
+)
 from pelap.config.overrides import apply_overrides
 from pelap.config.run_config import RunConfig, as_option
 from pelap.core.errors import ConfigError
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 class SweepSettings(PresetSettings, JsonSettings):
     """What `pelap sweep` takes."""
 
-    output: Path
+    output: Output
     """Folder of trials and results."""
     grid: Annotated[UseAppendAction[tuple[str, ...]], shown("GROUP.FIELD=A,B")] = ()
     """A setting and its values; several make all combinations."""

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pelap.commands.verb_settings import PresetSettings
+from pelap.commands.verb_settings import (
+    Output,
+    PresetSettings,
+)
 from pelap.config.presets import get_preset
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder
@@ -13,7 +16,7 @@ from pelap.config.run_folder import RunFolder
 class TrainSettings(PresetSettings):
     """What `pelap train` takes."""
 
-    output: Path
+    output: Output
     """The new run folder."""
 
 

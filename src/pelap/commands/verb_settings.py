@@ -36,10 +36,23 @@ RunName = Annotated[Positional[Path], shown("RUN")]
 Switch = Annotated[bool, shown()]
 # A typing.Union in place of `|`: tyro checks that one without importing typeguard, a tenth second.
 AnyPath = Annotated[Optional[Path], shown("PATH")]  # noqa: UP045
+Output = Annotated[Path, shown("PATH", aliases=("-o",))]
+AnyOutput = Annotated[Optional[Path], shown("PATH", aliases=("-o",))]  # noqa: UP045
 AnyText = Annotated[Optional[str], shown("TEXT")]  # noqa: UP045
 AnyInt = Annotated[Optional[int], shown("INT")]  # noqa: UP045
 AnyFloat = Annotated[Optional[float], shown("FLOAT")]  # noqa: UP045
 Part = TypeVar("Part")
+
+
+def is_model(name: str | Path) -> bool:
+    """Whether this names a model rather than a run: a diffusers folder, or a hub id."""
+    path = Path(name)
+    if not path.exists():
+        return str(name).count("/") == 1 and not str(name).startswith((".", "/", "runs/"))
+    if (path / "model_index.json").is_file():
+        return True
+    config = path / "config.json"
+    return config.is_file() and '"_class_name"' in config.read_text(errors="replace")
 
 
 @dataclass(frozen=True, kw_only=True)

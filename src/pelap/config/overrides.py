@@ -141,6 +141,8 @@ PLAINER = (
     (r"Missing value for argument '(.+)'.*", r"\1 lacks its value"),
 )  # fmt: skip
 """What tyro complains of, and how we say it."""
+SHORT = re.compile(r"(?<![\w-])-\w(/| \S+, )(?=--)")
+"""The short name of an option in front of its long one: `-o PATH, --output PATH`, `-o/--output`."""
 DIVIDER = re.compile(r"\s*[-─]{3,}\s*")
 
 
@@ -152,8 +154,10 @@ def _one_line(text: str) -> str:
     if body[0].strip().startswith("Missing from"):  # names, and more indented what they mean
         indent = len(body[1]) - len(body[1].lstrip())
         names = [line.strip() for line in body[1:] if not line[indent].isspace()]
+        names = [SHORT.sub("", name) for name in names]
         return f"Give {' and '.join(names)}"
     words = " ".join(" ".join(body).split()).split(" Got errors:")[0].strip(" .")
+    words = SHORT.sub("", words)
     choice = re.fullmatch(r"invalid choice (.+) for argument '(.+)'\. Expected one of (.+)", words)
     if choice is not None:
         known = sorted(set(re.findall(r"'([^']+)'", choice[3])) - {"None"})

@@ -25,6 +25,8 @@ from pelap.models.precision import InPrecision, Precision, check_precision
 ChannelSetChoice = Literal["static", "drawn"]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Of a file with a grid."""
+MOST_NAMES = 100
+"""Of classes, that an error lists."""
 
 
 def load_system(folder: RunFolder, device: torch.device) -> LatentDiffusion:
@@ -94,14 +96,15 @@ def choose_classes(asked: str, num_classes: int, names: Sequence[str]) -> list[i
         raise ConfigError("--classes has nobody to tell: this model's denoiser knows no classes.")
     if asked == "all":
         return list(range(num_classes))
-    known = {str(index): index for index in range(num_classes)}
-    known |= {name: index for index, name in enumerate(names)}
+    known = {word.strip(): i for i, name in enumerate(names) for word in name.split(",")}
+    known |= {str(index): index for index in range(num_classes)}
+    shown = "" if len(names) > MOST_NAMES else ", ".join(names)
     words = [word.strip() for word in asked.split(",")]
     for word in words:
         if word not in known:
             raise ConfigError(
                 f"--classes names {word!r}: there are all, 0 to {num_classes - 1}"
-                + (f", {', '.join(names)}." if names else ".")
+                + (f", {shown}." if shown else ".")
             )
     return [known[word] for word in words]
 
@@ -176,21 +179,36 @@ def _check(asked: EvaluationConfig, config: RunConfig, output: Path, classes: st
         raise ConfigError(f"--num is {asked.num_samples}: it must be at least 1.")
     if asked.guidance < 1:
         raise ConfigError(f"--guidance is {asked.guidance}: it must be at least 1.")
-    if output.suffix.lower() in set(Image.registered_extensions()) - {*SUFFIXES}:
-        raise ConfigError(f"--output {output}: give a {' or '.join(SUFFIXES)} file, or a folder.")
-    if output.exists():
-        raise ConfigError(f"--output {output} exists already: choose another.")
+    check_output(output)
     if classes is None and asked.guidance != 1:
         raise ConfigError(f"--guidance is {asked.guidance}: it needs --classes.")
 
 
+def check_output(output: Path) -> None:
+    """Refuse a file of another kind, and what exists.
+
+    Raises:
+        ConfigError: One line.
+    """
+    if output.suffix.lower() in set(Image.registered_extensions()) - {*SUFFIXES}:
+        raise ConfigError(f"--output {output}: give a {' or '.join(SUFFIXES)} file, or a folder.")
+    if output.exists():
+        raise ConfigError(f"--output {output} exists already: choose another.")
+
+
 def save_pictures(pictures: Tensor, columns: int, output: Path) -> None:
-    """Write pictures, uint8 (N, 3, H, W), as one grid if `output` is a picture, else a folder."""
-    output.parent.mkdir(parents=True, exist_ok=True)
+    """As `save_images`, of pictures as bytes, uint8 (N, 3, H, W)."""
     images = [Image.fromarray(x) for x in pictures.permute(0, 2, 3, 1).numpy()]
+    save_images(images, columns, output)
+
+
+def save_images(images: Sequence[Image.Image], columns: int, output: Path) -> None:
+    """Write pictures of one size as one grid if `output` is a picture, else into a folder."""
+    output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix.lower() in SUFFIXES:
-        images += [Image.new("RGB", images[0].size, "white")] * (-len(images) % columns)
-        make_image_grid(images, rows=len(images) // columns, cols=columns).save(output)
+        blanks = [Image.new("RGB", images[0].size, "white")] * (-len(images) % columns)
+        grid = make_image_grid([*images, *blanks], -(-len(images) // columns), columns)
+        grid.save(output)
         return
     output.mkdir()
     for index, image in enumerate(images):
