@@ -3,12 +3,12 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pelap.core.errors import ConfigError, in_one_line
+from pelap.families.family import Inputs
 from pelap.families.latent_axes import by_channel
 from pelap.families.registry import denoiser_family, example_inputs
 from pelap.method.normalizer import LatentNormalizer
@@ -86,7 +86,7 @@ class DenoiserGraph(nn.Module):
 
     mask: Tensor | None
 
-    def __init__(self, denoiser: nn.Module, template: dict[str, Any], mask: Tensor | None):
+    def __init__(self, denoiser: nn.Module, template: Inputs, mask: Tensor | None):
         super().__init__()
         self.denoiser = denoiser
         self.template = template
@@ -103,7 +103,7 @@ def _masked(latents: Tensor, mask: Tensor | None) -> Tensor:
     return latents if mask is None else latents * by_channel(mask, latents)
 
 
-def flatten(inputs: dict[str, Any]) -> Tensors:
+def flatten(inputs: Inputs) -> Tensors:
     """Keyword arguments with dictionaries among them, as one dictionary of tensors."""
     flat: Tensors = {}
     for name, value in inputs.items():
@@ -114,7 +114,7 @@ def flatten(inputs: dict[str, Any]) -> Tensors:
     return flat
 
 
-def _nest(template: dict[str, Any], flat: Tensors) -> dict[str, Any]:
+def _nest(template: Inputs, flat: Tensors) -> Inputs:
     """The inverse of `flatten`; what is None in the template is None again."""
     return {
         name: _nest(value, flat) if isinstance(value, dict) else flat.get(name)
