@@ -12,6 +12,7 @@ from pelap.measure.encoded_batches import Batches
 from pelap.measure.macs import count_denoiser_macs
 from pelap.models.loaded import LoadedModel
 from pelap.models.pipeline_limits import check_width_free
+from pelap.pruning.pruning_record import WidthRecord
 from pelap.pruning.width.latency import latency_ratio
 from pelap.pruning.width.shapes import find_freedom
 from pelap.pruning.width.width_criteria import LOSS_SHARE, WidthEvidence
@@ -89,7 +90,7 @@ def narrow_model(
     return replace(model, denoiser=found.denoiser), found
 
 
-def width_record(narrower: NarrowDenoiser, original: LoadedModel) -> dict[str, Any]:
+def width_record(narrower: NarrowDenoiser, original: LoadedModel) -> WidthRecord:
     """What was done, for the history, the card and JSON."""
     config: Any = original.denoiser.config  # type: ignore[union-attr]
     return {

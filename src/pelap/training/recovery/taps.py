@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pelap.core.json_values import JsonObject
 from pelap.models.loaded import LoadedModel
 
 BLOCK_LISTS = ("down_blocks", "up_blocks")
@@ -49,7 +50,7 @@ class Listener:
         return taken
 
 
-def prunings_of(model: LoadedModel) -> list[dict[str, Any]]:
+def prunings_of(model: LoadedModel) -> list[JsonObject]:
     """What its history says of prunings, oldest first."""
     return [entry for entry in model.history if "channels_before" in entry]
 
