@@ -42,7 +42,7 @@ class Graph:
         return self.module(inputs)
 
 
-class EncoderGraph(nn.Module):
+class _EncoderGraph(nn.Module):
     """images (B, 3, H, W) → latents as the denoiser sees them, which are the means of their
     distribution, and logvar where there is one; both (B, C, h, w)."""
 
@@ -63,7 +63,7 @@ class EncoderGraph(nn.Module):
         return {"latents": mean, "logvar": logvar}
 
 
-class DecoderGraph(nn.Module):
+class _DecoderGraph(nn.Module):
     """latents (B, C, h, w) as the denoiser sees them → images (B, 3, H, W)."""
 
     mask: Tensor | None
@@ -81,7 +81,7 @@ class DecoderGraph(nn.Module):
         return {"images": self.autoencoder.decode(self.normalizer.inverse(latents)).sample}
 
 
-class DenoiserGraph(nn.Module):
+class _DenoiserGraph(nn.Module):
     """A denoiser's inputs, by diffusers' names → prediction, shaped like its latents."""
 
     mask: Tensor | None
@@ -168,7 +168,7 @@ def _autoencoder_graphs(model: LoadedModel, side: int, mask: Tensor | None) -> l
     def latents(num_pictures: int, seed: int) -> Tensors:
         return {"latents": _normal(seed, num_pictures, channels, side, side)}
 
-    decoder = Graph("decoder", name, DecoderGraph(network, normalizer, mask).eval(), latents)
+    decoder = Graph("decoder", name, _DecoderGraph(network, normalizer, mask).eval(), latents)
     shape = decoder.run(latents(1, 0))["images"].shape[1:]
 
     def images(num_pictures: int, seed: int) -> Tensors:
@@ -177,7 +177,9 @@ def _autoencoder_graphs(model: LoadedModel, side: int, mask: Tensor | None) -> l
     with torch.no_grad():
         logvar = network.encode(images(1, 0)["images"]).latent_dist.logvar
     has_variance = not bool((logvar == NO_VARIANCE).all())
-    encoder = Graph("encoder", name, EncoderGraph(network, normalizer, has_variance).eval(), images)
+    encoder = Graph(
+        "encoder", name, _EncoderGraph(network, normalizer, has_variance).eval(), images
+    )
     return [encoder, decoder]
 
 
@@ -194,7 +196,7 @@ def _denoiser_graph(denoiser: nn.Module, side: int, mask: Tensor | None) -> Grap
         return found | {"timestep": steps}
 
     template = example_inputs(network, 1, side)
-    module = DenoiserGraph(network, template, mask).eval()
+    module = _DenoiserGraph(network, template, mask).eval()
     return Graph("denoiser", family.class_name, module, inputs, family.shared_inputs)
 
 

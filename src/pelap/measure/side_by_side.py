@@ -15,6 +15,7 @@ from torch import Tensor
 from pelap.core.errors import ModelError
 from pelap.core.progress import track
 from pelap.core.seeding import generator
+from pelap.families.family import Inputs
 from pelap.measure.features import FeatureExtractor, extract
 from pelap.measure.side_by_side_record import Difference, DrawnColumn, SideBySide
 from pelap.models.asked import Asked
@@ -162,7 +163,7 @@ def carried_noise(pipeline: Any, encode: Tensor | None) -> Iterator[None]:
 
 def _request(
     pipeline: Any, model: LoadedModel, row: Asked, settings: DrawnSettings, source: torch.Generator
-) -> dict[str, Any]:
+) -> Inputs:
     taken = inspect.signature(pipeline.__call__).parameters
     asked = {"output_type": "np", "generator": source, "height": settings.size}
     asked |= {"width": settings.size, "num_inference_steps": settings.steps}

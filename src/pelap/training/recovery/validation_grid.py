@@ -56,7 +56,7 @@ class ValidationGrid:
         if not self.accelerator.is_main_process:
             return
         device = self.accelerator.device
-        drawn = draw_row(self.student, self.shown, self.noise, self.size, self.seed, device)
+        drawn = _draw_row(self.student, self.shown, self.noise, self.size, self.seed, device)
         rows = [*([self.above] if self.above else []), Row("student", drawn)]
         title = f"step {done:,} of {self.num_steps:,}"
         grid = grid_picture(title, [one.title for one in self.shown], rows)
@@ -101,7 +101,7 @@ def make_grid(
     if teacher is not None:
         if accelerator.is_main_process:
             above = Row(
-                "teacher", draw_row(teacher.model, shown, noise, size, settings.seed, device)
+                "teacher", _draw_row(teacher.model, shown, noise, size, settings.seed, device)
             )
         noise = teacher.to_student(noise)
     return ValidationGrid(
@@ -111,7 +111,7 @@ def make_grid(
 
 
 @torch.no_grad()
-def draw_row(
+def _draw_row(
     model: LoadedModel,
     shown: Sequence[Asked],
     noise: Tensor,
