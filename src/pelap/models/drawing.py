@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 
 from pelap.core.errors import ModelError, in_one_line
@@ -29,7 +30,7 @@ class Drawing:
 
 @torch.no_grad()
 def draw(
-    pipeline: Any,
+    pipeline: DiffusionPipeline,
     asked: Sequence[str] | Sequence[int] | None,
     generators: Sequence[torch.Generator],
     how: Drawing,

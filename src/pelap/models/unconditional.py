@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
 from pelap.core.errors import ModelError, in_one_line
@@ -57,7 +58,7 @@ def without_condition(model: LoadedModel, size: int) -> LoadedModel:
         return told_a_class(model)
     if not model.parts:
         raise ModelError(f"{model.name} is no pipeline: there is nobody to ask for its condition.")
-    pipeline: Any = model.pipeline()
+    pipeline = model.pipeline()
     family = denoiser_family(denoiser)
     others, passed = caught_arguments(model, pipeline, [""], size)
     if "class_labels" in example_inputs(denoiser) and others.get("class_labels") is None:
@@ -96,7 +97,7 @@ def told_a_class(model: LoadedModel) -> LoadedModel:
 
 
 def caught_arguments(
-    model: LoadedModel, pipeline: Any, prompts: Sequence[str], size: int
+    model: LoadedModel, pipeline: DiffusionPipeline, prompts: Sequence[str], size: int
 ) -> tuple[Inputs, float]:
     """What a pipeline passes to its denoiser at the first step, and the timestep it passes.
 

@@ -4,8 +4,8 @@ The arithmetic is that of `LatentMap`, in float64, put back in the weights' own 
 plain selection it copies the kept weights bit for bit.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -125,7 +125,7 @@ def _width(state: State, port: Port, axis: int) -> int:
     return state[f"{port.layer}.weight"].shape[axis]
 
 
-def _write(state: State, name: str, change: Any) -> None:
+def _write(state: State, name: str, change: Callable[[Tensor], Tensor]) -> None:
     """Replace a tensor, computed in float64 and put back in its own precision."""
     old = state[name]
     state[name] = change(old.double()).to(old.dtype).contiguous()

@@ -39,7 +39,9 @@ class Listener:
         for place, name in enumerate(names):
             network.get_submodule(name).register_forward_hook(partial(self._keep, place))
 
-    def _keep(self, place: int, _module: nn.Module, _inputs: object, output: Any) -> None:
+    def _keep(
+        self, place: int, _module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]
+    ) -> None:
         self.heard[place] = output[0] if isinstance(output, tuple) else output
 
     def take(self) -> list[Tensor]:

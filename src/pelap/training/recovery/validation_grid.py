@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
@@ -133,7 +134,7 @@ def _draw_row(
     Raises:
         ModelError: If the pipeline cannot draw.
     """
-    pipeline: Any = model.pipeline()
+    pipeline = model.pipeline()
     packs = denoiser_family(model.denoiser).packing.side > 1  # type: ignore[arg-type]
     drawn: list[Image.Image] = []
     with _placed(pipeline, device):
@@ -150,7 +151,7 @@ def _draw_row(
 
 
 @contextmanager
-def _placed(pipeline: Any, device: torch.device) -> Iterator[None]:
+def _placed(pipeline: DiffusionPipeline, device: torch.device) -> Iterator[None]:
     """All its networks on the device in float32 meanwhile."""
     networks = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
     before = [next(network.parameters()) for network in networks]
