@@ -45,6 +45,9 @@ SHORT, LONG, LONGEST = 2, 4, 8
 """Epochs of the autoencoders; the denoisers build on the short ones."""
 CLOSE, MORE_SEEDS = ("scratch_4", "top_k_4", "hard_concrete_4"), (45, 46)
 """What is trained longest with more seeds."""
+KEPT_CURVES = ("step", "epoch", "total_loss", "reconstruction_loss", "diffusion_loss")
+LEFT_OUT = ("mask_histogram", "mask_mean_by_class")
+"""Of an evaluation: most of its size."""
 FOLDERS = {SHORT: "autoencoders", LONG: "autoencoders_long", LONGEST: "autoencoders_longest"}
 
 
@@ -322,7 +325,19 @@ def collect(runs: Path) -> dict[str, Any]:
     reconstructions = {
         RECONSTRUCTIONS[epochs]: _read_reconstructions(runs, epochs) for epochs in FOLDERS
     }
-    return {**reconstructions, "denoisers": samples, **found}
+    runs_kept = {name: _shortened(run) for name, run in found["runs"].items()}
+    return {**reconstructions, "denoisers": samples, **found, "runs": runs_kept}
+
+
+def _shortened(run: dict[str, Any]) -> dict[str, Any]:
+    """A run without the curves and tables that no figure and no page shows."""
+    short = {**run, "curves": {
+        split: {name: values for name, values in columns.items() if name in KEPT_CURVES}
+        for split, columns in run["curves"].items()
+    }}  # fmt: skip
+    if "evaluation" in run:
+        short["evaluation"] = {k: v for k, v in run["evaluation"].items() if k not in LEFT_OUT}
+    return short
 
 
 def _read_reconstructions(runs: Path, epochs: int) -> list[dict[str, Any]]:

@@ -17,13 +17,14 @@ import pytest
 
 from pelap.cli import main
 from pelap.commands.sweep import GridAxis, parse_axis, plan_trials
-from pelap.commands.sweep_table import SweepResult, TrialResult, summarise, summary
+from pelap.commands.sweep_table import SweepResult, summarise, summary
 from pelap.commands.sweep_trials import Processes, sweep
 from pelap.config.overrides import apply_overrides
 from pelap.config.presets import tiny
 from pelap.config.run_config import RunConfig
 from pelap.core.errors import ConfigError, RunError
 from pelap.pages.sweep_figure import draw_sweep
+from pelap.pages.sweep_record import GridPoint, Spread, TrialResult
 
 SMALL = [
     "--run.max-steps", "2", "--run.epochs", "1", "--data.num-train", "32", "--data.num-test", "16",
@@ -193,10 +194,10 @@ def test_metrics_asked_for_later_are_measured_without_training(small: RunConfig,
     sweep(small, [], 1, tmp_path, processes=processes)
     result = sweep(small, [], 1, tmp_path, metrics=["psnr"], processes=processes)
     assert processes.commands == ["train", "evaluate", "evaluate"]
-    assert result.points[0]["figures"]["psnr_db"]["n"] == 1
+    assert result.points[0].figures["psnr_db"].n == 1
     more = sweep(small, [], 1, tmp_path, metrics=["psnr", "ssim"], processes=processes)
     assert processes.commands[3:] == ["evaluate"]
-    assert more.points[0]["figures"]["ssim"]["n"] == 1
+    assert more.points[0].figures["ssim"].n == 1
 
 
 def test_an_unusable_extractor_is_refused_before_anything_is_trained(
@@ -227,8 +228,8 @@ def test_a_failed_trial_is_listed_and_the_rest_goes_on(small: RunConfig, tmp_pat
     assert failed.error is not None
     assert "lower --optimizer.learning-rate" in failed.error
     bad, good = result.points
-    assert good["figures"]["diffusion_loss"]["n"] == 1
-    assert bad["figures"] == {}
+    assert good.figures["diffusion_loss"].n == 1
+    assert bad.figures == {}
     assert f"Failed: {failed.name}: pelap: The loss is" in (tmp_path / "sweep.md").read_text()
 
 
@@ -314,9 +315,9 @@ def test_what_is_stopped_starts_nothing_more(tmp_path: Path):
 def test_statistics_are_numpys():
     values = [1.0, 2.0, 4.0]
     found = summary(values)
-    assert found["mean"] == pytest.approx(np.mean(values))
-    assert found["std"] == pytest.approx(np.std(values, ddof=1))
-    assert summary([3.0]) == {"mean": 3.0, "std": None, "n": 1}
+    assert found.mean == pytest.approx(np.mean(values))
+    assert found.std == pytest.approx(np.std(values, ddof=1))
+    assert summary([3.0]) == Spread(3.0, None, 1)
 
 
 def test_what_is_not_finite_has_no_mean_and_is_null_in_json():
@@ -330,7 +331,7 @@ def test_what_is_not_finite_has_no_mean_and_is_null_in_json():
     json.dumps(content, allow_nan=False)
     assert content["points"][0]["figures"]["loss"] == {"mean": None, "std": None, "n": 3}
     assert [trial["figures"]["loss"] for trial in content["trials"]] == [1.0, None, None]
-    assert draw_sweep(asdict(result)).png
+    assert draw_sweep(result.grid, result.trials, result.points).png
 
 
 def test_a_metric_that_some_trials_lack_is_summed_up_over_the_others():
@@ -339,16 +340,16 @@ def test_a_metric_that_some_trials_lack_is_summed_up_over_the_others():
         TrialResult("b", {}, 2, "done", None, "healthy", {"loss": 2.0, "ssim": 0.5}),
     ]
     (point,) = summarise("tiny", {}, trials).points
-    assert (point["figures"]["loss"]["n"], point["figures"]["ssim"]["n"]) == (2, 1)
+    assert (point.figures["loss"].n, point.figures["ssim"].n) == (2, 1)
 
 
 def test_the_table_says_mean_and_deviation():
     points = [
-        {
-            "settings": {"gate.budget": "4"},
-            "verdicts": {"healthy": 2, "collapsed": 1},
-            "figures": {"psnr": {"mean": 24.123456, "std": 0.1234, "n": 3}},
-        }
+        GridPoint(
+            {"gate.budget": "4"},
+            {"healthy": 2, "collapsed": 1},
+            {"psnr": Spread(24.123456, 0.1234, 3)},
+        )
     ]
     text = SweepResult("tiny", {"gate.budget": ["4"]}, [1, 2, 3], [], points).describe()
     assert text.splitlines()[-1] == "| 4 | 3 | 24.12 ± 0.12 | 2 healthy, 1 collapsed |"

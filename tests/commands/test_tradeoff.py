@@ -20,6 +20,7 @@ from pelap.commands.compared_models import giver_of, labels_of, open_subjects
 from pelap.config.presets import tiny
 from pelap.config.run_config import EvaluationConfig, GateConfig, NetworkConfig, RunConfig
 from pelap.core.errors import ConfigError, ModelError
+from pelap.core.json_values import JsonObject
 from pelap.measure.features import ResNet20
 from pelap.measure.model_quality import TO_UNPRUNED, make_references
 from pelap.models.model_pictures import pictures_config
@@ -40,7 +41,7 @@ def tradeoff(
     output: Path,
     settings: TradeoffSettings,
     overrides: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> JsonObject:
     """What tradeoff.json holds about these models."""
     subjects = open_subjects(paths)
     config = pictures_config(giver_of(subjects), overrides)
@@ -163,7 +164,7 @@ def test_what_was_measured_is_not_measured_again(
 
     measured = []
 
-    def measure(model: Any, *more: Any) -> dict[str, Any]:
+    def measure(model: Any, *more: Any) -> JsonObject:
         measured.append(model.name)
         return measure_model(model, *more)
 

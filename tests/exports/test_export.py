@@ -21,8 +21,9 @@ from pelap.config.run_config import AutoencoderConfig
 from pelap.core.errors import ModelError
 from pelap.exports import onnx_export as export_module
 from pelap.exports import onnx_files as files_module
+from pelap.exports.export_record import describe_export
 from pelap.exports.graphs import Graph, Tensors, build_graphs
-from pelap.exports.onnx_export import describe_export, export_model
+from pelap.exports.onnx_export import export_model
 from pelap.exports.onnx_files import compare, write_graph
 from pelap.exports.runtime import OnnxNetworks
 from pelap.method.build_networks import build_networks
@@ -313,6 +314,7 @@ def test_large_weights_lie_beside_the_graph(
     record = export_model(model, tmp_path / "onnx", side=4, int8=True)
     decoder = record["networks"]["decoder"]
     assert (tmp_path / "onnx" / "decoder.onnx.data").stat().st_size < decoder["num_bytes"]
+    assert "int8" in decoder
     assert decoder["int8"]["size_ratio"] < 1
     latents = torch.randn(2, CHANNELS, 4, 4)
     plain, small = (OnnxNetworks(tmp_path / "onnx", 1, int8=int8) for int8 in (False, True))

@@ -1,7 +1,7 @@
 """`pelap bench sample`: what drawing pictures costs, alone or in turn with another model."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from pelap.commands.verb_settings import (
     AnyInt,
@@ -13,6 +13,7 @@ from pelap.commands.verb_settings import (
     shown,
 )
 from pelap.core.errors import ConfigError
+from pelap.core.json_values import JsonObject
 from pelap.core.records import to_json_dict
 from pelap.measure.bench_record import SamplingBench, describe_sampling
 
@@ -106,7 +107,7 @@ class BenchResult(Result):
         """A table of the settings, with ratios where there are two models."""
         return describe_sampling(self.values)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         return to_json_dict(self.values)
 
 

@@ -26,7 +26,7 @@ from pelap.models.precision import DTYPES, Precision
 
 
 @dataclass(frozen=True)
-class Setting:
+class _Setting:
     """One row of the result."""
 
     precision: Precision
@@ -86,7 +86,7 @@ def _measure(subjects: list[Subject], settings: BenchSettings) -> SamplingBench:
         for compiled in (False, True) if settings.compile else (False,):
             samplings = [_sampling(one, precision, compiled, settings) for one in subjects]
             for batch_size in settings.batch_sizes:
-                setting = Setting(precision, compiled, batch_size)
+                setting = _Setting(precision, compiled, batch_size)
                 memories = _prepare(subjects, samplings, setting)
                 turns = alternate([partial(s.run, batch_size) for s in samplings], settings.rounds)
                 for cost, took, memory in zip(models, turns, memories, strict=True):
@@ -126,7 +126,7 @@ def _sampling(
 
 
 def _prepare(
-    subjects: list[Subject], samplings: list[Sampling], setting: Setting
+    subjects: list[Subject], samplings: list[Sampling], setting: _Setting
 ) -> list[int | None]:
     """Warm up, compile, and measure the memory of each."""
     if setting.compiled:
@@ -141,7 +141,7 @@ def _prepare(
     return memories
 
 
-def _measurement(setting: Setting, turns: list[Seconds], memory: int | None) -> Measurement:
+def _measurement(setting: _Setting, turns: list[Seconds], memory: int | None) -> Measurement:
     seconds = median(turn.total for turn in turns) / setting.batch_size
     share = median(turn.denoising / turn.total for turn in turns)
     return Measurement(
@@ -149,6 +149,6 @@ def _measurement(setting: Setting, turns: list[Seconds], memory: int | None) -> 
     )
 
 
-def _ratio(setting: Setting, first: list[Seconds], second: list[Seconds]) -> Ratio:
+def _ratio(setting: _Setting, first: list[Seconds], second: list[Seconds]) -> Ratio:
     ratios = ratio([turn.total for turn in second], [turn.total for turn in first])
     return Ratio(setting.precision, setting.compiled, setting.batch_size, *ratios)

@@ -31,7 +31,7 @@ CONV_CHANNELS, CONV_SIDE, CONV_BATCH = 128, 32, 64
 """The one large layer whose rate the step is held against."""
 
 
-class PerPictureDataset(Dataset[Tensor]):
+class _PerPictureDataset(Dataset[Tensor]):
     """The usual pipeline: one PIL picture at a time through flip, array, tensor and scaling."""
 
     def __init__(self, pictures: Pictures, flip: bool):
@@ -51,7 +51,7 @@ class PerPictureDataset(Dataset[Tensor]):
 
 
 @dataclass
-class Contestant:
+class _Contestant:
     """One way to train: a step to call, and the seconds its calls took."""
 
     step: Callable[[], None]
@@ -89,9 +89,9 @@ def bench_train(
     encoded = replace(config.data, memory_gb=1e-9)  # nothing fits: decoded again for each batch
     naive_pictures = load_pictures(encoded, config.run.seed).train
     pictures = load_pictures(config.data, config.run.seed).train
-    naive = Contestant(_naive_step(config, naive_pictures, accelerator), [])
-    ours = Contestant(_our_step(config, pictures, accelerator), [])
-    convolution = Contestant(_large_convolution(config, accelerator.device), [])
+    naive = _Contestant(_naive_step(config, naive_pictures, accelerator), [])
+    ours = _Contestant(_our_step(config, pictures, accelerator), [])
+    convolution = _Contestant(_large_convolution(config, accelerator.device), [])
     synchronise = torch.cuda.synchronize if accelerator.device.type == "cuda" else lambda: None
     for contestant in (naive, ours, convolution):
         contestant.step()
@@ -128,7 +128,7 @@ def bench_train(
     )
 
 
-def _per_round(contestant: Contestant, rounds: int) -> list[float]:
+def _per_round(contestant: _Contestant, rounds: int) -> list[float]:
     return [sum(part) for part in np.array_split(contestant.seconds, rounds)]
 
 
@@ -144,7 +144,7 @@ def _naive_step(
         lr=config.optimizer.learning_rate,
         weight_decay=config.optimizer.weight_decay,
     )
-    dataset = PerPictureDataset(pictures, config.data.flip)
+    dataset = _PerPictureDataset(pictures, config.data.flip)
     batches = _endless(DataLoader(dataset, config.data.batch_size, shuffle=True, drop_last=True))
 
     def step() -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 
@@ -12,6 +11,7 @@ from pelap.config.run_config import RunConfig
 from pelap.core.devices import torch_device
 from pelap.core.digests import digest
 from pelap.core.errors import ConfigError
+from pelap.core.json_values import JsonObject
 from pelap.measure.counts import count_model
 from pelap.measure.encoded_batches import Batches
 from pelap.measure.machine import machine, versions
@@ -60,7 +60,7 @@ def measure_model(
     config: RunConfig,
     settings: TradeoffSettings,
     references: References,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Quality and cost of one model, its time in alternation with the unpruned one.
 
     Args:
@@ -81,14 +81,14 @@ def measure_model(
     """
     device = torch_device()
     values = measure_model_quality(model, references, config, settings, device)
-    quality = {name: asdict(value) for name, value in values.items()}
+    quality: dict[str, JsonObject] = {name: asdict(value) for name, value in values.items()}
     quality |= _noise_loss(model, config, settings, device)
     return {"name": model.name, "quality": quality, "cost": _cost(model, unpruned, settings)}
 
 
 def _noise_loss(
     model: LoadedModel, config: RunConfig, settings: TradeoffSettings, device: torch.device
-) -> dict[str, Any]:
+) -> dict[str, JsonObject]:
     """Empty where the denoiser needs more than latents."""
     test = load_splits(model, config, needs_train=False).test
     indices = torch.arange(min(settings.num_pictures, len(test)))
@@ -100,7 +100,7 @@ def _noise_loss(
     return {NOISE_LOSS: {"value": found.noise_loss, "num_pictures": len(indices), **no_interval}}
 
 
-def _cost(model: LoadedModel, unpruned: LoadedModel, settings: TradeoffSettings) -> dict[str, Any]:
+def _cost(model: LoadedModel, unpruned: LoadedModel, settings: TradeoffSettings) -> JsonObject:
     side = model.latent_side
     counts = count_model(model, side)
     return {
@@ -114,7 +114,7 @@ def _cost(model: LoadedModel, unpruned: LoadedModel, settings: TradeoffSettings)
 
 def _times_as_fast(
     model: LoadedModel, unpruned: LoadedModel, settings: TradeoffSettings
-) -> list[dict[str, Any]]:
+) -> list[dict[str, float]]:
     """By batch size; the unpruned model is by definition as fast as itself."""
     if model.autoencoder is unpruned.autoencoder and model.denoiser is unpruned.denoiser:
         same = {"ratio": 1.0, "ratio_min": 1.0, "ratio_max": 1.0}

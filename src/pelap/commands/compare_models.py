@@ -17,6 +17,7 @@ from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import write_json
 from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError
+from pelap.core.json_values import JsonObject
 from pelap.measure.denoiser_fidelity import DenoiserFidelity
 from pelap.measure.machine import machine, versions
 from pelap.measure.model_quality import References, make_references
@@ -40,7 +41,7 @@ class ModelComparison(Result):
     """Self-contained HTML."""
     points: tuple[TradeoffPoint, ...]
     """A model each, the unpruned one first."""
-    measured: tuple[dict[str, Any], ...]
+    measured: tuple[JsonObject, ...]
     """Quality and cost of each, with intervals."""
     findings: Findings
     """What the numbers say, in sentences."""
@@ -58,7 +59,7 @@ class ModelComparison(Result):
         rows += [] if self.drawn is None else describe_rows(self.drawn)
         return "\n".join([self.findings.lead, *self.findings.sentences, *rows, str(self.page)])
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """What tradeoff.json holds."""
         pairs = zip(self.points, self.measured, strict=True)
         return {
@@ -170,7 +171,7 @@ def _measure_once(
     settings: TradeoffSettings,
     references: References,
     folder: Path,
-) -> dict[str, Any]:
+) -> JsonObject:
     """What a file says, or else what is measured now and written there."""
     digest = fingerprint(model, unpruned, config, settings, references.extractor)
     slug = re.sub(r"[^A-Za-z0-9-]+", "-", model.name).strip("-")[:60]

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pelap.core.digests import digest
 from pelap.core.errors import ConfigError, ModelError
+from pelap.core.json_values import JsonObject
 from pelap.models.loaded import LoadedModel
 from pelap.models.opening import open_model
 from pelap.pages.tradeoff_points import Role, TradeoffPoint, role_of, to_point
@@ -32,7 +32,7 @@ class ComparedModel:
         config = self.model.config
         return None if config is None or config.gate.kind == "open" else config.gate.kind
 
-    def point(self, measured: dict[str, Any], base: LoadedModel) -> TradeoffPoint:
+    def point(self, measured: JsonObject, base: LoadedModel) -> TradeoffPoint:
         """As it stands on the page, held against a base."""
         changed = self.model is not base and denoiser_changed(self.model, base)
         point = to_point(measured, self.model.name, self.model.history)

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pelap.commands.verb_settings import JsonSettings, OverrideSettings, Result, RunName, shown
 from pelap.config.overrides import apply_overrides, refuse_others
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder, open_run
+from pelap.core.json_values import JsonObject
 from pelap.core.records import to_json_dict
 from pelap.measure.evaluation_record import Evaluation, MetricValue
 
@@ -48,7 +49,7 @@ class EvaluationResult(Result):
         lines += [f"{'':32} {reason}" for reason in found.collapse.reasons]
         return "\n".join(lines)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         return to_json_dict(self.evaluation)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pelap.commands.verb_settings import (
     AnyInt,
@@ -12,6 +12,7 @@ from pelap.commands.verb_settings import (
     Output,
     Switch,
 )
+from pelap.exports.export_record import ExportRecord, NetworkRecord, describe_export
 
 if TYPE_CHECKING:
     from pelap.commands.any_model import AnyModel
@@ -39,16 +40,15 @@ class ExportSettings(JsonSettings):
 class Exported(JsonResult):
     """An export, each network compared with torch; the values are those of export.json."""
 
+    values: ExportRecord
     folder: Path
 
     @property
-    def networks(self) -> dict[str, dict[str, Any]]:
+    def networks(self) -> dict[str, NetworkRecord]:
         """By name: class, inputs and outputs with shapes, bytes, and the difference from torch."""
         return self.values["networks"]
 
     def describe(self) -> str:
-        from pelap.exports.onnx_export import describe_export
-
         return describe_export(self.values)
 
 

@@ -26,6 +26,7 @@ from pelap.commands.any_model import (
 )
 from pelap.config.run_config import RunConfig
 from pelap.core.errors import ConfigError
+from pelap.core.json_values import JsonObject
 from pelap.families.conditioned import Condition
 from pelap.families.registry import autoencoder_ports
 from pelap.measure.counts import num_parameters
@@ -49,6 +50,7 @@ from pelap.pruning.narrowing import (
     width_record,
 )
 from pelap.pruning.pruning_card import describe_pruning
+from pelap.pruning.pruning_record import PruningCosts, WidthRecord
 from pelap.pruning.width.width_plan import WidthRequest
 
 PADDING_MATTERS_DB = 0.5
@@ -60,9 +62,9 @@ class Pruned(ModelResult):
 
     plan: PrunePlan | None
     """Of the latent channels; None where they all stay."""
-    width: dict[str, Any] | None
+    width: WidthRecord | None
     """Of the denoiser: what it was and is; None where it stays as wide."""
-    costs: dict[str, Any]
+    costs: PruningCosts
     """Parameters before and after, and PSNR in dB where there were pictures."""
     pruned: PrunedModel | None
     """The networks; None where nothing was sliced."""
@@ -71,7 +73,7 @@ class Pruned(ModelResult):
     def note(self) -> str | None:
         """What the analysis did not foresee, in one line: that much more is lost."""
         plan, costs = self.plan, self.costs
-        if plan is None or "psnr_db" not in costs:
+        if plan is None or "psnr_db" not in costs or "psnr_db_before" not in costs:
             return None
         if plan.psnr_db is None or plan.psnr_db_before is None:
             return None
@@ -92,12 +94,12 @@ class Pruned(ModelResult):
         lines += [] if width is None else _describe_width(width)
         if "denoiser" in costs:
             lines += DenoiserFidelity(**costs["denoiser"]).describe()
-        if "parameters" in costs:
+        if "parameters" in costs and "parameters_before" in costs:
             before, after = costs["parameters_before"], costs["parameters"]
             lines.append(f"{'parameters':24} {before:,} → {after:,}")
         return "\n".join(lines)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """As in the history of the pruned model; of a dry run, its words."""
         if self.pruned is None:
             return {"plan": self.describe()}
@@ -107,9 +109,10 @@ class Pruned(ModelResult):
         """The model before this pruning was noted, and what takes the place of its networks."""
         if self.pruned is None:
             raise ConfigError("This is the plan of a dry run: prune without dry_run first.")
-        model, record = self.pruned.model, self.as_dict()
+        model = self.pruned.model
+        record = pruning_record(self.pruned, self.costs)
         card = describe_pruning(model.name, self.plan, record, model.history)
-        return model, ChangedModel(model.autoencoder, model.denoiser, card, record, {})
+        return model, ChangedModel(model.autoencoder, model.denoiser, card, dict(record), {})
 
 
 def prune(
@@ -223,7 +226,7 @@ def prune_model(
     width: WidthRequest | None,
     config: RunConfig | None,
     num_pictures: int | None,
-) -> tuple[PrunedModel, dict[str, Any]]:
+) -> tuple[PrunedModel, PruningCosts]:
     """Remove channels and width, and measure what that costs.
 
     Args:
@@ -247,11 +250,11 @@ def prune_model(
         evidence = gather_evidence(subject, width, batches)
         narrower, found = narrow_model(pruned.model, width, evidence, model)
         pruned = PrunedModel(plan, narrower, width_record(found, model))
-    costs: dict[str, Any] = {
+    costs: PruningCosts = {
         "parameters_before": _parameters(model),
         "parameters": _parameters(pruned.model),
     }
-    return pruned, costs if measured is None else costs | _costs(model, pruned, plan, measured)
+    return pruned, costs if measured is None else {**costs, **_costs(model, pruned, plan, measured)}
 
 
 @dataclass(frozen=True)
@@ -282,9 +285,9 @@ def _measured_on(model: LoadedModel, config: RunConfig, num_pictures: int | None
 
 def _costs(
     model: LoadedModel, pruned: PrunedModel, plan: PrunePlan | None, measured: _Measured
-) -> dict[str, Any]:
+) -> PruningCosts:
     """What the decoder and the denoiser lose."""
-    costs: dict[str, Any] = {}
+    costs: PruningCosts = {}
     if plan is not None:
         costs["psnr_db_before"] = _psnr(model, measured.test)
         costs["psnr_db"] = _psnr(pruned.model, measured.test)
@@ -294,7 +297,7 @@ def _costs(
     fidelity = compare_denoisers(
         measured.tell(model), measured.tell(pruned.model), encode, measured.test
     )
-    return costs if fidelity is None else costs | {"denoiser": asdict(fidelity)}
+    return costs if fidelity is None else {**costs, "denoiser": asdict(fidelity)}
 
 
 def _psnr(model: LoadedModel, batches: Batches) -> float:
@@ -304,7 +307,7 @@ def _psnr(model: LoadedModel, batches: Batches) -> float:
     return to_db(measure_maps(system, batches, [same])[0])
 
 
-def _describe_latents(plan: PrunePlan, costs: dict[str, Any]) -> list[str]:
+def _describe_latents(plan: PrunePlan, costs: PruningCosts) -> list[str]:
     lines = [f"{'latent channels':24} {plan.num_channels} → {plan.latent_map.num_kept}"]
     if plan.rotation == "none":
         lines.append(f"{'kept':24} {' '.join(map(str, plan.channels))}")
@@ -314,7 +317,7 @@ def _describe_latents(plan: PrunePlan, costs: dict[str, Any]) -> list[str]:
         lines.append(
             f"{'PSNR in the analysis':24} {plan.psnr_db_before:.2f} → {plan.psnr_db:.2f} dB"
         )
-    if "psnr_db" in costs:
+    if "psnr_db" in costs and "psnr_db_before" in costs and "num_pictures" in costs:
         lines.append(
             f"{'PSNR':24} {costs['psnr_db_before']:.2f} → {costs['psnr_db']:.2f} dB, "
             f"{costs['num_pictures']:,} pictures"
@@ -322,7 +325,7 @@ def _describe_latents(plan: PrunePlan, costs: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _describe_width(width: dict[str, Any]) -> list[str]:
+def _describe_width(width: WidthRecord) -> list[str]:
     lines = [
         f"{'MACs of a step':24} {width['macs_before']:,} → {width['macs']:,} "
         f"({width['macs'] / width['macs_before']:.2f})"

@@ -44,6 +44,7 @@ from pelap.training.recovery.recovery_card import (
     NO_LONGER_TOLD,
     describe_recovery,
 )
+from pelap.training.recovery.recovery_record import RecoveryFacts
 from pelap.training.recovery.recovery_settings import RecoverySettings
 from pelap.training.recovery.student import (
     find_encode,
@@ -171,26 +172,28 @@ def _train(
     if settings.validation_every is not None:
         names, path = splits.train.class_names, settings.validation_prompts
         shown = read_shown(model, path, names, is_told=not forgets)
-    described = {
+    facts: RecoveryFacts = {
         "teacher": teacher.name if teacher else None,
         "data": describe_pictures(config),
         "unconditional": model.condition is not None and told is None,
         "conditions": for_training.kind if for_training else None,
     }
-    begin(training, folder, described | {"flip": training.flip, "num_train": len(splits.train)})
+    begin(training, folder, {**facts, "flip": training.flip, "num_train": len(splits.train)})
     training = _ready(training, shown, splits, folder)
     before = _measure(training, batches)
     train_student(training, folder)
     round_weights(training.student, model)
     after = _measure(training, batches)
     precision = "bf16" if takes_bf16(settings, accelerator.device) else "fp32"
-    record = make_record(settings, before, after, len(indices), described, precision)
+    record = make_record(settings, before, after, len(indices), facts, precision)
     restore_precision(training.student, model)
     trained = training.student.model
     card = describe_recovery(model.name, record, left)
     files = kept_files(folder) if accelerator.is_main_process else {}  # which alone removes them
     return Recovered(
-        record, model, ChangedModel(trained.autoencoder, trained.denoiser, card, record, files)
+        record,
+        model,
+        ChangedModel(trained.autoencoder, trained.denoiser, card, dict(record), files),
     )
 
 

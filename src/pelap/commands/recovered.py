@@ -2,15 +2,16 @@
 
 from dataclasses import asdict, dataclass
 from datetime import date
-from typing import Any
 
 from pelap import __version__
 from pelap.commands.any_model import ModelResult
+from pelap.core.json_values import JsonObject
 from pelap.measure.denoiser_fidelity import DenoiserFidelity
 from pelap.models.loaded import LoadedModel
 from pelap.models.saving import ChangedModel
 from pelap.training.recovery.recovered_quality import Quality
 from pelap.training.recovery.recovery_card import NO_LONGER_TOLD, fidelity_rows, is_untold
+from pelap.training.recovery.recovery_record import RecoveryFacts, RecoveryRecord
 from pelap.training.recovery.recovery_settings import RecoverySettings
 
 
@@ -18,7 +19,7 @@ from pelap.training.recovery.recovery_settings import RecoverySettings
 class Recovered(ModelResult):
     """A trained model, and what the training brought."""
 
-    record: dict[str, Any]
+    record: RecoveryRecord
     """As in the history of the model."""
     source: LoadedModel
     """Before."""
@@ -34,10 +35,9 @@ class Recovered(ModelResult):
             f"{'PSNR':24} {record['psnr_db_before']:.2f} → {record['psnr_db']:.2f} dB, "
             f"{record['num_pictures']:,} pictures",
         ]
-        if record["noise_loss"] is not None:
-            lines.append(
-                f"{'noise loss':24} {record['noise_loss_before']:.4f} → {record['noise_loss']:.4f}"
-            )
+        noise_before, noise = record["noise_loss_before"], record["noise_loss"]
+        if noise_before is not None and noise is not None:
+            lines.append(f"{'noise loss':24} {noise_before:.4f} → {noise:.4f}")
         for name, before, after in fidelity_rows(record):
             lines.append(f"{name:24} {before} → {after}")
         if record["denoiser"] and DenoiserFidelity(**record["denoiser"]).needs_recovery:
@@ -46,7 +46,7 @@ class Recovered(ModelResult):
             lines.append(f"{'--unconditional':24} {NO_LONGER_TOLD}")
         return "\n".join(lines)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """As in the history of the model."""
         return self.record
 
@@ -60,9 +60,9 @@ def make_record(
     measured_before: tuple[Quality, DenoiserFidelity | None],
     measured: tuple[Quality, DenoiserFidelity | None],
     num_pictures: int,
-    described: dict[str, Any],
+    facts: RecoveryFacts,
     precision: str,
-) -> dict[str, Any]:
+) -> RecoveryRecord:
     """What goes into the model's history.
 
     Args:
@@ -70,7 +70,7 @@ def make_record(
         measured_before: Of the pruned model.
         measured: Of the recovered one.
         num_pictures: That were measured.
-        described: Teacher, data and what the denoiser was told.
+        facts: Teacher, data and what the denoiser was told.
         precision: What the networks computed in.
     """
     (before, denoiser_before), (after, denoiser) = measured_before, measured
@@ -78,10 +78,10 @@ def make_record(
         "recovered": date.today().isoformat(),
         "pelap": __version__,
         "steps": settings.steps,
-        "teacher": described["teacher"],
+        "teacher": facts["teacher"],
         "parts": settings.parts,
-        "unconditional": described["unconditional"],
-        "conditions": described["conditions"],
+        "unconditional": facts["unconditional"],
+        "conditions": facts["conditions"],
         "feature_weight": settings.feature_weight,
         "learning_rate": settings.learning_rate,
         "decoder_learning_rate": settings.decoder_learning_rate,
@@ -96,5 +96,5 @@ def make_record(
         "denoiser_before": None if denoiser_before is None else asdict(denoiser_before),
         "denoiser": None if denoiser is None else asdict(denoiser),
         "num_pictures": num_pictures,
-        "data": described["data"],
+        "data": facts["data"],
     }

@@ -52,7 +52,7 @@ def reproduce(config: RunConfig, output: Path, lambdas: Sequence[float] = ()) ->
         RunError: If a run in `output` was made with other settings.
     """
     folders = []
-    for name, run_config in planned_runs(config, lambdas).items():
+    for name, run_config in _planned_runs(config, lambdas).items():
         folder = _trained(run_config, output / name)
         if not folder.evaluation_path.exists():
             evaluate(folder)
@@ -60,7 +60,7 @@ def reproduce(config: RunConfig, output: Path, lambdas: Sequence[float] = ()) ->
     return report(folders, output)
 
 
-def planned_runs(config: RunConfig, lambdas: Sequence[float]) -> dict[str, RunConfig]:
+def _planned_runs(config: RunConfig, lambdas: Sequence[float]) -> dict[str, RunConfig]:
     """Configs of all runs by folder name: baseline first, then λ in falling order of notice."""
     if config.gate.kind == "open":
         raise ConfigError(

@@ -6,12 +6,13 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from pelap.commands.verb_settings import Result
 from pelap.config.run_folder import write_json, write_whole
+from pelap.core.json_values import JsonObject
 from pelap.pages import numbers
 from pelap.pages.sweep_figure import draw_sweep
+from pelap.pages.sweep_record import GridPoint, Spread, TrialResult
 
 FIGURES = (
     "diffusion_loss",
@@ -24,21 +25,6 @@ FIGURES = (
 
 
 @dataclass(frozen=True)
-class TrialResult:
-    """What came of a trial."""
-
-    name: str
-    settings: dict[str, str]
-    seed: int
-    status: Literal["done", "failed"]
-    error: str | None
-    """Last line that a failed trial said."""
-    verdict: str | None
-    figures: dict[str, float]
-    """Empty for a failed trial."""
-
-
-@dataclass(frozen=True)
 class SweepResult(Result):
     """All trials, and mean and spread over the seeds of each grid point."""
 
@@ -46,8 +32,7 @@ class SweepResult(Result):
     grid: dict[str, list[str]]
     seeds: list[int]
     trials: list[TrialResult]
-    points: list[dict[str, Any]]
-    """`settings`, `verdicts` (counts), `figures` (name → mean, std, n)."""
+    points: list[GridPoint]
 
     @property
     def failed(self) -> list[TrialResult]:
@@ -55,30 +40,29 @@ class SweepResult(Result):
 
     def describe(self) -> str:
         """Markdown: a row for each grid point with mean ± standard deviation, then what failed."""
-        measured = dict.fromkeys(name for point in self.points for name in point["figures"])
+        measured = dict.fromkeys(name for point in self.points for name in point.figures)
         header = [*self.grid, "trials", *measured, "verdict"]
         rows = [header, ["---"] * len(header)]
         for point in self.points:
-            figures = point["figures"]
-            trials = sum(point["verdicts"].values())
-            verdicts = ", ".join(f"{n} {verdict}" for verdict, n in point["verdicts"].items())
-            cells = [_plus_minus(figures[name]) if name in figures else "" for name in measured]
-            rows.append([*point["settings"].values(), str(trials), *cells, verdicts])
+            trials = sum(point.verdicts.values())
+            verdicts = ", ".join(f"{n} {verdict}" for verdict, n in point.verdicts.items())
+            cells = [_plus_minus(point.figures.get(name)) for name in measured]
+            rows.append([*point.settings.values(), str(trials), *cells, verdicts])
         lines = ["| " + " | ".join(row) + " |" for row in rows]
         lines += [f"\nFailed: {trial.name}: {trial.error}" for trial in self.failed]
         return "\n".join(lines) + "\n"
 
     def figure(self) -> bytes | None:
         """Each measured figure over the grid; None where every trial failed."""
-        has_figures = any(point["figures"] for point in self.points)
-        return draw_sweep(asdict(self)).png if has_figures else None
+        has_figures = any(point.figures for point in self.points)
+        return draw_sweep(self.grid, self.trials, self.points).png if has_figures else None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """As in sweep.json, where a figure that is not finite is null."""
         return json.loads(json.dumps(asdict(self)), parse_constant=lambda _: None)
 
 
-def chosen_figures(evaluation: dict[str, Any]) -> dict[str, float]:
+def chosen_figures(evaluation: JsonObject) -> dict[str, float]:
     """`FIGURES` and the quality metrics of an evaluation.json, the mean where it lists channels."""
     chosen = {name: evaluation[name] for name in FIGURES}
     figures = {n: statistics.fmean(v) if isinstance(v, list) else v for n, v in chosen.items()}
@@ -93,37 +77,31 @@ def summarise(preset: str, grid: dict[str, list[str]], trials: list[TrialResult]
     return SweepResult(preset, grid, seeds, trials, points)
 
 
-def _point(settings: dict[str, str], trials: Sequence[TrialResult]) -> dict[str, Any]:
+def _point(settings: dict[str, str], trials: Sequence[TrialResult]) -> GridPoint:
     done = [t for t in trials if t.settings == settings and t.status == "done"]
     verdicts = [trial.verdict for trial in done]
     # A trial that was finished earlier may have fewer quality metrics.
     names = dict.fromkeys(name for trial in done for name in trial.figures)
-    return {
-        "settings": settings,
-        "verdicts": {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)},
-        "figures": {
-            name: summary([trial.figures[name] for trial in done if name in trial.figures])
-            for name in names
-        },
-    }
+    counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
+    figures = {n: summary([t.figures[n] for t in done if n in t.figures]) for n in names}
+    return GridPoint(settings, counts, figures)
 
 
-def summary(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean, sample standard deviation (None for one value) and number of the values.
-
-    A value that is not finite leaves neither mean (NaN) nor deviation (None).
-    """
+def summary(values: Sequence[float]) -> Spread:
+    """Mean, sample standard deviation and number of the values."""
     if not all(map(math.isfinite, values)):
-        return {"mean": math.nan, "std": None, "n": len(values)}
+        return Spread(math.nan, None, len(values))
     spread = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "std": spread, "n": len(values)}
+    return Spread(statistics.fmean(values), spread, len(values))
 
 
-def _plus_minus(figure: dict[str, Any]) -> str:
-    if not math.isfinite(figure["mean"]):
+def _plus_minus(figure: Spread | None) -> str:
+    if figure is None:
+        return ""
+    if not math.isfinite(figure.mean):
         return numbers.ABSENT
-    mean = f"{figure['mean']:.4g}"
-    return mean if figure["std"] is None else f"{mean} ± {figure['std']:.2g}"
+    mean = f"{figure.mean:.4g}"
+    return mean if figure.std is None else f"{mean} ± {figure.std:.2g}"
 
 
 def write_result(result: SweepResult, output: Path) -> None:

@@ -20,7 +20,6 @@ from rich.markup import escape
 from pelap.commands.sweep import GridAxis, Trial, parse_axis, plan_trials
 from pelap.commands.sweep_table import (
     SweepResult,
-    TrialResult,
     chosen_figures,
     summarise,
     write_result,
@@ -30,6 +29,7 @@ from pelap.config.run_folder import RunFolder, open_run
 from pelap.core.errors import ConfigError, RunError
 from pelap.core.progress import ProgressBar
 from pelap.measure.quality import check_metrics, was_measured
+from pelap.pages.sweep_record import TrialResult
 from pelap.training.checkpoint import is_finished
 
 

@@ -15,6 +15,7 @@ from pelap.config.presets import PRESETS, get_preset
 from pelap.config.prompts import PromptPictures
 from pelap.config.run_config import RunConfig, load_config
 from pelap.core.errors import ConfigError
+from pelap.core.json_values import JsonObject
 
 if TYPE_CHECKING:
     from pelap.models.loaded import LoadedModel
@@ -162,7 +163,7 @@ class Result(ABC):
     def describe(self) -> str:
         """For a terminal, without a newline at its end."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """What `--json` prints: the fields by name."""
         return dataclasses.asdict(self)  # type: ignore[call-overload]
 
@@ -182,10 +183,10 @@ class Result(ABC):
 class JsonResult(Result):
     """A result whose one form is its JSON."""
 
-    values: dict[str, Any]
+    values: JsonObject
     """As the verb's JSON file holds them."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """The values."""
         return self.values
 
@@ -200,6 +201,6 @@ class Written(Result):
         """The path."""
         return str(self.path)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """The path by its name."""
         return {"path": str(self.path)}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 from pelap.core.errors import ConfigError
+from pelap.core.json_values import JsonObject
 from pelap.core.records import read_record
 
 DataSource = Literal["photos", "cifar10", "folder", "dataset"]
@@ -407,7 +408,7 @@ def settings_without_effect(config: RunConfig) -> list[str]:
     return lines
 
 
-def to_dict(config: RunConfig) -> dict[str, Any]:
+def to_dict(config: RunConfig) -> JsonObject:
     """The config as nested plain values."""
     return dataclasses.asdict(config)
 

@@ -3,12 +3,12 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pelap.core.errors import ConfigError, in_one_line
+from pelap.families.family import Inputs
 from pelap.families.latent_axes import by_channel
 from pelap.families.registry import denoiser_family, example_inputs
 from pelap.method.normalizer import LatentNormalizer
@@ -42,7 +42,7 @@ class Graph:
         return self.module(inputs)
 
 
-class EncoderGraph(nn.Module):
+class _EncoderGraph(nn.Module):
     """images (B, 3, H, W) → latents as the denoiser sees them, which are the means of their
     distribution, and logvar where there is one; both (B, C, h, w)."""
 
@@ -63,7 +63,7 @@ class EncoderGraph(nn.Module):
         return {"latents": mean, "logvar": logvar}
 
 
-class DecoderGraph(nn.Module):
+class _DecoderGraph(nn.Module):
     """latents (B, C, h, w) as the denoiser sees them → images (B, 3, H, W)."""
 
     mask: Tensor | None
@@ -81,12 +81,12 @@ class DecoderGraph(nn.Module):
         return {"images": self.autoencoder.decode(self.normalizer.inverse(latents)).sample}
 
 
-class DenoiserGraph(nn.Module):
+class _DenoiserGraph(nn.Module):
     """A denoiser's inputs, by diffusers' names → prediction, shaped like its latents."""
 
     mask: Tensor | None
 
-    def __init__(self, denoiser: nn.Module, template: dict[str, Any], mask: Tensor | None):
+    def __init__(self, denoiser: nn.Module, template: Inputs, mask: Tensor | None):
         super().__init__()
         self.denoiser = denoiser
         self.template = template
@@ -103,7 +103,7 @@ def _masked(latents: Tensor, mask: Tensor | None) -> Tensor:
     return latents if mask is None else latents * by_channel(mask, latents)
 
 
-def flatten(inputs: dict[str, Any]) -> Tensors:
+def flatten(inputs: Inputs) -> Tensors:
     """Keyword arguments with dictionaries among them, as one dictionary of tensors."""
     flat: Tensors = {}
     for name, value in inputs.items():
@@ -114,7 +114,7 @@ def flatten(inputs: dict[str, Any]) -> Tensors:
     return flat
 
 
-def _nest(template: dict[str, Any], flat: Tensors) -> dict[str, Any]:
+def _nest(template: Inputs, flat: Tensors) -> Inputs:
     """The inverse of `flatten`; what is None in the template is None again."""
     return {
         name: _nest(value, flat) if isinstance(value, dict) else flat.get(name)
@@ -168,7 +168,7 @@ def _autoencoder_graphs(model: LoadedModel, side: int, mask: Tensor | None) -> l
     def latents(num_pictures: int, seed: int) -> Tensors:
         return {"latents": _normal(seed, num_pictures, channels, side, side)}
 
-    decoder = Graph("decoder", name, DecoderGraph(network, normalizer, mask).eval(), latents)
+    decoder = Graph("decoder", name, _DecoderGraph(network, normalizer, mask).eval(), latents)
     shape = decoder.run(latents(1, 0))["images"].shape[1:]
 
     def images(num_pictures: int, seed: int) -> Tensors:
@@ -177,7 +177,9 @@ def _autoencoder_graphs(model: LoadedModel, side: int, mask: Tensor | None) -> l
     with torch.no_grad():
         logvar = network.encode(images(1, 0)["images"]).latent_dist.logvar
     has_variance = not bool((logvar == NO_VARIANCE).all())
-    encoder = Graph("encoder", name, EncoderGraph(network, normalizer, has_variance).eval(), images)
+    encoder = Graph(
+        "encoder", name, _EncoderGraph(network, normalizer, has_variance).eval(), images
+    )
     return [encoder, decoder]
 
 
@@ -194,7 +196,7 @@ def _denoiser_graph(denoiser: nn.Module, side: int, mask: Tensor | None) -> Grap
         return found | {"timestep": steps}
 
     template = example_inputs(network, 1, side)
-    module = DenoiserGraph(network, template, mask).eval()
+    module = _DenoiserGraph(network, template, mask).eval()
     return Graph("denoiser", family.class_name, module, inputs, family.shared_inputs)
 
 

@@ -5,13 +5,17 @@ convolutions become floats again when the file is opened; see docs/export.md for
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from pelap.exports.export_record import Int8Record
 from pelap.exports.graphs import Graph
 from pelap.exports.onnx_files import file_size, open_session, quiet, run_session
+
+if TYPE_CHECKING:
+    from onnx import GraphProto
 
 LINEAR = ("MatMul", "Gemm")
 OUTPUT_AXES = {"Conv": 0, "ConvTranspose": 1}
@@ -20,7 +24,7 @@ LARGEST = 127
 CHECKED_BATCH = 5
 
 
-def write_int8(graph: Graph, path: Path) -> dict[str, Any]:
+def write_int8(graph: Graph, path: Path) -> Int8Record:
     """Write NAME.int8.onnx beside NAME.onnx, and measure what that loses.
 
     Args:
@@ -59,7 +63,7 @@ def write_int8(graph: Graph, path: Path) -> dict[str, Any]:
     }
 
 
-def _round_convolutions(graph: Any) -> None:
+def _round_convolutions(graph: "GraphProto") -> None:
     """Store the weights of convolutions in 8 bits, with one scale an output channel."""
     from onnx import helper, numpy_helper
 

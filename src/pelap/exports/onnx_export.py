@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import torch
@@ -11,6 +10,7 @@ from safetensors.torch import save_file
 from pelap import __version__
 from pelap.core.errors import ModelError
 from pelap.core.output import write_output
+from pelap.exports.export_record import ExportRecord, NetworkRecord
 from pelap.exports.graphs import Graph, Tensors, build_graphs, flatten
 from pelap.exports.int8 import write_int8
 from pelap.exports.onnx_files import (
@@ -38,7 +38,7 @@ def export_model(
     side: int | None = None,
     int8: bool = False,
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> ExportRecord:
     """Write encoder.onnx, denoiser.onnx and decoder.onnx, in float32, for any number of pictures.
 
     The statistics between autoencoder and denoiser are part of the graphs: the encoder gives the
@@ -62,24 +62,24 @@ def export_model(
     """
     check_extra()
     graphs = build_graphs(model, side)
-    record: dict[str, Any] = {}
+    written: list[ExportRecord] = []
 
     def write(folder: Path) -> None:
         networks = {graph.name: _write_network(graph, folder, int8) for graph in graphs}
-        record.update(_describe(model, graphs, networks))
+        written.append(_describe(model, networks))
         if model.scheduler_config:
             (folder / SCHEDULER).parent.mkdir()
             (folder / SCHEDULER).write_text(json.dumps(model.scheduler_config, indent=2) + "\n")
         conditions = [_conditions(g, model.num_channels) for g in graphs if g.name == "denoiser"]
         if any(conditions):
             save_file(conditions[0], folder / CONDITIONS)
-        (folder / DESCRIPTION).write_text(json.dumps(record, indent=2) + "\n")
+        (folder / DESCRIPTION).write_text(json.dumps(written[0], indent=2) + "\n")
 
     write_output(output, write, overwrite=overwrite)
-    return record
+    return written[0]
 
 
-def _write_network(graph: Graph, folder: Path, int8: bool) -> dict[str, Any]:
+def _write_network(graph: Graph, folder: Path, int8: bool) -> NetworkRecord:
     path = folder / f"{graph.name}.onnx"
     write_graph(graph, path)
     differences = compare(graph, path)
@@ -90,7 +90,7 @@ def _write_network(graph: Graph, folder: Path, int8: bool) -> dict[str, Any]:
             f"{graph.class_name} cannot be exported; nothing was written."
         )
     inputs = graph.inputs(1, 0)
-    found: dict[str, Any] = {
+    record: NetworkRecord = {
         "file": path.name,
         "class": graph.class_name,
         "inputs": describe_values(inputs, graph.shared),
@@ -99,22 +99,20 @@ def _write_network(graph: Graph, folder: Path, int8: bool) -> dict[str, Any]:
         "max_difference": differences,
     }
     if int8 and graph.name != "encoder":
-        found["int8"] = write_int8(graph, path)
-    return found
+        record["int8"] = write_int8(graph, path)
+    return record
 
 
-def _describe(
-    model: LoadedModel, graphs: list[Graph], networks: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
+def _describe(model: LoadedModel, networks: dict[str, NetworkRecord]) -> ExportRecord:
     import onnx
     import onnxruntime
 
-    latents = networks["encoder"]["outputs"]["latents"]["shape"]
+    _batch, *sides = networks["encoder"]["outputs"]["latents"]["shape"]
     return {
         "format": "onnx",
         "name": model.name,
         "opset": OPSET,
-        "latent_shape": latents[1:],
+        "latent_shape": [int(side) for side in sides],
         "packed": model.denoiser is not None and denoiser_family(model.denoiser).packing.side > 1,
         "networks": networks,
         "versions": {
@@ -134,32 +132,3 @@ def _conditions(denoiser: Graph, channels: int) -> Tensors:
     if latents.dim() == 4 and latents.shape[1] > channels:  # inpainting: mask and picture
         return {name: latents} | values
     return values
-
-
-def describe_export(record: dict[str, Any]) -> str:
-    """A few lines a network: what it takes and gives, how large it is, how far from torch."""
-    lines = []
-    for name, network in record["networks"].items():
-        differences, size = network["max_difference"], network["num_bytes"] / 1e6
-        lines += [
-            f"{name:10} {network['class']}",
-            f"{'':10} takes    {_values(network['inputs'])}",
-            f"{'':10} gives    {_values(network['outputs'])}",
-            f"{'':10} {size:.2f} MB, at most {max(differences.values()):.1e} from torch "
-            f"(batches of {' and '.join(differences)})",
-        ]
-        if "int8" in network:
-            int8 = network["int8"]
-            lines.append(
-                f"{'':10} int8     {int8['num_bytes'] / 1e6:.2f} MB, {int8['size_ratio']:.0%} of "
-                f"that; {int8['relative_difference']:.1%} of the output's standard deviation from "
-                "torch"
-            )
-    return "\n".join(lines)
-
-
-def _values(values: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {'×'.join(map(str, value['shape']))} {value['dtype']}"
-        for name, value in values.items()
-    )

@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pelap.core.errors import ConfigError, ModelError, in_one_line
+from pelap.exports.export_record import TensorRecord
 from pelap.exports.graphs import Graph, Tensors
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 OPSET = 18
 """The lowest that torch's exporter writes without converting."""
@@ -44,7 +48,7 @@ def write_graph(graph: Graph, path: Path) -> None:
     shapes = {name: {} if name in graph.shared else {0: batch} for name in inputs}
     with quiet(), torch.no_grad():
         try:
-            program: Any = torch.onnx.export(
+            program = torch.onnx.export(
                 graph.module, kwargs={"inputs": inputs}, dynamo=True,
                 dynamic_shapes={"inputs": shapes},
                 input_names=list(inputs), output_names=list(graph.run(inputs)),
@@ -56,6 +60,7 @@ def write_graph(graph: Graph, path: Path) -> None:
                 f"torch.onnx cannot export the {graph.name} {graph.class_name}: "
                 f"{in_one_line(error.__cause__ or error)}"
             ) from error
+        assert program is not None
         from onnxscript import optimizer
 
         # Not all of torch's `optimize`: onnxscript 0.7 also drops the addition of constants below
@@ -102,7 +107,7 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def open_session(path: Path, num_threads: int | None = None) -> Any:
+def open_session(path: Path, num_threads: int | None = None) -> "InferenceSession":
     """An onnxruntime session on the CPU, on all cores unless told otherwise."""
     import onnxruntime
 
@@ -116,7 +121,7 @@ def open_session(path: Path, num_threads: int | None = None) -> Any:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def run_session(session: Any, inputs: Tensors) -> Tensors:
+def run_session(session: "InferenceSession", inputs: Tensors) -> Tensors:
     """Outputs of an ONNX file by name."""
     names = [output.name for output in session.get_outputs()]
     found = session.run(names, {name: value.numpy() for name, value in inputs.items()})
@@ -135,7 +140,7 @@ def compare(graph: Graph, path: Path) -> dict[str, float]:
     return worst
 
 
-def describe_values(values: Tensors, shared: tuple[str, ...]) -> dict[str, Any]:
+def describe_values(values: Tensors, shared: tuple[str, ...]) -> dict[str, TensorRecord]:
     """Shape and dtype of each tensor; `batch` stands for the number of pictures, which `shared`
     ones do not have."""
 

@@ -3,18 +3,22 @@
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from pelap.core.errors import ModelError
+from pelap.exports.export_record import ExportRecord
 from pelap.exports.graphs import Tensors
 from pelap.exports.onnx_export import CONDITIONS, DESCRIPTION, SCHEDULER
 from pelap.exports.onnx_files import check_extra, open_session, run_session
 from pelap.families.family import DenoiserFamily
 from pelap.families.registry import denoiser_family
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 
 class OnnxNetworks:
@@ -35,7 +39,7 @@ class OnnxNetworks:
     name: str
     latent_shape: tuple[int, int, int]
     """(C, h, w) of the latents that `predict` and `decode` take."""
-    scheduler_config: dict[str, Any]
+    scheduler_config: dict[str, object]
     """Of the diffusers scheduler that the model came with; empty if it came with none."""
 
     def __init__(self, folder: Path, num_threads: int | None = None, *, int8: bool = False):
@@ -44,7 +48,7 @@ class OnnxNetworks:
             raise ModelError(
                 f"{folder} holds no {DESCRIPTION}: write it with `pelap export MODEL --output DIR`."
             )
-        self.description = json.loads((folder / DESCRIPTION).read_text())
+        self.description: ExportRecord = json.loads((folder / DESCRIPTION).read_text())
         scheduler = folder / SCHEDULER
         self.name = self.description["name"]
         channels, height, width = self.description["latent_shape"]
@@ -53,7 +57,7 @@ class OnnxNetworks:
         self._folder = folder
         self._num_threads = num_threads
         self._int8 = int8
-        self._sessions: dict[str, Any] = {}
+        self._sessions: dict[str, InferenceSession] = {}
         conditions = folder / CONDITIONS
         self._conditions = load_file(conditions) if conditions.is_file() else {}
 
@@ -106,7 +110,7 @@ class OnnxNetworks:
     def _family(self) -> DenoiserFamily:
         return denoiser_family(self.description["networks"]["denoiser"]["class"])
 
-    def _session(self, name: str) -> Any:
+    def _session(self, name: str) -> "InferenceSession":
         if name not in self.description["networks"]:
             raise ModelError(f"{self._folder} holds no {name}.")
         if name not in self._sessions:

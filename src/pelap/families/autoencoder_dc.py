@@ -1,15 +1,12 @@
 """diffusers' AutoencoderDC: deep compression, with shortcuts around the latent layers."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 
 from pelap.families.family import AutoencoderFamily
-from pelap.families.ports import AutoencoderPorts, Port, State
+from pelap.families.ports import AutoencoderPorts, Config, Port, State, Updates
 
 
-def fold_shortcuts(state: State, config: Mapping[str, Any]) -> dict[str, Any]:
+def fold_shortcuts(state: State, config: Config) -> Updates:
     """Write the shortcuts, which have no parameters, into the convolutions beside them.
 
     Means of groups of features are added to the encoder's output, repeated latents to what leaves

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pelap.families.family import TEXT_LENGTH, Config, Inputs, Normal, example_timestep
 from pelap.families.flux import EMBEDDING, NUM_TIMESTEPS, FluxFamily, example_places
+from pelap.families.ports import Updates
 from pelap.families.transformer import (
     ATTENTION,
     FEED_FORWARD,
@@ -54,17 +55,15 @@ class ChromaFamily(FluxFamily):
         """With an embedding that does not write the number of pictures into the graph."""
         found: Any = copy.copy(denoiser)
         found._modules = dict(denoiser._modules)
-        found.time_text_embed = TraceableEmbedding(found.time_text_embed)
+        found.time_text_embed = _TraceableEmbedding(found.time_text_embed)
         return found
 
-    def updates(
-        self, config: Config, num_heads: int, num_layers: int | None = None
-    ) -> dict[str, Any]:
+    def updates(self, config: Config, num_heads: int, num_layers: int | None = None) -> Updates:
         """Its heads alone."""
         return {"num_attention_heads": num_heads}
 
 
-class TraceableEmbedding(nn.Module):
+class _TraceableEmbedding(nn.Module):
     """diffusers' embedding of timestep and block number, which makes a list of zeros as long as the
     batch: with a tensor in its place.
 

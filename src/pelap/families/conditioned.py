@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pelap.families.latent_axes import by_picture
 from pelap.families.packing import UNPACKED, Packing
-from pelap.families.registry import denoiser_family
+from pelap.families.registry import config_of, denoiser_family
 
 Told = dict[str, Any]
 """Arguments of a denoiser's forward, a row a picture."""
@@ -110,7 +110,7 @@ def flow_size(timesteps: Tensor) -> Tensor:
 
 def class_condition(denoiser: nn.Module, *, is_flow: bool) -> Condition:
     """A denoiser that takes classes, told none."""
-    config: Any = denoiser.config
+    config = config_of(denoiser)
     family = denoiser_family(denoiser)
     labels = torch.tensor([family.none_class(config)])
     return Condition({"class_labels": labels}, family.latents_name, is_flow)

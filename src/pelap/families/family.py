@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from pelap.core.errors import ModelError
 from pelap.families.layout import WidthLayout
 from pelap.families.packing import UNPACKED, Packing
-from pelap.families.ports import AutoencoderPorts, DenoiserPorts
+from pelap.families.ports import AutoencoderPorts, Config, DenoiserPorts, Updates
 
 Inputs = dict[str, Any]
 """Keyword arguments of a denoiser's forward, the latents first."""
-Config = Mapping[str, Any]
 Normal = Callable[..., Tensor]
 """From a shape to standard normal values (B, *shape)."""
 Widths = tuple[int, ...]
@@ -47,7 +46,7 @@ class Freedom:
     options: tuple[Widths, ...]
     """Values that each width may take, rising; the last is today's."""
     names: tuple[str, ...]
-    updates: Callable[[Widths], dict[str, Any]]
+    updates: Callable[[Widths], Updates]
     """Config fields that change for these widths."""
     steps: tuple[bool, ...] = ()
     """Whether each width differs from the one before it, which must stay so: where two levels of a
@@ -112,7 +111,7 @@ class DenoiserFamily(ABC):
         """
         raise NotImplementedError
 
-    def depth_updates(self, config: Config, updates: Config, kept: Layers) -> dict[str, Any]:
+    def depth_updates(self, config: Config, updates: Config, kept: Layers) -> Updates:
         """Those config fields of `updates` that make it as shallow, but no narrower."""
         return {field: updates[field] for field in self.depth if field in updates}
 

@@ -1,13 +1,13 @@
 """Flux.1, diffusers' FluxTransformer2DModel."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
 from pelap.families.family import TEXT_LENGTH, Config, Inputs, Normal, example_timestep
 from pelap.families.packing import Packing
-from pelap.families.ports import DenoiserPorts, Port
+from pelap.families.ports import DenoiserPorts, Port, Updates
 from pelap.families.transformer import (
     ATTENTION,
     COND,
@@ -67,9 +67,7 @@ class FluxFamily(TransformerFamily):
             inputs["guidance"] = normal()
         return inputs
 
-    def updates(
-        self, config: Config, num_heads: int, num_layers: int | None = None
-    ) -> dict[str, Any]:
+    def updates(self, config: Config, num_heads: int, num_layers: int | None = None) -> Updates:
         """Also the number of single blocks, in proportion."""
         updates = super().updates(config, num_heads, num_layers)
         layers = config["num_layers"]

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from torch import Tensor
+
 from pelap.core.errors import ModelError
 from pelap.families.family import TEXT_LENGTH, Config, Inputs, Normal
 from pelap.families.layout import WidthLayout
-from pelap.families.ports import DenoiserPorts, Port
+from pelap.families.ports import DenoiserPorts, Port, Updates
 from pelap.families.transformer import (
     ADALN_SINGLE,
     CAPTION,
@@ -39,7 +41,7 @@ class PixArtFamily(TransformerFamily):
 
     def example_inputs(self, config: Config, side: int, normal: Normal) -> Inputs:
         """Latents, timestep and text; the picture's size and shape where it takes them."""
-        sizes: dict[str, Any] = {"resolution": None, "aspect_ratio": None}
+        sizes: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         takes_sizes = config.get("use_additional_conditions")
         if takes_sizes or (takes_sizes is None and side == LARGEST_SIDE):
             sizes = {"resolution": normal(2), "aspect_ratio": normal(1)}
@@ -49,9 +51,7 @@ class PixArtFamily(TransformerFamily):
             "added_cond_kwargs": sizes,
         }
 
-    def updates(
-        self, config: Config, num_heads: int, num_layers: int | None = None
-    ) -> dict[str, Any]:
+    def updates(self, config: Config, num_heads: int, num_layers: int | None = None) -> Updates:
         """Also the width of the text, which is that of the stream."""
         updates = super().updates(config, num_heads, num_layers)
         if num_heads != config["num_attention_heads"]:

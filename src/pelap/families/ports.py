@@ -19,6 +19,10 @@ Kind = Literal["mean", "variance"]
 MOMENTS: tuple[Kind, ...] = ("mean", "variance")
 State = dict[str, Tensor]
 """A network's weights and statistics by dotted name."""
+Config = Mapping[str, Any]
+"""What a network of diffusers was built from."""
+Updates = dict[str, Any]
+"""Fields of a config that change, with their new values."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class AutoencoderPorts:
     """A 1×1 convolution in front of the decoder's layer, where the model has one."""
     tanh_scale: float | None = None
     """The decoder squashes latents to scale·tanh(latents / scale) first."""
-    fold_shortcuts: Callable[[State, Mapping[str, Any]], dict[str, Any]] | None = None
+    fold_shortcuts: Callable[[State, Config], Updates] | None = None
     """Writes shortcuts around the latent layers into those layers' weights, in place, given the
     config; returns the config fields that switch the shortcuts off."""
     statistics: tuple[Port, ...] = ()

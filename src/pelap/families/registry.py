@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import pelap.families
 from pelap.core.errors import ModelError
 from pelap.families.family import AutoencoderFamily, DenoiserFamily, Inputs
-from pelap.families.ports import AutoencoderPorts, DenoiserPorts
+from pelap.families.ports import AutoencoderPorts, Config, DenoiserPorts
 
 LATENT_SIDE = 32
 """Where the config names no `sample_size`."""
@@ -68,7 +68,7 @@ def denoiser_ports(denoiser: nn.Module) -> DenoiserPorts:
         ModelError: If its class, or one of its blocks, is not supported.
     """
     family = denoiser_family(denoiser)
-    family.check(_config(denoiser))
+    family.check(config_of(denoiser))
     return family.ports
 
 
@@ -78,7 +78,7 @@ def check_denoiser(denoiser: nn.Module, num_channels: int) -> None:
     Raises:
         ModelError: Names both numbers.
     """
-    ports, config = denoiser_ports(denoiser), _config(denoiser)
+    ports, config = denoiser_ports(denoiser), config_of(denoiser)
     fields = (config.get(name) for name in ("latent_channels", "out_channels", "in_channels"))
     found = next(value for value in fields if value is not None) // ports.output.inner
     if found not in (num_channels, 2 * num_channels):
@@ -116,17 +116,19 @@ def example_inputs(
         values = torch.randn(num_pictures, *shape, generator=source)
         return values.to(parameter.device, parameter.dtype)
 
-    return family.example_inputs(_config(denoiser), side or latent_side(denoiser), normal)
+    return family.example_inputs(config_of(denoiser), side or latent_side(denoiser), normal)
 
 
 def latent_side(denoiser: nn.Module) -> int:
     """Height and width of the latents that a denoiser was made for."""
-    found = _config(denoiser).get("sample_size")
+    found = config_of(denoiser).get("sample_size")
     return found if isinstance(found, int) else LATENT_SIDE
 
 
-def _config(denoiser: Any) -> Any:
-    return denoiser.config
+def config_of(network: nn.Module | None) -> Config:
+    """What a network of diffusers was built from."""
+    config: Any = network.config  # type: ignore[union-attr]
+    return config
 
 
 def _find(table: dict[str, Any], model: nn.Module | str, role: str) -> Any:

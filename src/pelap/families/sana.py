@@ -1,9 +1,7 @@
 """Sana, diffusers' SanaTransformer2DModel."""
 
-from typing import Any
-
 from pelap.families.family import TEXT_LENGTH, Config, Inputs, Normal
-from pelap.families.ports import DenoiserPorts, Port
+from pelap.families.ports import DenoiserPorts, Port, Updates
 from pelap.families.transformer import (
     ADALN_SINGLE,
     CAPTION,
@@ -43,9 +41,7 @@ class SanaFamily(TransformerFamily):
             inputs["guidance"] = normal()
         return inputs
 
-    def updates(
-        self, config: Config, num_heads: int, num_layers: int | None = None
-    ) -> dict[str, Any]:
+    def updates(self, config: Config, num_heads: int, num_layers: int | None = None) -> Updates:
         """Also the width of the text, which is that of the stream, and heads that attend to it."""
         updates = super().updates(config, num_heads, num_layers)
         before = config["num_attention_heads"]

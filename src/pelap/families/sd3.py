@@ -1,9 +1,7 @@
 """Stable Diffusion 3 and 3.5, diffusers' SD3Transformer2DModel."""
 
-from typing import Any
-
 from pelap.families.family import TEXT_LENGTH, Config, Inputs, Layers, Normal
-from pelap.families.ports import DenoiserPorts, Port
+from pelap.families.ports import DenoiserPorts, Port, Updates
 from pelap.families.transformer import (
     ATTENTION,
     COND,
@@ -41,9 +39,7 @@ class SD3Family(TransformerFamily):
             "pooled_projections": normal(config["pooled_projection_dim"]),
         }
 
-    def updates(
-        self, config: Config, num_heads: int, num_layers: int | None = None
-    ) -> dict[str, Any]:
+    def updates(self, config: Config, num_heads: int, num_layers: int | None = None) -> Updates:
         """Also the text's width, and of the layers that attend twice those that there are still."""
         updates = super().updates(config, num_heads, num_layers)
         if num_heads != config["num_attention_heads"]:
@@ -55,7 +51,7 @@ class SD3Family(TransformerFamily):
             )
         return updates
 
-    def depth_updates(self, config: Config, updates: Config, kept: Layers) -> dict[str, Any]:
+    def depth_updates(self, config: Config, updates: Config, kept: Layers) -> Updates:
         """Also which of the kept layers attend twice, by their new numbers."""
         found = super().depth_updates(config, updates, kept)
         dual = config.get("dual_attention_layers")

@@ -18,7 +18,7 @@ from pelap.families.family import (
     spread,
 )
 from pelap.families.layout import WidthLayout
-from pelap.families.ports import State
+from pelap.families.ports import State, Updates
 
 STREAM, CONTEXT, COND = "stream", "context", "condition"
 """Groups: the picture's residual stream, the text's, and the embedded timestep."""
@@ -120,9 +120,7 @@ class TransformerFamily(DenoiserFamily):
             lambda widths: self.updates(config, *widths),
         )
 
-    def updates(
-        self, config: Config, num_heads: int, num_layers: int | None = None
-    ) -> dict[str, Any]:
+    def updates(self, config: Config, num_heads: int, num_layers: int | None = None) -> Updates:
         """Config fields for so many heads, and layers where these are free."""
         layers = {} if num_layers is None else {"num_layers": num_layers}
         return {"num_attention_heads": num_heads} | layers

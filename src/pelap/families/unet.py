@@ -18,6 +18,7 @@ from pelap.families.family import (
     spread,
 )
 from pelap.families.layout import WidthLayout
+from pelap.families.ports import Updates
 from pelap.families.unet_layout import unet_layout
 
 
@@ -52,10 +53,10 @@ class UNetFamily(DenoiserFamily):
     def narrower(self, config: Config, level: int, attends: bool) -> list[int]:
         """Channels that a level can have, rising, below today's."""
 
-    def updates(self, unet: Any, widths: Widths) -> dict[str, Any]:
+    def updates(self, unet: Any, widths: Widths) -> Updates:
         """Config fields for so many channels by level; the time embedding stays as wide."""
         config = unet.config
-        updates: dict[str, Any] = {"block_out_channels": widths}
+        updates: Updates = {"block_out_channels": widths}
         if widths[0] != config["block_out_channels"][0] and not config["time_embedding_dim"]:
             updates["time_embedding_dim"] = unet.time_embedding.linear_1.out_features
         return updates

@@ -5,7 +5,7 @@ from typing import Any
 
 from pelap.core.errors import ModelError
 from pelap.families.family import TEXT_LENGTH, Config, Inputs, Normal, Widths
-from pelap.families.ports import DenoiserPorts, Port
+from pelap.families.ports import DenoiserPorts, Port, Updates
 from pelap.families.unet import UNetFamily
 
 TOLD_WITHOUT_PICTURES = {
@@ -58,7 +58,7 @@ class UNet2DConditionFamily(UNetFamily):
             step = math.lcm(step, width // _heads(config)[level])
         return [value for value in range(step, width, step) if value >= width // 4]
 
-    def updates(self, unet: Any, widths: Widths) -> dict[str, Any]:
+    def updates(self, unet: Any, widths: Widths) -> Updates:
         """Also the number of heads by level, each of which stays as wide."""
         config, heads = unet.config, _heads(unet.config)
         found = super().updates(unet, widths)

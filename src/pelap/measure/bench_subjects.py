@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from pelap.core.errors import ConfigError, ModelError, in_one_line
+from pelap.core.json_values import JsonObject
 from pelap.exports.onnx_export import export_model
 from pelap.exports.runtime import OnnxNetworks
 from pelap.measure.counts import UNKNOWN, Counts, count_model
@@ -26,7 +26,7 @@ class Subject:
     name: str
     shape: Shape
     """(C, h, w) of its latents."""
-    scheduler_config: dict[str, Any]
+    scheduler_config: JsonObject
     counts: Counts
     model: LoadedModel | OnnxNetworks = field(repr=False)
 

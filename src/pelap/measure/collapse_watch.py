@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from pelap.core.errors import ConfigError, RunError
+from pelap.core.json_values import JsonObject
 from pelap.measure.collapse import OPEN_MASK, CollapseEvidence, CollapseVerdict, judge
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class WatchRecord:
     """The same for latents of standard deviation 1: what a denoiser has to work for."""
     collapse: CollapseVerdict
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """Nested plain values, as JSON has them."""
         return asdict(self)
 

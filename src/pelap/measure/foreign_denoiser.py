@@ -1,9 +1,9 @@
 """Unconditional latent diffusion pipelines of diffusers, and why others cannot be measured."""
 
 from pathlib import Path
-from typing import Any
 
 from pelap.core.errors import RunError
+from pelap.families.registry import config_of
 from pelap.families.unet_2d import UNET_2D
 from pelap.models.loaded import PREDICTIONS, LoadedModel, read_forward_process
 from pelap.models.opening import DENOISER_NAMES, find_part, open_model, read_json
@@ -34,7 +34,7 @@ def open_foreign(folder: Path) -> LoadedModel:
     if kind != UNET_2D.class_name:
         raise RunError(f"{folder}: the denoiser {kind} is not supported; {SUPPORTED}.")
     model = open_model(folder)
-    config: Any = model.denoiser.config  # type: ignore[union-attr]
+    config = config_of(model.denoiser)
     num_channels, scheduler = model.num_channels, model.scheduler_config
     if config.get("num_class_embeds") or config.get("class_embed_type"):
         raise RunError(f"{folder}: the denoiser needs a class as condition; {SUPPORTED}.")

@@ -13,7 +13,7 @@ from pelap.families.registry import example_inputs
 
 
 @torch.no_grad()
-def count_call_macs(call: Callable[[], Any]) -> int:
+def count_call_macs(call: Callable[[], object]) -> int:
     """Of convolutions and matrix products: half of what torch's FlopCounterMode counts.
 
     Attention is computed without its fused kernels, as torch counts nothing for that of the CPU.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 from torch import nn
 
@@ -83,7 +84,7 @@ def sample_model(model: LoadedModel, output: Path, asked: ModelSampling) -> None
     check_output(output)
     device = torch_device()
     check_precision(asked.precision, device)
-    pipeline: Any = model.pipeline()
+    pipeline = model.pipeline()
     rows, num = _rows(model, pipeline, asked), NUM if asked.num is None else asked.num
     told = None if rows is None else [row for row in rows for _ in range(num)]
     count = num if told is None else len(told)
@@ -99,7 +100,7 @@ def sample_model(model: LoadedModel, output: Path, asked: ModelSampling) -> None
     save_images(pictures, math.ceil(math.sqrt(count)) if is_square else num, output)
 
 
-def _place(pipeline: Any, device: torch.device, dtype: torch.dtype) -> None:
+def _place(pipeline: DiffusionPipeline, device: torch.device, dtype: torch.dtype) -> None:
     """Put copies of its networks there in place of those that are elsewhere."""
     for name, part in pipeline.components.items():
         weights = part.parameters() if isinstance(part, nn.Module) else ()
@@ -109,7 +110,7 @@ def _place(pipeline: Any, device: torch.device, dtype: torch.dtype) -> None:
 
 
 def _rows(
-    model: LoadedModel, pipeline: Any, asked: ModelSampling
+    model: LoadedModel, pipeline: DiffusionPipeline, asked: ModelSampling
 ) -> Sequence[str] | Sequence[int] | None:
     """A prompt or a class a row; None where the pipeline is told nothing."""
     taken = inspect.signature(pipeline.__call__).parameters

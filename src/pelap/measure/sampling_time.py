@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pelap.config.run_config import NoiseConfig
 from pelap.core.errors import ConfigError, ModelError
+from pelap.core.json_values import JsonObject
 from pelap.families.registry import denoiser_family, example_inputs
 from pelap.method.forward_process import build_scheduler
 from pelap.method.normalizer import LatentNormalizer
@@ -98,7 +99,7 @@ class Seconds:
         return self.denoising + self.decoding
 
 
-def make_scheduler(config: dict[str, Any], sampler: str) -> Any:
+def make_scheduler(config: JsonObject, sampler: str) -> Any:
     """The named sampler for a model's scheduler; where that has no betas, the model's own.
 
     Args:
@@ -112,7 +113,9 @@ def make_scheduler(config: dict[str, Any], sampler: str) -> Any:
     if sampler not in SAMPLERS:
         raise ConfigError(f"--sampler is {sampler!r}: known are {', '.join(SAMPLERS)}.")
     fixed = {"variance_type": "fixed_small"}  # predicted variances are left out
-    process = read_forward_process(config | fixed) if config else build_scheduler(NoiseConfig())
+    process = (
+        read_forward_process({**config, **fixed}) if config else build_scheduler(NoiseConfig())
+    )
     if process is not None:
         return build_sampler(sampler, process)
     kind = getattr(diffusers, str(config.get("_class_name")), None)

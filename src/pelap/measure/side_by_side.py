@@ -10,11 +10,13 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
 
 from pelap.core.errors import ModelError
 from pelap.core.progress import track
 from pelap.core.seeding import generator
+from pelap.families.family import Inputs
 from pelap.measure.features import FeatureExtractor, extract
 from pelap.measure.side_by_side_record import Difference, DrawnColumn, SideBySide
 from pelap.models.asked import Asked
@@ -100,7 +102,7 @@ def _draw(
 ) -> tuple[list[np.ndarray], str]:
     """The pictures, and where their first noise came from."""
     model = drawer.model
-    pipeline: Any = model.pipeline()
+    pipeline = model.pipeline()
     pipeline.to(device)
     carry, noise = _noise_of(drawer, reference, pipeline)
     pictures = []
@@ -115,7 +117,9 @@ def _draw(
     return pictures, noise
 
 
-def _noise_of(drawer: Drawer, reference: LoadedModel, pipeline: Any) -> tuple[Tensor | None, str]:
+def _noise_of(
+    drawer: Drawer, reference: LoadedModel, pipeline: DiffusionPipeline
+) -> tuple[Tensor | None, str]:
     """The matrix that carries the reference's noise, if it is needed; and that in words."""
     num, before = drawer.model.num_channels, reference.num_channels
     if drawer.model is reference:
@@ -132,7 +136,7 @@ def _noise_of(drawer: Drawer, reference: LoadedModel, pipeline: Any) -> tuple[Te
 
 
 @contextmanager
-def carried_noise(pipeline: Any, encode: Tensor | None) -> Iterator[None]:
+def carried_noise(pipeline: DiffusionPipeline, encode: Tensor | None) -> Iterator[None]:
     """Within it, the first noise that a pipeline draws is that of other latents, carried over.
 
     Stock pipelines differ in whether they take latents and in how they pack them, but all draw
@@ -161,8 +165,12 @@ def carried_noise(pipeline: Any, encode: Tensor | None) -> Iterator[None]:
 
 
 def _request(
-    pipeline: Any, model: LoadedModel, row: Asked, settings: DrawnSettings, source: torch.Generator
-) -> dict[str, Any]:
+    pipeline: DiffusionPipeline,
+    model: LoadedModel,
+    row: Asked,
+    settings: DrawnSettings,
+    source: torch.Generator,
+) -> Inputs:
     taken = inspect.signature(pipeline.__call__).parameters
     asked = {"output_type": "np", "generator": source, "height": settings.size}
     asked |= {"width": settings.size, "num_inference_steps": settings.steps}

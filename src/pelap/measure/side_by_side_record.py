@@ -4,9 +4,10 @@ No torch here.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from pelap.core.json_values import JsonObject
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class SideBySide:
     settings: str
     """Steps and guidance in words."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """All but the pictures."""
         return {
             "rows": list(self.rows),

@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from pelap.core.errors import DataError, in_one_line
 
 
-class BasicBlock(nn.Module):
+class _BasicBlock(nn.Module):
     """Two normalised 3×3 convolutions and a shortcut without parameters."""
 
     def __init__(self, in_channels: int, out_channels: int):
@@ -107,7 +107,7 @@ def load_cifar_resnet(network: CifarResNet, depth: int) -> None:
 
 def fuse_batch_norms(network: CifarResNet) -> None:
     """Fold the batch norms of a network in evaluation mode into its convolutions, for speed."""
-    owners = [network, *(m for m in network.modules() if isinstance(m, BasicBlock))]
+    owners = [network, *(m for m in network.modules() if isinstance(m, _BasicBlock))]
     for owner in owners:
         for number in (1, 2):
             if hasattr(owner, f"conv{number}"):
@@ -117,5 +117,5 @@ def fuse_batch_norms(network: CifarResNet) -> None:
 
 
 def _stage(in_channels: int, out_channels: int, blocks: int) -> nn.Sequential:
-    rest = (BasicBlock(out_channels, out_channels) for _ in range(blocks - 1))
-    return nn.Sequential(BasicBlock(in_channels, out_channels), *rest)
+    rest = (_BasicBlock(out_channels, out_channels) for _ in range(blocks - 1))
+    return nn.Sequential(_BasicBlock(in_channels, out_channels), *rest)

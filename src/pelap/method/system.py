@@ -261,7 +261,7 @@ class LatentDiffusion(nn.Module):
         self, latents: Tensor, mask: Tensor, draws: Draws, told: Told | None
     ) -> tuple[Tensor, Tensor]:
         share = self.options.encoder_diffusion_weight
-        latents, mask = scale_gradient(latents, share), scale_gradient(mask, share)
+        latents, mask = _scale_gradient(latents, share), _scale_gradient(mask, share)
         noisy, target = self.noised(latents, draws.noise, draws.timesteps, mask)
         prediction = self.predict(noisy, draws.timesteps, told)  # (B, C, …)
         if not self.is_flow:
@@ -271,7 +271,7 @@ class LatentDiffusion(nn.Module):
         return prediction / size, target / size
 
 
-def scale_gradient(tensor: Tensor, share: float) -> Tensor:
+def _scale_gradient(tensor: Tensor, share: float) -> Tensor:
     """The same tensor, of whose gradient only `share` goes back."""
     if share == 1.0:
         return tensor

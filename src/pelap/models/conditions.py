@@ -1,7 +1,6 @@
 """What a denoiser is told of each picture, as its own pipeline would say it."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +8,7 @@ from torch import Tensor
 from pelap.core.errors import ConfigError
 from pelap.data.pictures import Splits
 from pelap.families.conditioned import Told
-from pelap.families.registry import denoiser_families, denoiser_family
+from pelap.families.registry import config_of, denoiser_families, denoiser_family
 from pelap.models.loaded import LoadedModel, runs_on_latents
 from pelap.models.told_rows import RowsInMemory, ToldRows, read_told
 from pelap.models.unconditional import has_only_classes, told_a_class, without_condition
@@ -53,7 +52,7 @@ def known_classes(model: LoadedModel) -> tuple[str, ...] | None:
     """The classes that its denoiser takes, by name where the pipeline has names; None for none."""
     if model.denoiser is None or type(model.denoiser).__name__ not in denoiser_families():
         return None
-    config: Any = model.denoiser.config
+    config = config_of(model.denoiser)
     family = denoiser_family(model.denoiser)
     of_a_run = model.config is not None
     number = family.none_class(config) if of_a_run else family.num_classes(config)

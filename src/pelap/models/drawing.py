@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 
 from pelap.core.errors import ModelError, in_one_line
+from pelap.families.family import Inputs
 
-QUIET: dict[str, Any] = {"use_resolution_binning": False, "clean_caption": False}
+QUIET: Inputs = {"use_resolution_binning": False, "clean_caption": False}
 """Arguments of a pipeline's call, where it has them."""
 
 
@@ -28,7 +30,7 @@ class Drawing:
 
 @torch.no_grad()
 def draw(
-    pipeline: Any,
+    pipeline: DiffusionPipeline,
     asked: Sequence[str] | Sequence[int] | None,
     generators: Sequence[torch.Generator],
     how: Drawing,
@@ -56,7 +58,7 @@ def draw(
     return call_pipeline(pipeline, request | others)
 
 
-def call_pipeline(pipeline: Any, request: dict[str, Any]) -> list[Any]:
+def call_pipeline(pipeline: Any, request: Inputs) -> list[Any]:
     """The pictures of one call, as many as are asked for.
 
     Args:

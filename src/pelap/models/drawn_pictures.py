@@ -4,9 +4,9 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from pelap.config.prompts import CLASSES, PromptPictures
 from pelap.config.run_config import DataConfig
@@ -44,7 +44,7 @@ def draw_pictures(model: LoadedModel, wanted: PromptPictures) -> DataConfig:
     size = picture_size(model)
     said = _asked(model, wanted)
     how = Drawing(size, wanted.guidance, wanted.num_steps)
-    pipeline: Any = model.pipeline()
+    pipeline = model.pipeline()
     scheduler = {k: v for k, v in model.scheduler_config.items() if not k.startswith("_")}
     key = digest(type(pipeline).__name__, scheduler, model.denoiser, model.autoencoder,
                  said, vars(how), wanted.num_drawn, wanted.seed)  # fmt: skip
@@ -85,7 +85,7 @@ def _asked(model: LoadedModel, wanted: PromptPictures) -> list[str] | list[int]:
 
 
 def _draw_missing(
-    pipeline: Any,
+    pipeline: DiffusionPipeline,
     folder: Path,
     said: list[str] | list[int],
     how: Drawing,

@@ -1,10 +1,8 @@
 """What a pipeline asks of its denoiser beyond what the denoiser's class does: refused before any
 work, since stock diffusers would fail on what came out, or draw without it."""
 
-from typing import Any
-
 from pelap.core.errors import ModelError
-from pelap.families.registry import denoiser_ports
+from pelap.families.registry import config_of, denoiser_ports
 from pelap.models.loaded import LoadedModel
 
 FIXED_INPUTS = ("Inpaint", "InstructPix2Pix", "Fill", "Control")
@@ -23,7 +21,7 @@ def check_latents_free(model: LoadedModel) -> None:
         ModelError: Names the part or the layer in the way, and what can be pruned in their place.
     """
     for part in READS_LATENTS:
-        if has_part(model, part):
+        if _has_part(model, part):
             raise ModelError(
                 f"The pipeline's {part} reads all {model.num_channels} latent channels, so none "
                 f"can be removed, nor width, which it shares: save it without its {part} and "
@@ -33,7 +31,7 @@ def check_latents_free(model: LoadedModel) -> None:
     if model.denoiser is None or not any(name in kind for name in FIXED_INPUTS):
         return
     layer = denoiser_ports(model.denoiser).input.layer
-    config: Any = model.denoiser.config
+    config = config_of(model.denoiser)
     raise ModelError(
         f"{kind} runs only with the {config['in_channels']} input channels of "
         f"{model.denoiser_name}.{layer}, so no latent channel can be removed or rotated: "
@@ -48,7 +46,7 @@ def check_width_free(model: LoadedModel) -> None:
         ModelError: Names the part in the way, and what can be pruned in its place.
     """
     for part in ADDS_FEATURES:
-        if has_part(model, part):
+        if _has_part(model, part):
             way_on = "" if part in READS_LATENTS else "; --keep removes latent channels beside it"
             raise ModelError(
                 f"The pipeline's {part} adds features to {model.denoiser_name}'s, so the width "
@@ -56,7 +54,7 @@ def check_width_free(model: LoadedModel) -> None:
             )
 
 
-def has_part(model: LoadedModel, name: str) -> bool:
+def _has_part(model: LoadedModel, name: str) -> bool:
     """Whether a model's pipeline has a part of that name."""
     entry = model.parts.get(name)
     return isinstance(entry, list | tuple) and len(entry) == 2 and entry[1] is not None

@@ -88,7 +88,7 @@ def read_told(model: LoadedModel, prompts: Sequence[str], size: int) -> RowsOnDi
         ModelError: If the pipeline cannot be called, or does not pass a row a prompt.
     """
     assert model.condition is not None
-    pipeline: Any = model.pipeline()
+    pipeline = model.pipeline()
     encoders = [
         part
         for name, part in sorted(pipeline.components.items())

@@ -10,14 +10,16 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
 from pelap.core.errors import ModelError, in_one_line
 from pelap.families.conditioned import Condition, class_condition
-from pelap.families.registry import denoiser_family, example_inputs
+from pelap.families.family import Inputs
+from pelap.families.registry import config_of, denoiser_family, example_inputs
 from pelap.models.loaded import LoadedModel, is_flow, runs_on_latents
 
-FIXED: dict[str, Any] = {
+FIXED: dict[str, object] = {
     "num_inference_steps": 2,
     "output_type": "latent",
     "use_resolution_binning": False,
@@ -29,7 +31,7 @@ FIXED: dict[str, Any] = {
 class _Caught(Exception):
     """Ends a pipeline's call at its denoiser."""
 
-    def __init__(self, arguments: dict[str, Any]):
+    def __init__(self, arguments: Inputs):
         super().__init__("caught")
         self.arguments = arguments
 
@@ -56,7 +58,7 @@ def without_condition(model: LoadedModel, size: int) -> LoadedModel:
         return told_a_class(model)
     if not model.parts:
         raise ModelError(f"{model.name} is no pipeline: there is nobody to ask for its condition.")
-    pipeline: Any = model.pipeline()
+    pipeline = model.pipeline()
     family = denoiser_family(denoiser)
     others, passed = caught_arguments(model, pipeline, [""], size)
     if "class_labels" in example_inputs(denoiser) and others.get("class_labels") is None:
@@ -77,7 +79,7 @@ def without_condition(model: LoadedModel, size: int) -> LoadedModel:
 
 def has_only_classes(denoiser: nn.Module) -> bool:
     """Whether only a run here has taught it a class that means none."""
-    config: Any = denoiser.config
+    config = config_of(denoiser)
     family = denoiser_family(denoiser)
     return family.num_classes(config) != family.none_class(config)
 
@@ -95,8 +97,8 @@ def told_a_class(model: LoadedModel) -> LoadedModel:
 
 
 def caught_arguments(
-    model: LoadedModel, pipeline: Any, prompts: Sequence[str], size: int
-) -> tuple[dict[str, Any], float]:
+    model: LoadedModel, pipeline: DiffusionPipeline, prompts: Sequence[str], size: int
+) -> tuple[Inputs, float]:
     """What a pipeline passes to its denoiser at the first step, and the timestep it passes.
 
     Args:
@@ -120,11 +122,9 @@ def caught_arguments(
     return {name: arguments[name] for name in arguments if name not in own}, float(passed)
 
 
-def _request(
-    pipeline: Any, denoiser: nn.Module, prompts: Sequence[str], size: int
-) -> dict[str, Any]:
+def _request(pipeline: Any, denoiser: nn.Module, prompts: Sequence[str], size: int) -> Inputs:
     taken = inspect.signature(pipeline.__call__).parameters
-    config: Any = denoiser.config
+    config = config_of(denoiser)
     asked = {**FIXED, "height": size, "width": size, "prompt": list(prompts)}
     if not config.get("guidance_embeds"):  # otherwise the scale is an input, not a second call
         asked["guidance_scale"] = 1.0
@@ -134,13 +134,11 @@ def _request(
 
 
 @torch.no_grad()
-def _catch(
-    pipeline: Any, denoiser: nn.Module, request: dict[str, Any], name: str
-) -> dict[str, Any]:
+def _catch(pipeline: Any, denoiser: nn.Module, request: Inputs, name: str) -> Inputs:
     """Arguments of the denoiser's first call, by name, its latents first."""
     signature = inspect.signature(denoiser.forward)
 
-    def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def stop(_module: nn.Module, args: tuple[object, ...], kwargs: Inputs) -> None:
         raise _Caught(dict(signature.bind(*args, **kwargs).arguments))
 
     handle = denoiser.register_forward_pre_hook(stop, with_kwargs=True)

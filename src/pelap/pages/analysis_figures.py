@@ -1,7 +1,6 @@
 """Curves, bars and heat maps about an analysis."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,7 +24,7 @@ MOST_NUMBERS = 12
 """Sides of a heat map up to which its cells are labelled."""
 MOST_CLASSES = 30
 
-_Line = tuple[str, list[int], list[float], dict[str, Any]]
+_Line = tuple[str, list[int], list[float], canvas.Look]
 """Label, numbers of kept channels, PSNR in dB, and how it is drawn."""
 
 
@@ -99,7 +98,7 @@ def _lines(analysis: Analysis, best: list[str]) -> list[_Line]:
     return [*grey, random, *(highlighted[name] for name in best), *rotations]
 
 
-def _look(colour: str, width: float, size: float, marker: str, style: str = "-") -> dict[str, Any]:
+def _look(colour: str, width: float, size: float, marker: str, style: str = "-") -> canvas.Look:
     return {"color": colour, "lw": width, "ms": size, "marker": marker, "ls": style}
 
 

@@ -30,6 +30,8 @@ ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#999999"
 RUN_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 RUN_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
+Look = dict[str, Any]
+"""Keyword arguments of matplotlib's artists."""
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -101,7 +103,7 @@ def key(
 ) -> Line2D:
     """An entry of a legend."""
     face, width = "white" if hollow else colour, 2 if line else 0
-    look: dict[str, Any] = {"marker": marker, "markersize": 6, "markeredgewidth": 1.6}
+    look: Look = {"marker": marker, "markersize": 6, "markeredgewidth": 1.6}
     return Line2D([], [], color=colour, label=label, mfc=face, linewidth=width, **look)
 
 

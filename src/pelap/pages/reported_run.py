@@ -4,7 +4,6 @@ import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder
 from pelap.core.errors import RunError
+from pelap.core.json_values import JsonObject
 from pelap.core.records import from_json_dict
 from pelap.measure.diagnosis_record import Diagnosis
 from pelap.measure.evaluation_record import Evaluation, read_evaluation
@@ -27,8 +27,8 @@ class ReportedRun:
     """The folder's name; with its parent's where two runs share a name."""
     config: RunConfig
     evaluation: Evaluation
-    train: list[dict[str, Any]]
-    validation: list[dict[str, Any]]
+    train: Sequence[JsonObject]
+    validation: Sequence[JsonObject]
     pictures: dict[str, NDArray[np.uint8]]
     """uint8 (N, H, W, 3) by name, see PICTURE_KEYS."""
     diagnosis: Diagnosis | None = None

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -55,8 +54,8 @@ def draw_training_curves(runs: Sequence[ReportedRun]) -> Figure:
         shown = []
         for place, run in enumerate(runs):
             colour, marker = canvas.look_of(place)
-            thin: dict[str, Any] = {"lw": 0.8, "alpha": 0.55}
-            bold: dict[str, Any] = {"lw": 2.2, "marker": marker, "ms": 5}
+            thin: canvas.Look = {"lw": 0.8, "alpha": 0.55}
+            bold: canvas.Look = {"lw": 2.2, "marker": marker, "ms": 5}
             for lines, style in ((run.train, thin), (run.validation, bold)):
                 measured = [line for line in lines if line.get(name) is not None]
                 values = [float(np.mean(line[name])) for line in measured]
@@ -180,7 +179,7 @@ def _dots(
     marker, face = ("s", "white") if side == "left" else ("o", colour)
     axes.plot(x, y, marker, color=colour, mfc=face, ms=7, mew=1.8)
     shift = {"right": 4, "left": -4, "center": 0}[side]
-    look: dict[str, Any] = {"ha": side, "va": "bottom", "color": colour}
+    look: canvas.Look = {"ha": side, "va": "bottom", "color": colour}
     for place, value in zip(x, y, strict=True):
         if form and math.isfinite(value):
             canvas.write_beside(axes, form(value), (place, value), (shift, 6), **look)
@@ -215,7 +214,7 @@ def draw_latent_std(runs: Sequence[ReportedRun]) -> Figure:
     figure, panels = canvas.new_panels(
         1 + sum(heights), len(runs), sharex=True, height_ratios=heights
     )
-    hollow: dict[str, Any] = {"mfc": "white", "mew": 1.8}
+    hollow: canvas.Look = {"mfc": "white", "mew": 1.8}
     for run, axes in zip(runs, panels, strict=True):
         before = np.maximum(run.evaluation.latent_std, 1e-5)
         after = np.maximum(run.evaluation.masked_latent_std, 1e-5)

@@ -1,9 +1,9 @@
 """The page's tables: results beside the paper's, settings that differ, versions."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from pelap.config.run_config import to_dict
+from pelap.core.json_values import JsonObject
 from pelap.pages import numbers
 from pelap.pages.page import Table, text_table
 from pelap.pages.reported_run import ReportedRun
@@ -53,7 +53,7 @@ def results_table(runs: Sequence[ReportedRun]) -> Table:
 
 
 def _epochs(run: ReportedRun) -> str:
-    lines = run.train + run.validation
+    lines = [*run.train, *run.validation]
     return f"{max(line['epoch'] for line in lines):.3g}" if lines else numbers.ABSENT
 
 
@@ -68,8 +68,8 @@ def differing_settings(runs: Sequence[ReportedRun]) -> Table | None:
     return text_table(["setting", *(run.label for run in runs)], rows) if rows else None
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(values: JsonObject, prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
     for name, value in values.items():
         flat |= (
             _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}

@@ -27,9 +27,9 @@ def summary(runs: Sequence[ReportedRun]) -> str:
     gated = [run for run in runs if run.has_gate]
     focus = next((run for run in gated if run.sparsity_weight > 0), (gated or runs)[0])
     baseline = next((run for run in runs if not run.has_gate), None)
-    sentences = [headline(runs), mask_sentence(focus), denoiser_sentence(focus)]
+    sentences = [headline(runs), _mask_sentence(focus), denoiser_sentence(focus)]
     if focus.has_gate:
-        sentences.append(masked_decoding_sentence(focus))
+        sentences.append(_masked_decoding_sentence(focus))
     if baseline is not None and baseline is not focus:
         sentences += _against_baseline(focus, baseline)
     for run in [run for run in gated if run.sparsity_weight == 0][:1]:
@@ -58,7 +58,7 @@ def widest(run: ReportedRun) -> str:
     return numbers.significant(max(run.evaluation.masked_latent_std), 2)
 
 
-def mask_sentence(run: ReportedRun) -> str:
+def _mask_sentence(run: ReportedRun) -> str:
     """What the mask does; for a baseline, how large its latents are."""
     if not run.has_gate:
         return (
@@ -91,9 +91,9 @@ def denoiser_sentence(run: ReportedRun) -> str:
     return f"{scores}, {numbers.percent(distance)} apart: it reacts to the latent."
 
 
-def masked_decoding_sentence(run: ReportedRun) -> str:
+def _masked_decoding_sentence(run: ReportedRun) -> str:
     """What decoding through the mask costs."""
-    ratio = masked_error_ratio(run)
+    ratio = _masked_error_ratio(run)
     if not math.isfinite(ratio):
         return "Decoding through the mask gives no finite error."
     if ratio >= 2:
@@ -102,7 +102,7 @@ def masked_decoding_sentence(run: ReportedRun) -> str:
     return f"Decoding through the mask costs {more} squared error."
 
 
-def masked_error_ratio(run: ReportedRun) -> float:
+def _masked_error_ratio(run: ReportedRun) -> float:
     """Squared error of decoding through the mask over that without it."""
     error = run.evaluation.reconstruction_mse_sum
     return run.evaluation.masked_reconstruction_mse_sum / error if error > 0 else math.inf
@@ -139,9 +139,9 @@ def samples_caption(run: ReportedRun) -> str:
     if run.has_gate:
         made += " This denoiser was trained on the masked latent, which the decoder never saw in "
         made += "training"
-        if masked_error_ratio(run) >= 2:
+        if _masked_error_ratio(run) >= 2:
             return f"{made}: these are not expected to look like pictures."
-        return f"{made}. {masked_decoding_sentence(run)}"
+        return f"{made}. {_masked_decoding_sentence(run)}"
     made += " The decoder was trained on the latents that the denoiser models"
     if run.verdict == "healthy":
         return f"{made}."

@@ -1,45 +1,53 @@
 """Small multiples of a sweep: every figure against the first setting, a line for the others."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from pelap.pages import canvas
+from pelap.pages.sweep_record import GridPoint, TrialResult
 
 PANEL_WIDTH, PANEL_HEIGHT, COLUMNS = 3.2, 2.2, 2
 
 
-def draw_sweep(result: dict[str, Any]) -> canvas.Drawing:
-    """From what sweep.json holds: seeds as dots, means joined."""
-    return canvas.drawing(lambda: _draw(result))
+def draw_sweep(
+    grid: Mapping[str, Sequence[str]],
+    trials: Sequence[TrialResult],
+    grid_points: Sequence[GridPoint],
+) -> canvas.Drawing:
+    """Seeds as dots, means joined."""
+    return canvas.drawing(lambda: _draw(grid, trials, grid_points))
 
 
-def _draw(result: dict[str, Any]) -> Figure:
-    measured = list(dict.fromkeys(n for point in result["points"] for n in point["figures"]))
-    first, values = next(iter(result["grid"].items()), ("", [""]))
+def _draw(
+    grid: Mapping[str, Sequence[str]],
+    trials: Sequence[TrialResult],
+    grid_points: Sequence[GridPoint],
+) -> Figure:
+    measured = list(dict.fromkeys(n for point in grid_points for n in point.figures))
+    first, values = next(iter(grid.items()), ("", [""]))
     labels, places = [canvas.plain(value, 12) for value in values], _places(values)
     series: dict[str, list[dict[str, str]]] = {}
-    for point in result["points"]:
-        others = list(point["settings"].items())[1:]
+    for point in grid_points:
+        others = list(point.settings.items())[1:]
         label = ", ".join(f"{name.split('.')[-1]} {value}" for name, value in others)
-        series.setdefault(canvas.plain(label or "all"), []).append(point["settings"])
+        series.setdefault(canvas.plain(label or "all"), []).append(point.settings)
     rows = -(-len(measured) // COLUMNS)
     height, width = PANEL_HEIGHT * rows + 0.5, PANEL_WIDTH * COLUMNS
     figure, panels = canvas.new_panels(height, rows, COLUMNS, width=width)
     for axes in panels[len(measured) :]:
         axes.remove()
     for axes, name in zip(panels, measured, strict=False):
-        trials = [trial for trial in result["trials"] if name in trial["figures"]]
+        measuring = [trial for trial in trials if name in trial.figures]
         seen = []
         for index, points in enumerate(series.values()):
             colour, marker = canvas.look_of(index)
             means = []
             for settings in points:
-                found = [t["figures"][name] for t in trials if t["settings"] == settings]
+                found = [t.figures[name] for t in measuring if t.settings == settings]
                 place = places[values.index(settings[first])] if first else 0
                 axes.plot([place] * len(found), found, marker, color=colour, ms=4, alpha=0.5, mew=0)
                 means += [(place, sum(found) / len(found))] if found else []

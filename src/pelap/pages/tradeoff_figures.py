@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from matplotlib import patheffects
@@ -38,7 +37,7 @@ FRONT, SHADE = "#5c6168", "#eef0f2"
 PANEL_WIDTH, PANEL_HEIGHT = 3.3, 2.45
 """Inches, where there are several columns."""
 MARKER_SIZE = 7.0
-PLACE: dict[str, Any] = {"xycoords": "figure points", "annotation_clip": False}
+PLACE: canvas.Look = {"xycoords": "figure points", "annotation_clip": False}
 HALO = [patheffects.withStroke(linewidth=2.2, foreground="white")]
 LABEL = PLACE | {"size": 8.5, "color": "#222222", "zorder": 5, "path_effects": HALO}
 """How a model's name is drawn."""

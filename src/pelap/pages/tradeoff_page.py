@@ -56,7 +56,7 @@ def find(points: Sequence[TradeoffPoint], unpruned: TradeoffPoint) -> Findings:
         unpruned: The one that the others are held against.
     """
     metric = main_metric(points)
-    comparisons, by_chance = compare_with_chance(points, metric), "random" in roles_of(points)
+    comparisons, by_chance = compare_with_chance(points, metric), "random" in _roles_of(points)
     sentences = [chance_sentence(c, metric) for c in comparisons if by_chance]
     sentences += [
         cost_sentence(comparison.pruned, unpruned, metric)
@@ -70,7 +70,7 @@ def find(points: Sequence[TradeoffPoint], unpruned: TradeoffPoint) -> Findings:
     return Findings(first, sentences)
 
 
-def roles_of(points: Sequence[TradeoffPoint]) -> set[Role]:
+def _roles_of(points: Sequence[TradeoffPoint]) -> set[Role]:
     """Those that are there."""
     return {point.role for point in points}
 

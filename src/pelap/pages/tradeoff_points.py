@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from pelap.core.json_values import JsonObject
 from pelap.pages.numbers import loss, quantity, significant
 
 Role = Literal["unpruned", "random", "pruned"]
@@ -124,9 +125,7 @@ def write_value(name: str, value: Value) -> str:
     return write_figure(name, value.mean) + ("" if value.is_comparable else f" {MARK}")
 
 
-def to_point(
-    measured: dict[str, Any], label: str, history: Sequence[dict[str, Any]]
-) -> TradeoffPoint:
+def to_point(measured: JsonObject, label: str, history: Sequence[JsonObject]) -> TradeoffPoint:
     """A point from the quality and the cost that were measured of a model, and its record."""
     quality = {
         name: Value(figure["value"], figure["low"], figure["high"], _is_comparable(name, figure))
@@ -144,12 +143,12 @@ def to_point(
     return TradeoffPoint(label, role_of(history), quality, cost, words, steps)
 
 
-def _is_comparable(name: str, figure: dict[str, Any]) -> bool:
+def _is_comparable(name: str, figure: JsonObject) -> bool:
     counts = (figure.get("num_pictures"), figure.get("num_references"))
     return not name.startswith(FRECHET) or all(n is None or n >= FEWEST for n in counts)
 
 
-def role_of(history: Sequence[dict[str, Any]]) -> Role:
+def role_of(history: Sequence[JsonObject]) -> Role:
     """From a model's record: unpruned without a pruning, random if chance chose in every one."""
     prunings = [record for record in history if "pruned" in record]
     chosen_by = {record.get("criterion") for record in prunings}
@@ -159,7 +158,7 @@ def role_of(history: Sequence[dict[str, Any]]) -> Role:
     return "random" if chosen_by - {None} == {"random"} else "pruned"
 
 
-def describe_history(history: Sequence[dict[str, Any]]) -> str:
+def describe_history(history: Sequence[JsonObject]) -> str:
     """A model's record in a few words: `8 of 16 latents, elimination; recovered 2,000 steps`."""
     parts = []
     for record in history:

@@ -17,6 +17,7 @@ from pelap.models.saving import ChangedModel, save_model
 from pelap.pruning.latents.latent_plan import PrunePlan, PruneRequest, make_plan
 from pelap.pruning.latents.latent_slicing import slice_autoencoder, slice_denoiser
 from pelap.pruning.pruning_card import describe_pruning
+from pelap.pruning.pruning_record import LatentsRecord, PruningCosts, PruningRecord, WidthRecord
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class PrunedModel:
     """Of the latent channels; None where they all stay."""
     model: LoadedModel
     """As it was found, with the sliced networks in place."""
-    width: dict[str, Any] | None = None
+    width: WidthRecord | None = None
     """The record of a narrower denoiser, from `width_record`."""
 
 
@@ -91,8 +92,8 @@ def _rescale(autoencoder: nn.Module, plan: PrunePlan) -> None:
 
 
 def save_pruned(
-    pruned: PrunedModel, output: Path, costs: dict[str, Any], *, overwrite: bool = False
-) -> dict[str, Any]:
+    pruned: PrunedModel, output: Path, costs: PruningCosts, *, overwrite: bool = False
+) -> PruningRecord:
     """Write the diffusers folder and return the record of this pruning.
 
     Args:
@@ -104,29 +105,30 @@ def save_pruned(
     plan, model = pruned.plan, pruned.model
     record = pruning_record(pruned, costs)
     card = describe_pruning(model.name, plan, record, model.history)
-    changed = ChangedModel(model.autoencoder, model.denoiser, card, record, {})
+    changed = ChangedModel(model.autoencoder, model.denoiser, card, dict(record), {})
     save_model(model, changed, output, overwrite=overwrite)
     return record
 
 
-def pruning_record(pruned: PrunedModel, costs: dict[str, Any]) -> dict[str, Any]:
+def pruning_record(pruned: PrunedModel, costs: PruningCosts) -> PruningRecord:
     """What was removed and what it costs, as it stands in the history of the pruned model."""
     plan, model = pruned.plan, pruned.model
-    return {
+    record: PruningRecord = {
         "pruned": date.today().isoformat(),
         "pelap": __version__,
         **_latents_record(plan, model.num_channels),
-        **({} if pruned.width is None else {"width": pruned.width}),
-        **costs,
     }
+    if pruned.width is not None:
+        record["width"] = pruned.width
+    return {**record, **costs}
 
 
-def _latents_record(plan: PrunePlan | None, num_channels: int) -> dict[str, Any]:
+def _latents_record(plan: PrunePlan | None, num_channels: int) -> LatentsRecord:
     if plan is None:
         every = list(range(num_channels))
         return {"channels_before": num_channels, "channels_after": num_channels, "kept": every,
                 "criterion": None, "fill": "zero", "rotation": "none"}  # fmt: skip
-    record = {
+    record: LatentsRecord = {
         "channels_before": plan.num_channels,
         "channels_after": plan.latent_map.num_kept,
         "kept": list(plan.channels),

@@ -2,16 +2,17 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 
 from pelap.analysis.taylor import measure_slopes, measure_timestep_losses
 from pelap.core.errors import ConfigError
+from pelap.families.registry import config_of
 from pelap.measure.encoded_batches import Batches
 from pelap.measure.macs import count_denoiser_macs
 from pelap.models.loaded import LoadedModel
 from pelap.models.pipeline_limits import check_width_free
+from pelap.pruning.pruning_record import WidthRecord
 from pelap.pruning.width.latency import latency_ratio
 from pelap.pruning.width.shapes import find_freedom
 from pelap.pruning.width.width_criteria import LOSS_SHARE, WidthEvidence
@@ -89,9 +90,9 @@ def narrow_model(
     return replace(model, denoiser=found.denoiser), found
 
 
-def width_record(narrower: NarrowDenoiser, original: LoadedModel) -> dict[str, Any]:
+def width_record(narrower: NarrowDenoiser, original: LoadedModel) -> WidthRecord:
     """What was done, for the history, the card and JSON."""
-    config: Any = original.denoiser.config  # type: ignore[union-attr]
+    config = config_of(original.denoiser)
     return {
         "criterion": narrower.criterion,
         "macs_before": count_denoiser_macs(original.denoiser),  # type: ignore[arg-type]

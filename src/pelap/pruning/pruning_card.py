@@ -1,8 +1,10 @@
 """The model card of a pruned model: what was removed, how, and what it cost."""
 
-from typing import Any
+from collections.abc import Sequence
 
+from pelap.core.json_values import JsonObject
 from pelap.pruning.latents.latent_plan import PrunePlan
+from pelap.pruning.pruning_record import PruningRecord, WidthRecord
 
 FILLS = {
     "zero": "Removed channels are zero in front of the decoder",
@@ -18,7 +20,7 @@ ROTATIONS = {
 
 
 def describe_pruning(
-    name: str, plan: PrunePlan | None, record: dict[str, Any], history: list[dict[str, Any]]
+    name: str, plan: PrunePlan | None, record: PruningRecord, history: Sequence[JsonObject]
 ) -> str:
     """Markdown, for people who have never heard of pelap."""
     width = record.get("width")
@@ -43,7 +45,7 @@ def describe_pruning(
     return "\n".join(lines)
 
 
-def _title(record: dict[str, Any]) -> str:
+def _title(record: PruningRecord) -> str:
     found, width = [], record.get("width")
     if record["channels_before"] != record["channels_after"] or width is None:
         found.append(
@@ -54,7 +56,7 @@ def _title(record: dict[str, Any]) -> str:
     return " and ".join(found)
 
 
-def _width(width: dict[str, Any]) -> list[str]:
+def _width(width: WidthRecord) -> list[str]:
     lines = [
         f"- A denoising step: {width['macs_before']:,} → {width['macs']:,} multiply-accumulates; "
         f"units chosen by {width['criterion']}."
@@ -68,7 +70,7 @@ def _width(width: dict[str, Any]) -> list[str]:
     ]
 
 
-def _what(plan: PrunePlan, record: dict[str, Any]) -> list[str]:
+def _what(plan: PrunePlan, record: PruningRecord) -> list[str]:
     chosen = "as given" if plan.criterion == "given" else f"chosen by {plan.criterion}"
     if plan.rotation != "none":
         what = f"- Kept: the first {len(plan.channels)} directions of a new basis."
@@ -80,9 +82,14 @@ def _what(plan: PrunePlan, record: dict[str, Any]) -> list[str]:
     ]
 
 
-def _costs(plan: PrunePlan | None, record: dict[str, Any]) -> list[str]:
+def _costs(plan: PrunePlan | None, record: PruningRecord) -> list[str]:
     rows = []
-    if "psnr_db" in record:
+    if (
+        "psnr_db_before" in record
+        and "psnr_db" in record
+        and "num_pictures" in record
+        and "data" in record
+    ):
         rows.append(f"| PSNR, dB | {record['psnr_db_before']:.2f} | {record['psnr_db']:.2f} |")
         note = f"PSNR over {record['num_pictures']:,} pictures ({record['data']})."
     elif plan is not None:
@@ -91,7 +98,7 @@ def _costs(plan: PrunePlan | None, record: dict[str, Any]) -> list[str]:
         note = f"Predictions over {record['denoiser']['num_pictures']:,} pictures."
     else:
         note = "What this costs in samples was not measured; train it with `pelap recover`."
-    if "parameters" in record:
+    if "parameters" in record and "parameters_before" in record:
         rows.append(f"| parameters | {record['parameters_before']:,} | {record['parameters']:,} |")
     if "denoiser" in record:
         rows += _denoiser(record["denoiser"])
@@ -99,21 +106,21 @@ def _costs(plan: PrunePlan | None, record: dict[str, Any]) -> list[str]:
     return ["| | before | after |", "|---|---|---|", channels, *rows, "", note, ""]
 
 
-def _denoiser(found: dict[str, Any]) -> list[str]:
+def _denoiser(found: JsonObject) -> list[str]:
     rows = [f"| prediction differs by | 0 % | {found['relative_error']:.1%} |"]
     if found["followed"] is not None:
         rows.append(f"| follows what it is told | 1 | {found['followed']:.2f} |")
     return rows
 
 
-def _history(history: list[dict[str, Any]]) -> list[str]:
+def _history(history: Sequence[JsonObject]) -> list[str]:
     if not history:
         return []
     lines = ["Before that:", ""]
     return [*lines, *(f"- {_entry(entry)}" for entry in history), ""]
 
 
-def _entry(entry: dict[str, Any]) -> str:
+def _entry(entry: JsonObject) -> str:
     if "channels_before" not in entry:
         return f"{entry.get('recovered', '')}: recovered for {entry.get('steps')} steps."
     counts = f"{entry['channels_before']} → {entry['channels_after']} channels"

@@ -9,12 +9,12 @@ from accelerate import init_empty_weights
 from diffusers.configuration_utils import ConfigMixin
 from torch import Tensor, nn
 
-from pelap.families.ports import State
+from pelap.families.ports import State, Updates
 
 RUNTIME_SWITCHES = ("use_slicing", "use_tiling")
 
 
-def rebuild(model: nn.Module, updates: dict[str, Any], state: State) -> nn.Module:
+def rebuild(model: nn.Module, updates: Updates, state: State) -> nn.Module:
     """`model` with other config fields and the weights in `state`, in evaluation mode.
 
     Weights that did not change are shared with `model`, not copied.
@@ -35,25 +35,25 @@ def rebuild(model: nn.Module, updates: dict[str, Any], state: State) -> nn.Modul
     return new.eval().requires_grad_(any(p.requires_grad for p in model.parameters()))
 
 
-def empty(model: nn.Module, updates: dict[str, Any]) -> Any:
+def empty(model: nn.Module, updates: Updates) -> Any:
     """A model of the same class and another config, with buffers but without weights."""
     with init_empty_weights(include_buffers=False):
         return type(model).from_config(_config(model, updates)).eval()  # type: ignore[attr-defined]
 
 
-def weightless(model: nn.Module, updates: dict[str, Any]) -> Any:
+def weightless(model: nn.Module, updates: Updates) -> Any:
     """A model of the same class and another config on the meta device, in evaluation mode."""
     with torch.device("meta"):
         return type(model).from_config(_config(model, updates)).eval()  # type: ignore[attr-defined]
 
 
-def _config(model: Any, updates: dict[str, Any]) -> dict[str, Any]:
+def _config(model: Any, updates: Updates) -> Updates:
     # neither what classes add themselves, nor _use_default_values, which would bring defaults back
     known = inspect.signature(type(model).__init__).parameters
     return {name: value for name, value in model.config.items() if name in known} | updates
 
 
-def _replace_layers(model: nn.Module, updates: dict[str, Any], state: State) -> nn.Module:
+def _replace_layers(model: nn.Module, updates: Updates, state: State) -> nn.Module:
     new = copy.deepcopy(model)
     for name, old in list(new.named_parameters()):
         if state[name].shape != old.shape:

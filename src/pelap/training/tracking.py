@@ -5,12 +5,12 @@ metrics.jsonl is read here also where a run was killed while it wrote a line.
 
 import json
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from accelerate import Accelerator
 
 from pelap.config.run_folder import RunFolder
+from pelap.core.json_values import JsonObject
 from pelap.core.progress import ProgressBar
 
 SHOWN = {
@@ -69,7 +69,7 @@ class Tracker:
         split: str,
         step: int,
         epoch: float,
-        fields: Mapping[str, Any],
+        fields: JsonObject,
         words: str | None = None,
         style: str | None = None,
     ) -> None:
@@ -104,7 +104,7 @@ class Tracker:
             self.bar.print(f"{told}step {step} · {' '.join(named)}")
 
 
-def whole_lines(folder: RunFolder) -> Iterator[tuple[str, dict[str, Any]]]:
+def whole_lines(folder: RunFolder) -> Iterator[tuple[str, JsonObject]]:
     """Each line as text and as values, up to the first that is broken."""
     if not folder.metrics_path.exists():
         return

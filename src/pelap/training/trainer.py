@@ -98,7 +98,7 @@ def resume(path: Path, config: RunConfig | None = None, *, output: Path | None =
     config = config or own
     checkpoints = list_checkpoints(folder.checkpoints)
     step = step_of(checkpoints[-1]) if checkpoints else 0
-    check_changes(config, own, step)
+    _check_changes(config, own, step)
     if output is not None and output.exists():
         raise already_there(output)
     to = folder if output is None else RunFolder(output)
@@ -150,7 +150,7 @@ def _flat(config: RunConfig) -> dict[str, str]:
     return {f"{name}.{k}": str(v) for name, group in groups.items() for k, v in group.items()}
 
 
-def check_changes(config: RunConfig, own: RunConfig, step: int) -> None:
+def _check_changes(config: RunConfig, own: RunConfig, step: int) -> None:
     """Refuse changes that would make what was trained so far another run's.
 
     Args:

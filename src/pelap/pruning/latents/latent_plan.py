@@ -95,11 +95,11 @@ def parse_keep(text: str, num_channels: int | None = None) -> tuple[tuple[int, .
     if not values or len(set(values)) < len(values) or min(values) < 0:
         raise ConfigError(f"--keep is {text!r}: channels must be distinct and 0 or more.")
     if num_channels is not None:
-        check_channels(values, num_channels)
+        _check_channels(values, num_channels)
     return tuple(sorted(values)), len(values)
 
 
-def check_channels(channels: Sequence[int], num_channels: int) -> None:
+def _check_channels(channels: Sequence[int], num_channels: int) -> None:
     """Refuse channels that the model does not have.
 
     Raises:
@@ -143,7 +143,7 @@ def make_plan(
             latent_map, moments, tuple(sorted(request.channels)), num_channels, "zero", "none",
             "given", None, None,
         )  # fmt: skip
-    moments = read_moments(analysis)
+    moments = _read_moments(analysis)
     fill = request.fill or ("mean" if ports.tanh_scale is not None else "linear")
     if request.rotation != "none":
         return _rotated(request, analysis, moments, fill)
@@ -156,7 +156,7 @@ def make_plan(
     )  # fmt: skip
 
 
-def read_moments(analysis: Analysis) -> LatentMoments:
+def _read_moments(analysis: Analysis) -> LatentMoments:
     """The moments that the analysis measured, as tensors."""
     found = analysis.moments
     values = (found.mean, found.covariance, found.posterior_variance)
@@ -177,7 +177,7 @@ def check_request(request: PruneRequest, num_channels: int, ports: AutoencoderPo
     if sum(value is not None for value in wanted) != 1:
         raise ConfigError("Give one of --keep and --max-psnr-drop.")
     if request.channels is not None:
-        check_channels(request.channels, num_channels)
+        _check_channels(request.channels, num_channels)
         if request.rotation != "none":
             raise ConfigError("--rotate makes new directions: give --keep a number, not channels.")
         if request.criterion is not None:

@@ -4,16 +4,24 @@ The arithmetic is that of `LatentMap`, in float64, put back in the weights' own 
 plain selection it copies the kept weights bit for bit.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pelap.core.errors import ModelError
 from pelap.families.latent_axes import axes_of, by_channel
-from pelap.families.ports import MOMENTS, AutoencoderPorts, DenoiserPorts, Port, State
-from pelap.families.registry import autoencoder_ports, check_denoiser, denoiser_ports
+from pelap.families.ports import (
+    MOMENTS,
+    AutoencoderPorts,
+    Config,
+    DenoiserPorts,
+    Port,
+    State,
+    Updates,
+)
+from pelap.families.registry import autoencoder_ports, check_denoiser, config_of, denoiser_ports
 from pelap.method.latent_map import LatentMap, LatentMoments
 from pelap.method.normalizer import LatentNormalizer
 from pelap.pruning.latents.raw_map import RawMap, raw_map
@@ -47,7 +55,7 @@ def slice_autoencoder(
     raw = raw_map(latent_map, moments, normalizer, keeps_scalars)
     _check(ports, latent_map, type(autoencoder).__name__)
     state: State = dict(autoencoder.state_dict())
-    updates: dict[str, Any] = {"latent_channels": latent_map.num_kept}
+    updates: Updates = {"latent_channels": latent_map.num_kept}
     if ports.fold_shortcuts is not None:
         updates |= ports.fold_shortcuts(state, config)
     if not keeps_scalars:
@@ -86,7 +94,7 @@ def slice_denoiser(
     """
     ports = denoiser_ports(denoiser)
     state: State = dict(denoiser.state_dict())
-    config: Any = dict(denoiser.config)  # type: ignore[arg-type]
+    config = config_of(denoiser)
     encode = latent_map.encode
     num_channels = encode.shape[1]
     check_denoiser(denoiser, num_channels)
@@ -104,9 +112,7 @@ def slice_denoiser(
     return rebuild(denoiser, updates, state)
 
 
-def _channel_fields(
-    config: dict[str, Any], num_channels: int, num_kept: int, in_size: int
-) -> dict[str, Any]:
+def _channel_fields(config: Config, num_channels: int, num_kept: int, in_size: int) -> Updates:
     if "latent_channels" in config:
         return {"latent_channels": num_kept}
     updates = {"in_channels": in_size}
@@ -119,7 +125,7 @@ def _width(state: State, port: Port, axis: int) -> int:
     return state[f"{port.layer}.weight"].shape[axis]
 
 
-def _write(state: State, name: str, change: Any) -> None:
+def _write(state: State, name: str, change: Callable[[Tensor], Tensor]) -> None:
     """Replace a tensor, computed in float64 and put back in its own precision."""
     old = state[name]
     state[name] = change(old.double()).to(old.dtype).contiguous()
@@ -222,7 +228,7 @@ def _write_identity(state: State, layer: str, size: int) -> None:
     state[f"{layer}.bias"] = torch.zeros(size, dtype=bias.dtype)
 
 
-def _slice_decoder(state: State, ports: AutoencoderPorts, raw: RawMap) -> dict[str, Any]:
+def _slice_decoder(state: State, ports: AutoencoderPorts, raw: RawMap) -> Updates:
     """Fold the map in front of the decoder's first layer; returns config fields that change.
 
     In place of the latents stands D·k + d, of the kept ones k. They pass a 1×1 convolution P·z + p

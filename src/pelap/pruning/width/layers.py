@@ -3,19 +3,16 @@
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
 from pelap.families.family import Layers
-from pelap.families.ports import State
+from pelap.families.ports import Config, State
 
 MAIN = "transformer_blocks"
 
 
-def choose_layers(
-    scores: dict[str, Tensor], depth: Mapping[str, str], updates: Mapping[str, Any]
-) -> Layers:
+def choose_layers(scores: dict[str, Tensor], depth: Mapping[str, str], updates: Config) -> Layers:
     """Layers to keep, rising: those with the highest scores.
 
     Of the main list the first stays, since DiT takes the condition of its output from it, and the

@@ -11,6 +11,7 @@ from torch import nn
 
 from pelap.core.errors import ConfigError, ModelError
 from pelap.families.family import Freedom, Widths
+from pelap.families.ports import Updates
 from pelap.families.registry import denoiser_families, denoiser_family
 from pelap.measure.macs import count_denoiser_macs
 from pelap.pruning.rebuild import weightless
@@ -24,7 +25,7 @@ class Shape:
     """A config that the class can express."""
 
     widths: Widths
-    updates: dict[str, Any]
+    updates: Updates
     """Config fields that change."""
     macs: int
     """Of one denoising step of one picture."""

@@ -44,10 +44,10 @@ def _best(scores: Tensor, wanted: int, group: Group) -> Tensor:
 
 def slice_weights(state: State, layout: WidthLayout, kept: Kept) -> State:
     """The weights at the kept units; weights that are in no group are shared."""
-    return {name: slice_weight(name, weight, layout, kept) for name, weight in state.items()}
+    return {name: _slice_weight(name, weight, layout, kept) for name, weight in state.items()}
 
 
-def slice_weight(name: str, weight: Tensor, layout: WidthLayout, kept: Kept) -> Tensor:
+def _slice_weight(name: str, weight: Tensor, layout: WidthLayout, kept: Kept) -> Tensor:
     """One weight at the kept units."""
     for axis, stream in layout.axes.get(name, {}).items():
         weight = weight.index_select(axis, layout.features_of(stream, kept).to(weight.device))

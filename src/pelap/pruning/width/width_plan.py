@@ -11,7 +11,7 @@ from pelap.core.errors import ConfigError, ModelError
 from pelap.families.family import Layers, Widths
 from pelap.families.layout import Kept, WidthLayout
 from pelap.families.ports import State
-from pelap.families.registry import denoiser_family
+from pelap.families.registry import config_of, denoiser_family
 from pelap.families.transformer import STREAM
 from pelap.pruning.rebuild import empty, rebuild, weightless
 from pelap.pruning.width.layers import choose_layers, take_layers
@@ -93,7 +93,7 @@ def find_layout(denoiser: Any) -> WidthLayout:
     return denoiser_family(denoiser).layout(denoiser)
 
 
-def find_criterion(request: WidthRequest, evidence: WidthEvidence) -> tuple[str, WidthScores]:
+def _find_criterion(request: WidthRequest, evidence: WidthEvidence) -> tuple[str, WidthScores]:
     """The scores by the criterion that was asked for, or by the best one there is.
 
     Raises:
@@ -130,7 +130,7 @@ def narrow(
         ConfigError: If the request cannot be met.
         ModelError: If the class is not supported.
     """
-    name, scores = find_criterion(request, evidence)
+    name, scores = _find_criterion(request, evidence)
     if request.latency is not None:
         return _fast_enough(denoiser, request, (name, scores), macs_before, measure_latency)
     if request.widths is not None:
@@ -188,7 +188,7 @@ class _Choice:
 def _choose(denoiser: nn.Module, shape: Shape, scores: WidthScores) -> _Choice:
     family = denoiser_family(denoiser)
     layers = choose_layers(scores.of_layers(denoiser), family.depth, shape.updates)
-    depth = family.depth_updates(_config(denoiser), shape.updates, layers)
+    depth = family.depth_updates(config_of(denoiser), shape.updates, layers)
     shape = replace(shape, updates=shape.updates | depth)
     layout = find_layout(weightless(denoiser, depth))
     shallow = scores.of_kept_layers(layers)
@@ -196,10 +196,6 @@ def _choose(denoiser: nn.Module, shape: Shape, scores: WidthScores) -> _Choice:
     kept = choose_units(shallow.of_units(layout), layout, narrow_layout)
     held = slice_weights(shallow.weights, layout, kept)
     return _Choice(shape, layers, layout, kept, _sum(held) / max(_sum(scores.weights), 1e-300))
-
-
-def _config(denoiser: Any) -> dict[str, Any]:
-    return denoiser.config
 
 
 def _sum(scores: State) -> float:

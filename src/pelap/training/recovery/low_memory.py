@@ -68,11 +68,11 @@ def checkpoint_gradients(student: Student) -> list[str]:
     trained = [student.model.autoencoder] if student.trains_decoder else []
     trained += [bare(student.system.denoiser)] if student.trains_denoiser else []
     for network in trained:
-        if has_checkpointing(network):
+        if _has_checkpointing(network):
             network.enable_gradient_checkpointing()  # type: ignore[operator]
-    return [type(network).__name__ for network in trained if not has_checkpointing(network)]
+    return [type(network).__name__ for network in trained if not _has_checkpointing(network)]
 
 
-def has_checkpointing(network: nn.Module) -> bool:
+def _has_checkpointing(network: nn.Module) -> bool:
     """Whether a network of diffusers can do without its activations."""
     return bool(getattr(network, "_supports_gradient_checkpointing", False))

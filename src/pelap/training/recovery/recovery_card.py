@@ -1,12 +1,12 @@
 """The model card of a recovered model: what was trained, and what it brought."""
 
-from typing import Any
+from pelap.training.recovery.recovery_record import RecoveryRecord
 
 NO_LONGER_TOLD = "the denoiser is trained without its text or class, and will no longer follow them"
 """What --unconditional means for a denoiser that is trained."""
 
 
-def describe_recovery(name: str, record: dict[str, Any], left: str | None) -> str:
+def describe_recovery(name: str, record: RecoveryRecord, left: str | None) -> str:
     """Markdown, in front of what pruning said.
 
     Args:
@@ -14,9 +14,9 @@ def describe_recovery(name: str, record: dict[str, Any], left: str | None) -> st
         record: As it goes into the history.
         left: Why the denoiser was not trained, or None.
     """
-    trains_denoiser = record["noise_loss"] is not None
+    before, after = record["noise_loss_before"], record["noise_loss"]
     what = [] if record["parts"] == "denoiser" else ["the decoder"]
-    what += ["the denoiser"] if trains_denoiser else []
+    what += ["the denoiser"] if after is not None else []
     part = (
         "The layers that carry the latent channels in" if record["parts"] == "pruned" else "All of"
     )
@@ -36,26 +36,24 @@ def describe_recovery(name: str, record: dict[str, Any], left: str | None) -> st
         *([f"With `--unconditional` {NO_LONGER_TOLD}.", ""] if is_untold(record) else []),
         *(
             [f"Of the pictures the denoiser was told their {record['conditions']}.", ""]
-            if trains_denoiser and record.get("conditions")
+            if after is not None and record["conditions"]
             else []
         ),
         "| | before | after |",
         "|---|---|---|",
         f"| PSNR, dB | {record['psnr_db_before']:.2f} | {record['psnr_db']:.2f} |",
     ]
-    if trains_denoiser:
-        lines.append(
-            f"| noise loss | {record['noise_loss_before']:.4f} | {record['noise_loss']:.4f} |"
-        )
+    if before is not None and after is not None:
+        lines.append(f"| noise loss | {before:.4f} | {after:.4f} |")
     lines += [f"| {name} | {one} | {other} |" for name, one, other in fidelity_rows(record)]
     return "\n".join(
         [*lines, "", f"Over {record['num_pictures']:,} test pictures ({record['data']}).", ""]
     )
 
 
-def fidelity_rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
+def fidelity_rows(record: RecoveryRecord) -> list[tuple[str, str, str]]:
     """Of the denoiser beside its teacher: a name, before and after; none without a teacher."""
-    before, after = record.get("denoiser_before"), record.get("denoiser")
+    before, after = record["denoiser_before"], record["denoiser"]
     if before is None or after is None:
         return []
     rows = [
@@ -71,6 +69,6 @@ def fidelity_rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
     return rows
 
 
-def is_untold(record: dict[str, Any]) -> bool:
+def is_untold(record: RecoveryRecord) -> bool:
     """Whether a denoiser that takes text or classes was trained without them."""
     return record["unconditional"] and record["noise_loss"] is not None

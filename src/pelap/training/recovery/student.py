@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pelap.core.errors import ConfigError
-from pelap.families.registry import autoencoder_ports, denoiser_ports
+from pelap.families.registry import autoencoder_ports, config_of, denoiser_ports
 from pelap.method.system import LatentDiffusion
 from pelap.models.loaded import LoadedModel
 from pelap.training.recovery.adapters import add_adapters
@@ -136,7 +136,7 @@ def why_left(model: LoadedModel) -> str | None:
             "trains it without its condition"
         )
         return needs if model.condition is not None else needs + hint
-    config: Any = model.denoiser.config
+    config = config_of(model.denoiser)
     predicts_more = config.get("out_channels") not in (None, model.num_channels)
     if predicts_more and model.condition is None:
         return f"{name} predicts variances too"

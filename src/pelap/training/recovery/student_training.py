@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from pelap.config.run_folder import RunFolder, write_whole
 from pelap.core.digests import digest
 from pelap.core.errors import ConfigError
+from pelap.core.json_values import JsonObject
 from pelap.core.seeding import generator
 from pelap.data.pictures import Pictures, to_batch
 from pelap.families.conditioned import Told, bare
@@ -61,7 +61,7 @@ class StudentTraining:
     """Pictures drawn now and then; None for none."""
 
 
-def begin(training: StudentTraining, folder: RunFolder, described: dict[str, Any]) -> None:
+def begin(training: StudentTraining, folder: RunFolder, described: JsonObject) -> None:
     """Make the folder, or see that what it holds was begun with the same weights and settings.
 
     Args:

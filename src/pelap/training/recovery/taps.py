@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pelap.core.json_values import JsonObject
 from pelap.models.loaded import LoadedModel
 
 BLOCK_LISTS = ("down_blocks", "up_blocks")
@@ -38,7 +39,9 @@ class Listener:
         for place, name in enumerate(names):
             network.get_submodule(name).register_forward_hook(partial(self._keep, place))
 
-    def _keep(self, place: int, _module: nn.Module, _inputs: object, output: Any) -> None:
+    def _keep(
+        self, place: int, _module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]
+    ) -> None:
         self.heard[place] = output[0] if isinstance(output, tuple) else output
 
     def take(self) -> list[Tensor]:
@@ -49,7 +52,7 @@ class Listener:
         return taken
 
 
-def prunings_of(model: LoadedModel) -> list[dict[str, Any]]:
+def prunings_of(model: LoadedModel) -> list[JsonObject]:
     """What its history says of prunings, oldest first."""
     return [entry for entry in model.history if "channels_before" in entry]
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
@@ -56,7 +57,7 @@ class ValidationGrid:
         if not self.accelerator.is_main_process:
             return
         device = self.accelerator.device
-        drawn = draw_row(self.student, self.shown, self.noise, self.size, self.seed, device)
+        drawn = _draw_row(self.student, self.shown, self.noise, self.size, self.seed, device)
         rows = [*([self.above] if self.above else []), Row("student", drawn)]
         title = f"step {done:,} of {self.num_steps:,}"
         grid = grid_picture(title, [one.title for one in self.shown], rows)
@@ -101,7 +102,7 @@ def make_grid(
     if teacher is not None:
         if accelerator.is_main_process:
             above = Row(
-                "teacher", draw_row(teacher.model, shown, noise, size, settings.seed, device)
+                "teacher", _draw_row(teacher.model, shown, noise, size, settings.seed, device)
             )
         noise = teacher.to_student(noise)
     return ValidationGrid(
@@ -111,7 +112,7 @@ def make_grid(
 
 
 @torch.no_grad()
-def draw_row(
+def _draw_row(
     model: LoadedModel,
     shown: Sequence[Asked],
     noise: Tensor,
@@ -133,7 +134,7 @@ def draw_row(
     Raises:
         ModelError: If the pipeline cannot draw.
     """
-    pipeline: Any = model.pipeline()
+    pipeline = model.pipeline()
     packs = denoiser_family(model.denoiser).packing.side > 1  # type: ignore[arg-type]
     drawn: list[Image.Image] = []
     with _placed(pipeline, device):
@@ -150,7 +151,7 @@ def draw_row(
 
 
 @contextmanager
-def _placed(pipeline: Any, device: torch.device) -> Iterator[None]:
+def _placed(pipeline: DiffusionPipeline, device: torch.device) -> Iterator[None]:
     """All its networks on the device in float32 meanwhile."""
     networks = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
     before = [next(network.parameters()) for network in networks]

@@ -1,0 +1,59 @@
+"""What a pruning leaves in the history of a model."""
+
+from typing import NotRequired, TypedDict
+
+from pelap.core.json_values import JsonObject
+
+
+class WidthRecord(TypedDict):
+    """A denoiser made narrower."""
+
+    criterion: str
+    macs_before: int
+    macs: int
+    """Of a denoising step of one picture."""
+    kept_score: float
+    config: dict[str, list[object]]
+    """Before and after, of each field that changed."""
+    differences: dict[str, float]
+    """Shares by which layers differ that no weight can make the same."""
+    features: dict[str, list[object]]
+    """By block: its name before, and the features that it kept."""
+
+
+class PruningCosts(TypedDict, total=False):
+    """What was measured of it; PSNR only with pictures."""
+
+    parameters_before: int
+    parameters: int
+    psnr_db_before: float
+    psnr_db: float
+    num_pictures: int
+    data: str
+    """The pictures, in words."""
+    denoiser: JsonObject
+    """Fields of `DenoiserFidelity`."""
+
+
+class LatentsRecord(TypedDict):
+    """Latent channels removed, or all kept."""
+
+    channels_before: int
+    channels_after: int
+    kept: list[int]
+    criterion: str | None
+    """None where all latent channels stay."""
+    fill: str
+    rotation: str
+    encode: NotRequired[list[list[float]]]
+    """Of a rotation: (K, C)."""
+
+
+class PruningRecord(LatentsRecord, PruningCosts):
+    """What was removed, and what that costs."""
+
+    pruned: str
+    """The day."""
+    pelap: str
+    """The version."""
+    width: NotRequired[WidthRecord]
