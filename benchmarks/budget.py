@@ -33,7 +33,8 @@ from evidence import (
 from evidence_figures import draw_categories, draw_lines, draw_strips, save_figure
 from pelap.config.presets import kl16_small
 from pelap.config.run_config import EvaluationConfig, GateConfig, RunConfig
-from pelap.config.run_folder import RunFolder, write_folder, write_whole
+from pelap.config.run_folder import RunFolder
+from pelap.core.files import write_folder, write_whole
 from pelap.method.losses import psnr_db
 
 SEEDS = (42, 43, 44)

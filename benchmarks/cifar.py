@@ -23,7 +23,8 @@ from torch import Tensor
 
 from evidence import markdown, put_table, read_experiment, write_experiment
 from evidence_figures import draw_strips, save_figure
-from pelap.config.run_folder import RunFolder, write_whole
+from pelap.config.run_folder import RunFolder
+from pelap.core.files import write_whole
 from pelap.core.records import to_json_dict
 from pelap.data.load import load_pictures
 from pelap.measure.features import extract, load_resnet20

@@ -27,7 +27,7 @@ from evidence import (
 from evidence_figures import draw_lines, draw_strips, save_figure
 from pelap.config.presets import kl16_small
 from pelap.config.run_config import GateConfig, RunConfig
-from pelap.config.run_folder import write_whole
+from pelap.core.files import write_whole
 
 SEEDS = (42, 43, 44)
 BUDGETS = (12, 8, 4)

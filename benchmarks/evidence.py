@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pelap.config.run_config import EvaluationConfig, RunConfig
-from pelap.config.run_folder import write_whole
+from pelap.core.files import write_whole
 
 QUALITY = ("psnr", "ssim", "rfd", "fd", "fd_to_reconstructions", "kid", "precision", "recall")
 NUM_CURVE_POINTS = 200

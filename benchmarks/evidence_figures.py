@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pelap.config.run_folder import write_whole
+from pelap.core.files import write_whole
 from pelap.pages.canvas import DPI, RUN_COLOURS, RUN_MARKERS, WIDTH, drawing, key, legend
 
 TITLE_CHARACTERS = 16

@@ -26,7 +26,7 @@ from evidence import (
     write_experiment,
 )
 from evidence_figures import draw_categories, draw_strips, save_figure
-from pelap.config.run_folder import write_whole
+from pelap.core.files import write_whole
 
 SEEDS = (42, 43, 44)
 NAME = "kl16_small"

@@ -19,7 +19,7 @@ from typing import Any
 from budget import FOLDERS, LONGEST, SEEDS
 from evidence import for_each, markdown, plus_minus, put_table, write_experiment
 from evidence_figures import draw_lines, save_figure
-from pelap.config.run_folder import write_whole
+from pelap.core.files import write_whole
 
 BUDGETS = (12, 8, 4)
 SIZE = 512

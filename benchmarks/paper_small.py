@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from evidence import markdown, put_table, read_runs, write_experiment
-from pelap.config.run_folder import write_whole
+from pelap.core.files import write_whole
 
 LABELS = {
     "baseline": "baseline (mask 1)",

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from evidence import for_each, markdown, plus_minus, put_table, write_experiment
-from pelap.config.run_folder import write_whole
+from pelap.core.files import write_whole
 
 STEPS = 800
 SEEDS = (0, 1, 2)

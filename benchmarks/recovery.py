@@ -14,7 +14,7 @@ from typing import Any
 
 from evidence import for_each, markdown, put_table, write_experiment
 from headline import BATCH_SIZE, Unit, base_folder
-from pelap.config.run_folder import write_whole
+from pelap.core.files import write_whole
 
 NARROWED = Unit("width", 42)
 STEPS, NUM_MEASURED = 600, 500

@@ -18,7 +18,7 @@ from typing import Any
 
 from evidence import for_each, markdown, plus_minus, put_table, write_experiment
 from evidence_figures import draw_strips, save_figure
-from pelap.config.run_folder import write_whole
+from pelap.core.files import write_whole
 
 SEEDS = (42, 43, 44)
 FEW = (5, 10, 15, 20, 30, 50, 100)

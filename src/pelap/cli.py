@@ -7,13 +7,16 @@ that needs it, tyro when a verb is named.
 import importlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from io import TextIOWrapper
 from typing import Any
 
 from pelap import __version__
 from pelap.core.errors import ConfigError, PelapError, in_one_line
+from pelap.core.notes import printable
 
 VERBS = {
     "train": ("TrainSettings", "Train a preset into a new run folder."),
@@ -68,27 +71,57 @@ OVERRIDES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; 0 when done, 2 for a user's mistake, 130 when interrupted."""
+    if argv is None:  # a job scheduler's end is as good as Ctrl-C
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # of what its encoding has no letters for
     try:
-        return _main(list(sys.argv[1:] if argv is None else argv))
+        code = _main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt as stop:
         way_on = "interrupted; the same command or `pelap resume` continues."
-        print(f"pelap: {str(stop) or way_on}", file=sys.stderr)
+        print(f"pelap: {printable(str(stop) or way_on)}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `pelap … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_stdout()
         return 1
-    except (PelapError, OSError) as error:
-        if os.environ.get("PELAP_TRACEBACK"):
+    except Exception as error:
+        complaint = _complaint(error)
+        if complaint is None or os.environ.get("PELAP_TRACEBACK"):
             raise
-        print(f"pelap: {_complaint(error)}", file=sys.stderr)
+        if isinstance(error, OSError):
+            _forget_stdout()  # it may be what is full
+        print(f"pelap: {printable(complaint)}", file=sys.stderr)
         return 2
 
 
-def _complaint(error: Exception) -> str:
-    """What is wrong, in one line; of what the system refuses, with the file's name."""
-    if isinstance(error, OSError) and error.strerror is not None:
-        return ": ".join(str(part) for part in (error.filename, error.strerror) if part) + "."
-    return in_one_line(error, 10_000)
+def _forget_stdout() -> None:
+    """Keep the interpreter from complaining at its end of what could not be printed."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complaint(error: Exception) -> str | None:
+    """What is wrong, in one line; None of a fault of ours."""
+    if isinstance(error, PelapError):
+        return in_one_line(error, 10_000)
+    if isinstance(error, OSError):
+        said = (error.filename, error.strerror or in_one_line(error))
+        return ": ".join(str(part) for part in said if part).rstrip(".") + "."
+    kind, text = type(error).__name__, in_one_line(error)
+    if kind == "SafetensorError" and "os error" in text:  # has no errno
+        return f"{text.removeprefix('Error while serializing: ')}."
+    if kind in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in text:
+        return (
+            "There is not enough memory: give a smaller batch (--data.batch-size of a run, "
+            "--batch-size and --accumulate of `recover`), or smaller pictures."
+        )
+    return None
 
 
 def _main(words: list[str]) -> int:
@@ -110,7 +143,7 @@ def _main(words: list[str]) -> int:
     record = module.run(settings)
     if record is not None and os.environ.get("RANK", "0") == "0":
         wants_json = getattr(settings, "json", False)
-        print(json.dumps(record.as_dict()) if wants_json else record.describe())
+        print(json.dumps(record.as_dict()) if wants_json else printable(record.describe()))
     return 1 if getattr(record, "failed", None) else 0
 
 

@@ -14,9 +14,10 @@ import torch
 
 from pelap.config.presets import as_baseline
 from pelap.config.run_config import ObjectiveConfig, RunConfig
-from pelap.config.run_folder import RunFolder, write_folder
+from pelap.config.run_folder import RunFolder
 from pelap.core import progress
 from pelap.core.errors import ConfigError, RunError
+from pelap.core.files import write_folder
 from pelap.method.pipeline import load_pipeline
 from pelap.method.step import StepOutput, uses_bf16
 from pelap.training.checkpoint import is_finished, list_checkpoints

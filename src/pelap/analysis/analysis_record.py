@@ -198,6 +198,8 @@ class Analysis:
     """What could not be measured and what to beware of, plain sentences."""
     data: str | None = field(default=None, metadata=OPTIONAL)
     """Which pictures, in words, where they have a source."""
+    model_digest: str | None = field(default=None, metadata=OPTIONAL)
+    """Of the autoencoder's config and weights; None in analyses of a system in memory."""
 
     def criterion(self, name: str) -> CriterionResult:
         """The criterion of that name.

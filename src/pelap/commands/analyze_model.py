@@ -13,8 +13,9 @@ from pelap.analysis.rotation_analysis import analyze_rotation
 from pelap.commands.any_model import AnyModel, AnyPictures, as_model, as_pictures, told_nothing
 from pelap.commands.verb_settings import Result
 from pelap.config.run_config import RunConfig
-from pelap.config.run_folder import write_json
+from pelap.core.digests import digest
 from pelap.core.errors import ConfigError
+from pelap.core.files import write_json
 from pelap.core.records import read_record, to_json_dict
 from pelap.method.latent_map import Rotation
 from pelap.models.loaded import LoadedModel
@@ -161,7 +162,8 @@ def analyze_model(
     try:
         if rotation is not None:
             return analyze_rotation(system, pictures, settings, model.name, *rotation)
-        return channel_analysis.analyze(system, pictures, settings, model.name)
+        analysis = channel_analysis.analyze(system, pictures, settings, model.name)
+        return replace(analysis, model_digest=digest(model.autoencoder))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -1,7 +1,6 @@
 """What the public functions take as a model and as pictures."""
 
 import copy
-import sys
 from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from pelap.commands.verb_settings import Result
 from pelap.config.prompts import VARIED, PromptPictures
 from pelap.config.run_config import DataConfig, DataSource, RunConfig
 from pelap.core.errors import ConfigError
+from pelap.core.notes import note
 from pelap.models.drawn_pictures import draw_pictures
 from pelap.models.loaded import LoadedModel
 from pelap.models.opening import open_model
@@ -136,5 +136,5 @@ def told_nothing(model: LoadedModel, config: RunConfig | None) -> LoadedModel:
     changed = model if config is None else without_condition(model, config.data.size)
     if changed is model:
         why = f"{model.name} wants no condition" if config else "there are no pictures"
-        print(f"note: --unconditional has no effect: {why}.", file=sys.stderr)  # noqa: T201
+        note(f"--unconditional has no effect: {why}.")
     return changed

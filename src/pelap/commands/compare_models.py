@@ -14,9 +14,9 @@ from pelap.commands.compare_pictures import RowSettings, draw_side_by_side
 from pelap.commands.compared_models import ComparedModel, giver_of, open_subjects
 from pelap.commands.verb_settings import Result
 from pelap.config.run_config import RunConfig
-from pelap.config.run_folder import write_json
 from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError
+from pelap.core.files import write_json
 from pelap.core.json_values import JsonObject
 from pelap.measure.denoiser_fidelity import DenoiserFidelity
 from pelap.measure.machine import machine, versions

@@ -1,6 +1,5 @@
 """`pelap diagnose`: at which noise levels a denoiser works, and whether the model is healthy."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +15,7 @@ from pelap.commands.verb_settings import (
 )
 from pelap.config.overrides import apply_overrides, given_settings
 from pelap.core.errors import ConfigError
+from pelap.core.notes import note
 
 if TYPE_CHECKING:
     from pelap.commands.diagnose_model import DiagnosisResult
@@ -40,14 +40,11 @@ def run(settings: DiagnoseSettings) -> "DiagnosisResult":
     from pelap.commands.diagnose_model import DiagnosisResult, diagnose_model, load_diagnosable
 
     model = load_diagnosable(settings.model, unconditional=settings.unconditional)
-    config = apply_overrides(model.config, settings.overrides)
+    config = apply_overrides(model.config, settings.overrides, is_run=model.is_run_config)
     if not model.is_run_config and "--data.source" not in given_settings(settings.overrides):
         raise ConfigError(f"{settings.model} names no pictures: give --data.source.")
     if settings.unconditional and getattr(model.system.denoiser, "condition", None) is None:
-        print(  # noqa: T201
-            f"note: --unconditional has no effect: {model.name} wants no condition.",
-            file=sys.stderr,
-        )
+        note(f"--unconditional has no effect: {model.name} wants no condition.")
     return DiagnosisResult(
         diagnose_model(model, config, num_pictures=settings.num_pictures, output=settings.output)
     )

@@ -14,9 +14,10 @@ from pelap.commands.any_model import AnyModel, AnyPictures, as_model, as_picture
 from pelap.commands.diagnose import DiagnoseSettings
 from pelap.commands.verb_settings import JsonResult
 from pelap.config.run_config import DataConfig, NetworkConfig, RunConfig, load_config
-from pelap.config.run_folder import RunFolder, write_whole
+from pelap.config.run_folder import RunFolder
 from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError, RunError, in_one_line
+from pelap.core.files import write_whole
 from pelap.core.records import from_json_dict, to_json, to_json_dict
 from pelap.core.seeding import generator
 from pelap.data.load import load_pictures

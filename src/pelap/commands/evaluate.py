@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pelap.commands.verb_settings import JsonSettings, OverrideSettings, Result, RunName, shown
-from pelap.config.overrides import apply_overrides, refuse_others
+from pelap.config.overrides import apply_overrides, refuse_named_code, refuse_others
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder, open_run
 from pelap.core.json_values import JsonObject
@@ -78,7 +78,9 @@ def evaluate(
     from pelap.measure.run_evaluation import evaluate_run
 
     folder = run if isinstance(run, RunFolder) else open_run(run)
-    if config is not None:
+    if config is None:
+        refuse_named_code(folder.config(), ())
+    else:
         refuse_others(config, folder.config(), ("data", "evaluation", "gate.budget"))
     return EvaluationResult(evaluate_run(folder, config, metrics))
 
@@ -87,6 +89,7 @@ def run(settings: EvaluateSettings) -> EvaluationResult:
     """Evaluate the run."""
     folder = open_run(settings.run_folder)
     config = apply_overrides(folder.config(), settings.overrides)
+    refuse_named_code(config, settings.overrides)
     return evaluate(folder, settings.metrics, config)
 
 

@@ -1,6 +1,5 @@
 """`pelap prune`: latent channels and the denoiser's width removed; a diffusers folder comes out."""
 
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
@@ -20,6 +19,7 @@ from pelap.commands.verb_settings import (
 )
 from pelap.config.overrides import given_settings
 from pelap.core.errors import ConfigError
+from pelap.core.notes import note
 
 if TYPE_CHECKING:
     from pelap.commands.any_model import AnyPictures
@@ -85,7 +85,7 @@ def run(settings: PruneSettings) -> "Pruned":
         if not settings.dry_run and settings.output is not None:
             pruned.save(settings.output, overwrite=settings.overwrite)
             if pruned.note is not None:
-                print(f"note: {pruned.note}", file=sys.stderr)  # noqa: T201
+                note(pruned.note)
         return pruned
 
 

@@ -25,6 +25,7 @@ from pelap.commands.any_model import (
     told_nothing,
 )
 from pelap.config.run_config import RunConfig
+from pelap.core.digests import digest
 from pelap.core.errors import ConfigError
 from pelap.core.json_values import JsonObject
 from pelap.families.conditioned import Condition
@@ -208,10 +209,15 @@ def _find_analysis(
     settings: AnalysisSettings,
 ) -> Analysis | None:
     """What was given, or an analysis made now; None if the request needs none."""
-    if isinstance(given, str | Path):
-        return read_analysis(Path(given))
     if given is not None:
-        return given.analysis if isinstance(given, AnalysisResult) else given
+        analysis = read_analysis(Path(given)) if isinstance(given, str | Path) else given
+        analysis = analysis.analysis if isinstance(analysis, AnalysisResult) else analysis
+        if analysis.model_digest not in (None, digest(model.autoencoder)):
+            raise ConfigError(
+                f"The analysis is of another autoencoder than {model.name}'s (of {analysis.name}, "
+                "or of an earlier state): analyse this one first."
+            )
+        return analysis
     if config is None or not (request.needs_analysis() or request.fill is None):
         return None
     rotation = None

@@ -1,7 +1,5 @@
 """A pruned model in; the same model, trained for a few steps, out."""
 
-import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +21,8 @@ from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder
 from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError
+from pelap.core.files import remove_folder
+from pelap.core.notes import note
 from pelap.data.pictures import Splits, to_batch
 from pelap.measure.denoiser_fidelity import DenoiserFidelity, measure_fidelity
 from pelap.measure.encoded_batches import Batches
@@ -120,7 +120,7 @@ def recover(
     recovered, state = _train(model, original, config, chosen, folder), PartialState()
     if state.is_main_process:
         recovered.save(Path(output), overwrite=overwrite)
-        shutil.rmtree(folder.path)
+        remove_folder(folder.path)
     state.wait_for_everyone()
     return recovered
 
@@ -161,11 +161,11 @@ def _train(
     accelerator = Accelerator(log_with=settings.tracker, project_dir=folder.path)
     training = _gather(model, teacher, encode, splits, config, settings, accelerator, for_training)
     left = why_left(model)
-    if left is not None and accelerator.is_main_process:
-        print(f"note: the denoiser is left as it is: {left}.", file=sys.stderr)  # noqa: T201
+    if left is not None:
+        note(f"the denoiser is left as it is: {left}.")
     forgets = left is None and model.condition is not None and told is None
-    if forgets and accelerator.is_main_process:
-        print(f"note: {NO_LONGER_TOLD}.", file=sys.stderr)  # noqa: T201
+    if forgets:
+        note(f"{NO_LONGER_TOLD}.")
     indices = torch.arange(min(settings.num_pictures, len(splits.test)))
     batches = Batches(splits.test, indices, BATCH_SIZE, settings.seed, for_test)
     shown = None
@@ -234,9 +234,8 @@ def _ready(
     if training.teacher is not None and takes_bf16(settings, accelerator.device):
         hold_in_bf16(training.teacher, accelerator.device)
     cannot = checkpoint_gradients(student) if settings.gradient_checkpointing else []
-    if cannot and accelerator.is_main_process:
-        note = f"note: --gradient-checkpointing: {' and '.join(cannot)} has none."
-        print(note, file=sys.stderr)  # noqa: T201
+    if cannot:
+        note(f"--gradient-checkpointing: {' and '.join(cannot)} has none.")
     return replace(training, grid=grid)
 
 

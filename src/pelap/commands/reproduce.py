@@ -72,7 +72,9 @@ def _planned_runs(config: RunConfig, lambdas: Sequence[float]) -> dict[str, RunC
         if weight < 0:
             raise ConfigError(f"--lambdas has {weight}: it must be 0 or more.")
         objective = replace(config.objective, sparsity_weight=float(weight))
-        runs[f"lambda_{weight:g}"] = replace(config, objective=objective)
+        short = f"{weight:g}"
+        name = short if float(short) == weight else repr(weight)
+        runs[f"lambda_{name}"] = replace(config, objective=objective)
     return runs
 
 

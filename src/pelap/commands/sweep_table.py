@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pelap.commands.verb_settings import Result
-from pelap.config.run_folder import write_json, write_whole
+from pelap.core.files import write_json, write_whole
 from pelap.core.json_values import JsonObject
 from pelap.pages import numbers
 from pelap.pages.sweep_figure import draw_sweep

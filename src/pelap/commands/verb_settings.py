@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 from tyro.conf import Fixed, Positional, Suppress, arg
 
-from pelap.config.overrides import apply_overrides
+from pelap.config.overrides import apply_overrides, refuse_named_code
 from pelap.config.presets import PRESETS, get_preset
 from pelap.config.prompts import PromptPictures
 from pelap.config.run_config import RunConfig, load_config
@@ -89,7 +89,9 @@ class PresetSettings(OverrideSettings):
         if self.preset is not None and self.config is None:
             return apply_overrides(get_preset(self.preset), self.overrides)
         if self.preset is None and self.config is not None:
-            return apply_overrides(load_config(self.config), self.overrides)
+            config = apply_overrides(load_config(self.config), self.overrides)
+            refuse_named_code(config, self.overrides)
+            return config
         raise ConfigError(f"Give one of PRESET ({PRESET_NAMES}) and --config FILE.")
 
 

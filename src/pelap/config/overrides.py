@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import dropwhile, takewhile
 from typing import Any, TypeVar
 
-from pelap.config.run_config import RunConfig, as_option, validate
+from pelap.config.run_config import RunConfig, as_option, check_limits, validate
 from pelap.core.errors import ConfigError
 
 Options = TypeVar("Options")
@@ -44,8 +44,13 @@ def parse_options(
         raise ConfigError(f"{_one_line(complaint.getvalue())}; see `{helper}`.") from error
 
 
-def apply_overrides(config: RunConfig, words: Sequence[str]) -> RunConfig:
+def apply_overrides(config: RunConfig, words: Sequence[str], *, is_run: bool = True) -> RunConfig:
     """The config with the dotted settings among the words in their places.
+
+    Args:
+        config: Of a run, or only of the pictures for a model that is of none.
+        words: Of the command line.
+        is_run: Whether a run must be able to use it.
 
     Raises:
         ConfigError: If a setting is unknown or its value does not fit.
@@ -55,7 +60,8 @@ def apply_overrides(config: RunConfig, words: Sequence[str]) -> RunConfig:
         return config
     refuse_unknown(given, known_settings(), "`pelap settings PRESET` lists them all.")
     config, _ = split_overrides(words, config)
-    validate(config)
+    check = validate if is_run else check_limits
+    check(config)
     return config
 
 
@@ -128,6 +134,24 @@ def refuse_others(config: RunConfig, own: RunConfig, allowed: Sequence[str]) -> 
                 raise ConfigError(
                     f"{as_option(name)} cannot be changed here: the run was trained with {value!r}."
                 )
+
+
+def refuse_named_code(config: RunConfig, words: Sequence[str]) -> None:
+    """Refuse a file's name of code to run, unless it was typed too.
+
+    Args:
+        config: Read from a file, with the settings among the words.
+        words: Of the command line.
+
+    Raises:
+        ConfigError: Names the setting.
+    """
+    name = config.evaluation.extractor
+    if ":" in name and "--evaluation.extractor" not in given_settings(words):
+        raise ConfigError(
+            f"The config file names code to be run ({name}): if you trust it, say so with "
+            f"--evaluation.extractor {name}."
+        )
 
 
 PLAINER = (

@@ -55,8 +55,8 @@ class DataConfig:
     """photos (embedded), cifar10, folder (class folders) or dataset (hub id, parquet)."""
     path: str | None = None
     """Folder, parquet file or hub id; cifar10 finds $PELAP_DATA/cifar10 without it."""
-    size: Octuple = 32
-    """Side of the square pictures in pixels, a multiple of 8."""
+    size: Count = 32
+    """Side of the square pictures in pixels; a multiple of 8 where a run is trained on them."""
     resize: bool = False
     """Resize and centre-crop pictures of another size instead of refusing them."""
     batch_size: Count = 128
@@ -76,6 +76,8 @@ class DataConfig:
     text, caption or prompt."""
     memory_gb: Positive = 4.0
     """Keep the decoded pictures in memory up to this size, else decode again for each batch."""
+    labels: bool = True
+    """Read the labels (source dataset); without them all pictures are of one class."""
 
 
 @dataclass(frozen=True)
@@ -280,6 +282,10 @@ class RunConfig:
 
 
 FLOW_TIMESTEPS = 1000
+LEAST_SIZE = 16
+"""A paper denoiser's norms need more than one place at half of the latents' resolution."""
+MOST, MOST_SEED = 2.0**31, 2**63 - 1
+"""Largest numbers that settings can be."""
 MOST_CLASSES = 1000
 """diffusers' DiTPipeline takes class 1000 for none, whatever the model."""
 
@@ -290,9 +296,14 @@ def validate(config: RunConfig) -> None:
     Raises:
         ConfigError: Names the setting, its value, and what it must be.
     """
-    for name, value, limit in _limited(config):
-        if value is not None and not limit.holds(value):
-            raise ConfigError(f"{as_option(name)} is {value!r}: it must be {limit.expected}.")
+    check_limits(config)
+    if config.network.denoiser == "paper" and config.data.size < LEAST_SIZE:
+        raise ConfigError(
+            f"--data.size is {config.data.size}: it must be at least {LEAST_SIZE} for "
+            "--network.denoiser paper."
+        )
+    if config.data.size % 8:
+        raise ConfigError(f"--data.size is {config.data.size}: it must be a multiple of 8.")
     _validate_autoencoder(config)
     _validate_denoiser(config)
     if config.noise.beta_start > config.noise.beta_end:
@@ -311,6 +322,30 @@ def validate(config: RunConfig) -> None:
     steps, most = config.evaluation.num_steps, config.noise.num_timesteps
     if steps > most:
         raise ConfigError(f"--evaluation.num-steps is {steps}: it must be at most {most}.")
+
+
+def check_limits(config: RunConfig) -> None:
+    """Refuse values that are out of range by themselves, whatever the others are.
+
+    Raises:
+        ConfigError: Names the setting, its value, and what it must be.
+    """
+    for name, value, limit in _limited(config):
+        if value is not None and not limit.holds(value):
+            raise ConfigError(f"{as_option(name)} is {value!r}: it must be {limit.expected}.")
+    for name, value in _numbers(config):
+        most = MOST_SEED if name.endswith(".seed") else MOST
+        if not abs(value) <= most:
+            raise ConfigError(f"{as_option(name)} is {value!r}: it must be at most {most:.3g}.")
+
+
+def _numbers(config: RunConfig) -> Iterator[tuple[str, int | float]]:
+    for group in dataclasses.fields(config):
+        values = getattr(config, group.name)
+        if dataclasses.is_dataclass(values):
+            for name, value in vars(values).items():
+                if isinstance(value, int | float):
+                    yield f"{group.name}.{name}", value
 
 
 def _limited(config: RunConfig) -> Iterator[tuple[str, Any, Limit]]:
@@ -339,6 +374,11 @@ def _validate_denoiser(config: RunConfig) -> None:
     network, side = config.network, config.data.size // 4
     if network.denoiser == "paper" and network.num_classes:
         raise ConfigError("--network.num-classes needs --network.denoiser dit or unet_2d.")
+    if network.denoiser == "unet_2d" and network.denoiser_channels < 16:
+        raise ConfigError(
+            f"--network.denoiser-channels is {network.denoiser_channels}: it must be at least 16 "
+            "for --network.denoiser unet_2d, whose attention heads have 32."
+        )
     if network.denoiser != "dit":
         if config.noise.process == "flow":
             raise ConfigError("--noise.process flow needs --network.denoiser dit.")

@@ -26,6 +26,8 @@ from typing import Any
 
 from pelap.config.run_config import RunConfig, load_config, save_config, to_dict
 from pelap.core.errors import RunError
+from pelap.core.files import read_object, sync, sync_folder, write_json
+from pelap.core.notes import note_once
 
 
 class _Inside:
@@ -88,10 +90,23 @@ class RunFolder:
 
     def metrics(self, split: str | None = None) -> list[dict[str, Any]]:
         """Lines of metrics.jsonl, of one split ("train", "validation") if given."""
+        lines = [line for _, line in self.metrics_lines()]
+        return [line for line in lines if split is None or line["split"] == split]
+
+    def metrics_lines(self) -> list[tuple[str, dict[str, Any]]]:
+        """Each line of metrics.jsonl, as text and as values; those that are broken are left out,
+        aloud but for the last, which was being written when the run was killed."""
         if not self.metrics_path.exists():
             return []
-        lines = [json.loads(line) for line in self.metrics_path.read_text().splitlines()]
-        return [line for line in lines if split is None or line["split"] == split]
+        text = self.metrics_path.read_text(encoding="utf-8", errors="replace")
+        found, lines = [], text.splitlines()
+        for number, line in enumerate(lines, 1):
+            values = _metrics_line(line)
+            if values is not None:
+                found.append((line, values))
+            elif number < len(lines) or text.endswith("\n"):
+                note_once(f"{self.metrics_path}: line {number} is broken and left out.")
+        return found
 
     def evaluation(self) -> dict[str, Any]:
         """What `pelap evaluate` wrote.
@@ -103,46 +118,24 @@ class RunFolder:
             raise RunError(
                 f"{self.path} has no evaluation.json: run `pelap evaluate {self.path}` first."
             )
-        return json.loads(self.evaluation_path.read_text())
+        return read_object(self.evaluation_path, RunError)
 
     def diagnosis(self) -> dict[str, Any] | None:
         """What `pelap diagnose` wrote; None if it was not run."""
         if not self.diagnosis_path.exists():
             return None
-        return json.loads(self.diagnosis_path.read_text())
+        return read_object(self.diagnosis_path, RunError)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
-
-
-def write_json(path: Path, value: object, indent: int = 1) -> None:
-    """Write a value as a JSON file, whole or not at all."""
-    write_whole(path, (json.dumps(value, indent=indent) + "\n").encode())
-
-
-def write_folder(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary folder beside `path`, then put it in the place of `path`.
-
-    If `write` raises, nothing of it stays.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    old = path.with_name(f".{path.name}.old")
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
+def _metrics_line(line: str) -> dict[str, Any] | None:
     try:
-        write(partial)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if path.exists():
-        path.rename(old)
-    partial.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    kinds = {"split": str, "step": int, "epoch": int | float}
+    if not isinstance(values, dict):
+        return None
+    return values if all(isinstance(values.get(k), kind) for k, kind in kinds.items()) else None
 
 
 def create_run(path: Path, config: RunConfig) -> None:
@@ -186,7 +179,9 @@ def _create(path: Path, fill: Callable[[Path], None]) -> None:
     partial.mkdir(parents=True)
     try:
         fill(partial)
+        sync_folder(partial)
         partial.rename(path)
+        sync(path.parent)
     except OSError as error:
         if path.exists():
             raise already_there(path) from error

@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pelap.core.errors import ConfigError, RunError
+from pelap.core.files import sync, sync_folder
 
 MARK = ".pelap.json"
 
@@ -27,8 +28,14 @@ def check_output(output: Path, overwrite: bool) -> None:
         overwrite: Whether a folder that pelap made may be replaced.
 
     Raises:
-        ConfigError: If `output` is not empty, and is not to be replaced or not pelap's alone.
+        ConfigError: If `output` is not empty, and is not to be replaced or not pelap's alone; or it
+            is a mount point.
     """
+    if os.path.ismount(output):
+        raise ConfigError(
+            f"{output} is a mount point, which cannot be replaced: give a folder in it, "
+            f"{output / 'model'}."
+        )
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not overwrite:
@@ -103,6 +110,7 @@ def write_output(output: Path, write: Callable[[Path], None], *, overwrite: bool
         try:
             write(partial)
             _mark(partial)
+            sync_folder(partial)
         except BaseException:
             _remove(partial)
             raise
@@ -110,6 +118,7 @@ def write_output(output: Path, write: Callable[[Path], None], *, overwrite: bool
         if output.exists():
             output.rename(old)
         partial.rename(output)
+        sync(output.parent)
         if old.exists():
             _remove(old)
 

@@ -7,6 +7,7 @@ that says where it stands. The outermost object names the format's version.
 
 import dataclasses
 import json
+import math
 import typing
 from functools import cache
 from pathlib import Path
@@ -127,7 +128,7 @@ def _read(value: Any, hint: Any, where: str, name: str) -> Any:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or (hint in (None, NoneType) and value is None):
         return value
-    if hint in (int, float) and _is_number(value, hint):
+    if hint in (int, float) and _is_number(value, hint) and not math.isnan(value):
         return float(value) if hint is float else value
     if hint in (str, bool) and isinstance(value, hint):
         return value

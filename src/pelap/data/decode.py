@@ -4,19 +4,21 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pelap.core.errors import DataError
 
 FORMATS = ("WEBP", "PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM")
 """Naming them spares Pillow, and small pictures half of their time, the trial of all others."""
+RARER = ("AVIF", "JPEG2000", "TGA", "ICO", "MPO")
+"""Tried where none of FORMATS fits, if Pillow was built with them; others run programs."""
 
 
 def decode_picture(encoded: bytes | Path, name: str, size: int, resize: bool) -> np.ndarray:
     """Decode one picture.
 
     Args:
-        encoded: A picture file, or its content, in one of FORMATS.
+        encoded: A picture file, or its content, in one of FORMATS or RARER.
         name: What to call the picture in messages.
         size: Wanted height and width in pixels.
         resize: Scale the shorter side to `size` (Lanczos) and cut out the centre, instead of
@@ -30,7 +32,7 @@ def decode_picture(encoded: bytes | Path, name: str, size: int, resize: bool) ->
     """
     try:
         source = BytesIO(encoded) if isinstance(encoded, bytes) else encoded
-        with Image.open(source, formats=FORMATS) as image:
+        with _open(source) as image:
             picture = to_rgb(image)
     except Exception as error:  # Pillow raises a dozen kinds for broken files
         raise DataError(f"{name} cannot be read as a picture: {one_line(error)}.") from error
@@ -42,6 +44,17 @@ def decode_picture(encoded: bytes | Path, name: str, size: int, resize: bool) ->
             )
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
     return np.asarray(picture)
+
+
+def _open(source: BytesIO | Path) -> Image.Image:
+    try:
+        return Image.open(source, formats=FORMATS)
+    except UnidentifiedImageError:
+        Image.init()
+        rarer = [name for name in RARER if name in Image.OPEN]
+        if isinstance(source, BytesIO):
+            source.seek(0)
+        return Image.open(source, formats=rarer)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -13,17 +14,24 @@ from pelap.core.errors import DataError
 from pelap.data.decode import decode_picture, one_line
 from pelap.data.pictures import DecodedPictures
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+SUFFIXES = {
+    ".avif", ".bmp", ".gif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pgm",
+    ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp",
+}  # fmt: skip
 CAPTION_COLUMNS = ("text", "caption", "prompt")
 TABLES = ("metadata.jsonl", "metadata.csv")
-TEST_FOLDERS = ("test", "val", "validation", "valid")
+TRAIN_SPLITS = ("train", "training")
+TEST_SPLITS = ("test", "testing", "validation", "valid", "val", "dev", "eval")
+"""Names of the splits, the one to be taken first."""
 
 
 def find_folder(config: DataConfig) -> tuple[DecodedPictures, DecodedPictures | None]:
-    """PATH/train/CLASS/… and PATH/test/CLASS/… (or val, validation), or else PATH/CLASS/….
+    """PATH/train/CLASS/… and PATH/test/CLASS/… (or as TRAIN_SPLITS and TEST_SPLITS have it, in any
+    case), or else PATH/CLASS/….
 
     A folder without class folders is one class, "all". The classes take turns, so that the first
-    so many pictures hold all of them. Files that are hidden or have another suffix are left out.
+    so many pictures hold all of them. Links are followed; what is hidden, or lies in a hidden
+    folder, or has another suffix, is left out.
     Captions stand in metadata.jsonl or metadata.csv, by `file_name` relative to it, or in a .txt
     beside each picture.
     The imagefolder of `datasets` takes 60 times as long to open 10,000 files, sorts files into
@@ -45,23 +53,23 @@ def find_folder(config: DataConfig) -> tuple[DecodedPictures, DecodedPictures | 
         )
     if not root.is_dir():
         raise DataError(f"--data.path is {config.path}: there is no such folder.")
-    splits = [root]
-    if (root / "train").is_dir():
-        tests = [root / name for name in TEST_FOLDERS if (root / name).is_dir()]
-        splits = [root / "train", *tests[:1]]
+    folders = {child.name.lower(): child for child in sorted(root.iterdir()) if child.is_dir()}
+    train = next((folders[name] for name in TRAIN_SPLITS if name in folders), None)
+    tests = [folders[name] for name in TEST_SPLITS if name in folders]
+    splits = [root] if train is None else [train, *tests[:1]]
     by_split = [_paths_by_class(folder) for folder in splits]
     names = tuple(sorted({name for classes in by_split for name in classes}))
     captions = _captions(root, config.caption_column)
-    train, *test = (_pictures(classes, names, config, captions) for classes in by_split)
-    return train, test[0] if test else None
+    pictures, *test = (_pictures(classes, names, config, captions) for classes in by_split)
+    return pictures, test[0] if test else None
 
 
 def _paths_by_class(folder: Path) -> dict[str, list[Path]]:
     loose = [path for path in sorted(folder.iterdir()) if _is_picture(path)]
     classes = {
-        child.name: [path for path in sorted(child.rglob("*")) if _is_picture(path)]
+        child.name: [path for path in _files_below(child) if _is_picture(path)]
         for child in sorted(folder.iterdir())
-        if child.is_dir()
+        if child.is_dir() and not child.name.startswith(".")
     }
     classes = {name: paths for name, paths in classes.items() if paths}
     if loose and classes:
@@ -72,6 +80,21 @@ def _paths_by_class(folder: Path) -> dict[str, list[Path]]:
     if not loose and not classes:
         raise DataError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))}).")
     return classes or {"all": loose}
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Files in a folder and in those below it, sorted; links are followed, but in no circle."""
+    found, been = [], {os.path.realpath(folder)}
+    for place, folders, files in os.walk(folder, followlinks=True):
+        kept = []
+        for name in sorted(folders):
+            target = os.path.realpath(Path(place) / name)
+            if not name.startswith(".") and target not in been:
+                been.add(target)
+                kept.append(name)
+        folders[:] = kept
+        found += [Path(place) / name for name in files]
+    return sorted(found)
 
 
 def _is_picture(path: Path) -> bool:
@@ -105,7 +128,7 @@ def _captions(root: Path, column: str | None) -> dict[Path, str]:
     """
     found: dict[Path, str] = {}
     tables = []
-    for path in sorted(root.rglob("*")):
+    for path in _files_below(root):
         if path.name in TABLES:
             tables.append(path)
         elif path.suffix == ".txt":

@@ -18,7 +18,7 @@ from torch import Tensor
 from pelap.config.run_config import DataConfig
 from pelap.core.errors import DataError
 from pelap.data.decode import decode_picture, one_line
-from pelap.data.folders import CAPTION_COLUMNS
+from pelap.data.folders import CAPTION_COLUMNS, TEST_SPLITS, TRAIN_SPLITS
 from pelap.data.pictures import DecodedPictures
 
 if TYPE_CHECKING:
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 IMAGE_COLUMNS = ("image", "img", "picture", "png", "jpg", "jpeg", "webp")
 LABEL_COLUMNS = ("label", "labels", "class", "cls", "target", "category", "fine_label")
-TEST_SPLITS = ("test", "validation", "valid", "val")
+NO_LABEL = (None, -1)
+"""What stands for a label where there is none."""
+SAVED = ("dataset_dict.json", "state.json")
+"""In folders that `save_to_disk` of `datasets` writes."""
 
 HUB_ID = r"[\w-][\w.-]*(/[\w.-]+)?(?<!\.parquet)"
 """What may be NAME or OWNER/NAME on the hub; anything else is a path, and asks no network."""
@@ -41,6 +44,8 @@ class _Table:
     arrow: "pa.Table"
     features: dict[str, Any]
     """What `datasets` says of the columns, e.g. {"label": {"_type": "ClassLabel", ...}}."""
+    folder: Path
+    """Where the paths of its pictures begin."""
 
     def find_column(self, kind: str, names: tuple[str, ...]) -> str | None:
         """The first column of a kind of feature, or else with one of some names; None for none."""
@@ -69,7 +74,8 @@ def find_dataset(
         raise DataError(
             "--data.source dataset needs --data.path: a parquet file, folder or hub id."
         )
-    tables = _choose_splits(_read_tables(config.path), config.path)
+    read = _read_tables(config.path)
+    tables = _choose_splits(read, config)
     first, columns = tables[0], ", ".join(tables[0].arrow.column_names)
     image = config.image_column or first.find_column("Image", IMAGE_COLUMNS)
     if image is None:
@@ -77,7 +83,7 @@ def find_dataset(
             f"{first.name} has no column known to hold pictures: "
             f"name one of {columns} with --data.image-column."
         )
-    label = config.label_column or first.find_column("ClassLabel", LABEL_COLUMNS)
+    label = _label_column(config, first)
     for table in tables:
         columns = table.arrow.column_names
         for name in (image, label):
@@ -112,7 +118,7 @@ def _pictures(
             value = value.get("bytes") or value.get("path")
         if not value or not isinstance(value, bytes | str):
             raise DataError(f"{name} holds no picture.")
-        encoded = Path(value) if isinstance(value, str) else value
+        encoded = table.folder / value if isinstance(value, str) else value
         return decode_picture(encoded, name, config.size, config.resize)
 
     captions = None
@@ -138,17 +144,24 @@ def _read_tables(path: str) -> dict[str, _Table]:
         raise DataError(f"--data.path is {path}: there is no such file or folder.")
     files = {"train": [local]} if local.is_file() else _parquet_splits(local)
     if not files:
-        return _load_dataset(path, is_local=local.exists())
+        return _load_dataset(path, local if local.exists() else None)
     return {split: _read_parquet(found, f"{path} ({split})") for split, found in files.items()}
 
 
-def _choose_splits(tables: dict[str, _Table], path: str) -> list[_Table]:
-    """The table to train on, and the one to test on where there is one."""
-    if "train" not in tables and len(tables) != 1:
-        raise DataError(f"{path} has no split train: there are {', '.join(tables)}.")
-    train = tables.get("train") or next(iter(tables.values()))
-    tests = [tables[name] for name in TEST_SPLITS if name in tables and tables[name] is not train]
-    chosen = [train, *tests[:1]]
+def _choose_splits(tables: dict[str, _Table], config: DataConfig) -> list[_Table]:
+    """The table to train on, and the one to test on where there is one: with labels, if the first
+    has them and another test split too."""
+    by_name = {name.lower(): table for name, table in tables.items()}
+    train = next((by_name[name] for name in TRAIN_SPLITS if name in by_name), None)
+    if train is None:
+        if len(tables) != 1:
+            there = ", ".join(tables)
+            raise DataError(f"{config.path} has no split train: there are {there}.")
+        train = next(iter(tables.values()))
+    tests = [by_name[name] for name in TEST_SPLITS if name in by_name]
+    label = _label_column(config, train)
+    tests.sort(key=lambda table: label is not None and not _has_labels(table, label))
+    chosen = [train, *(table for table in tests if table is not train)][:2]
     for table in chosen:
         if table.arrow.num_rows == 0:
             raise DataError(f"{table.name} holds no pictures.")
@@ -160,7 +173,7 @@ def _parquet_splits(folder: Path) -> dict[str, list[Path]]:
     splits: dict[str, list[Path]] = {}
     for file in sorted(folder.rglob("*.parquet")):
         words = re.split(r"[^a-z]+", str(file.relative_to(folder)).lower())
-        split = next((word for word in words if word in ("train", *TEST_SPLITS)), "train")
+        split = next((word for word in words if word in (*TRAIN_SPLITS, *TEST_SPLITS)), "train")
         splits.setdefault(split, []).append(file)
     return splits
 
@@ -174,31 +187,62 @@ def _read_parquet(files: list[Path], name: str) -> _Table:
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{name} cannot be read as parquet: {one_line(error)}.") from error
     metadata = json.loads((arrow.schema.metadata or {}).get(b"huggingface", b"{}"))
-    return _Table(name, arrow, metadata.get("info", {}).get("features") or {})
+    features = metadata.get("info", {}).get("features") or {}
+    return _Table(name, arrow, features, files[0].parent)
 
 
-def _load_dataset(path: str, is_local: bool) -> dict[str, _Table]:
+def _load_dataset(path: str, local: Path | None) -> dict[str, _Table]:
     import datasets
 
+    loaded: Any
     try:
-        loaded = datasets.load_dataset(path)
+        if local is not None and any((local / name).is_file() for name in SAVED):
+            loaded = datasets.load_from_disk(str(local))
+        else:
+            loaded = datasets.load_dataset(path)
     except Exception as error:  # datasets, huggingface_hub and httpx each have their own
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        if is_local:
+        reason = f"{type(error).__name__}: {one_line(error)}{_cause(error)}"
+        if local is not None:
             raise DataError(f"{path} cannot be read as a dataset ({reason}).") from error
         raise DataError(
             f"There is no file or folder {path}, and the Hugging Face hub gave no dataset of that "
             f"name ({reason}): give a local folder or parquet file with --data.path."
         ) from error
+    parts = loaded if isinstance(loaded, dict) else {"train": loaded}
     return {
         str(split): _Table(
-            f"{path} ({split})", part.data.table, cast(dict[str, Any], part.features.to_dict())
+            f"{path} ({split})",
+            part.flatten_indices().data.table,
+            cast(dict[str, Any], part.features.to_dict()),
+            local or Path(),
         )
-        for split, part in loaded.items()
+        for split, part in parts.items()
     }
 
 
+def _cause(error: BaseException) -> str:
+    """What first went wrong behind an error, where that is another one."""
+    first = error
+    while (behind := first.__cause__ or first.__context__) is not None:
+        first = behind
+    return "" if first is error else f"; {type(first).__name__}: {one_line(first)}"
+
+
 # What the labels mean
+
+
+def _label_column(config: DataConfig, table: _Table) -> str | None:
+    """The column of labels; None if there is none, or none is to be read."""
+    if not config.labels:
+        return None
+    return config.label_column or table.find_column("ClassLabel", LABEL_COLUMNS)
+
+
+def _has_labels(table: _Table, column: str) -> bool:
+    """Whether any row of the table has a label."""
+    if column not in table.arrow.column_names:
+        return False
+    return any(value not in NO_LABEL for value in table.arrow.column(column).to_pylist())
 
 
 def _labels(
@@ -221,6 +265,7 @@ def _labels(
             if not isinstance(value, int | str) or value not in indices:
                 raise DataError(
                     f"{table.name} has the label {value!r} in column {column}, which names no "
-                    "class: leave such rows out or give another --data.label-column."
+                    "class: leave such rows out, give another --data.label-column, or read none "
+                    "with --data.no-labels."
                 )
     return [torch.tensor([indices[value] for value in part]) for part in values], names

@@ -132,6 +132,11 @@ class DenoiserFamily(ABC):
                 if str(name).startswith(prefix):
                     raise ModelError(f"The denoiser's {name} is not supported: {reason}.")
 
+    def latents_obstacle(self, config: Config) -> str | None:
+        """The config's field by which a latent channel that is not there differs from one that is
+        0, and how; None if there is no such."""
+        return None
+
 
 def example_timestep(latents: Tensor) -> Tensor:
     """The same timestep for each of the latents (B, …), int64, (B,)."""

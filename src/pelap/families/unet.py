@@ -28,6 +28,12 @@ class UNetFamily(DenoiserFamily):
     latents_name = "sample"
     can_narrow = True
 
+    def latents_obstacle(self, config: Config) -> str | None:
+        """Latents that are stretched and shifted in front of the first convolution."""
+        if config.get("center_input_sample"):
+            return "center_input_sample, which makes -1 of a latent channel that is 0"
+        return None
+
     def example_inputs(self, config: Config, side: int, normal: Normal) -> Inputs:
         """Latents, timestep, and a class where it takes one."""
         sample = normal(config["in_channels"], side, side)

@@ -10,9 +10,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from pelap.config.run_folder import write_whole
 from pelap.core.digests import digest
 from pelap.core.errors import ConfigError
+from pelap.core.files import write_whole
+from pelap.core.notes import note
 from pelap.method.cifar_resnet import CifarResNet, load_cifar_resnet
 
 
@@ -150,6 +151,9 @@ def cached_features(
     except (OSError, KeyError, SafetensorError):
         pass  # not there, or damaged
     features = extract(extractor, images, device)
-    cache.mkdir(parents=True, exist_ok=True)
-    write_whole(path, save({"features": features}))
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        write_whole(path, save({"features": features}))
+    except OSError as error:
+        note(f"the references' features are not kept in {cache}: {error.strerror}.")
     return features

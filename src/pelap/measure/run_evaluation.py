@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from pelap.config.run_config import RunConfig
-from pelap.config.run_folder import RunFolder, write_whole
+from pelap.config.run_folder import RunFolder
 from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError
+from pelap.core.files import write_whole
 from pelap.core.records import to_json
 from pelap.data.load import CIFAR10_CLASSES, load_pictures
 from pelap.data.pictures import Pictures, to_batch

@@ -75,8 +75,9 @@ def write_statistics(
     normalizer: LatentNormalizer, autoencoder: PaperAutoencoder | AutoencoderKL
 ) -> None:
     """Put the statistics into the autoencoder's config, where diffusers keeps them."""
+    alone = {"scaling_factor": 1.0} if "scaling_factor" in autoencoder.config else {}
     autoencoder.register_to_config(
-        latents_mean=normalizer.mean.tolist(), latents_std=normalizer.std.tolist()
+        latents_mean=normalizer.mean.tolist(), latents_std=normalizer.std.tolist(), **alone
     )
 
 
@@ -85,19 +86,20 @@ def read_statistics(
 ) -> LatentNormalizer | None:
     """The normaliser that the autoencoder's config describes; None if it describes none.
 
-    Reads `latents_mean` and `latents_std`, or else `scaling_factor` and `shift_factor`.
+    Reads `latents_mean` and `latents_std`, with `scaling_factor` on top as diffusers' pipelines
+    apply it, or else `scaling_factor` and `shift_factor`.
     """
     config = autoencoder.config
     mean, std = config.get("latents_mean"), config.get("latents_std")
+    scale, shift = config.get("scaling_factor") or 1.0, config.get("shift_factor") or 0.0
     if mean is None or std is None:
-        scale, shift = config.get("scaling_factor") or 1.0, config.get("shift_factor") or 0.0
         if (scale, shift) == (1.0, 0.0) or "latent_channels" not in config:
             return None
         channels = config["latent_channels"]
         mean, std = [shift] * channels, [1 / scale] * channels
     normalizer = LatentNormalizer(len(mean))
     normalizer.mean.copy_(torch.tensor(mean))
-    normalizer.var.copy_(torch.tensor(std).square())
+    normalizer.var.copy_((torch.tensor(std) / scale).square())
     normalizer.num_batches += 1
     return normalizer.eval()
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder
 from pelap.core.errors import RunError, in_one_line
+from pelap.core.weight_files import check_loaded, find_weights
 from pelap.families.conditioned import ConditionedDenoiser, bare, class_condition, tell_classes
 from pelap.families.registry import denoiser_family
 from pelap.method.forward_process import build_scheduler
@@ -170,7 +171,8 @@ def load_pipeline(folder: Path) -> LatentDiffusionPipeline | DiTPipeline:
     """The pipeline that a run saved.
 
     Raises:
-        RunError: If there is none at `folder`.
+        RunError: If there is none at `folder`, or it cannot be loaded.
+        ModelError: If a part's weights are missing, damaged, not finite, or pickles.
     """
     if not (folder / "model_index.json").is_file():
         if not RunFolder(folder.parent).config_path.is_file():
@@ -179,15 +181,39 @@ def load_pipeline(folder: Path) -> LatentDiffusionPipeline | DiTPipeline:
             f"No model at {folder}: the run has not finished its first epoch; "
             f"continue it with `pelap resume {folder.parent}`."
         )
-    index = json.loads((folder / "model_index.json").read_text())
+    index = _read_index(folder)
     is_dit = index.get("_class_name") == DiTPipeline.__name__
-    return _load_silently(DiTPipeline if is_dit else LatentDiffusionPipeline, folder)
+    weights = {
+        name: find_weights(folder / name).names()
+        for name, part in index.items()
+        if name != "scheduler" and isinstance(part, list) and part[0] is not None
+    }
+    pipeline = _load_silently(DiTPipeline if is_dit else LatentDiffusionPipeline, folder)
+    for name, names in weights.items():
+        part = pipeline.components[name]
+        check_loaded(folder / name, part, set(part.state_dict()) - set(names))
+    return pipeline
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    """What model_index.json says.
+
+    Raises:
+        RunError: If it is damaged.
+    """
+    path = folder / "model_index.json"
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {in_one_line(error)}") from error
+    if not isinstance(found, dict):
+        raise RunError(f"{path} should hold a JSON object.")
+    return found
 
 
 def read_class_names(model: Path) -> tuple[str, ...]:
     """What the classes of the pipeline in that folder are called; none if it has none."""
-    index = json.loads((model / "model_index.json").read_text())
-    return tuple((index.get("id2label") or {}).values())
+    return tuple((_read_index(model).get("id2label") or {}).values())
 
 
 def is_autoencoder(folder: Path) -> bool:
@@ -214,7 +240,7 @@ def _load_silently(kind: Any, folder: Path) -> Any:
     logging.set_verbosity_error()  # it finds fault with the keys of id2label, which JSON makes text
     try:
         return kind.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise RunError(f"{folder} cannot be loaded: {in_one_line(error)}") from error
     finally:
         logging.set_verbosity(verbosity)

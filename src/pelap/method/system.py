@@ -21,6 +21,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from pelap.config.run_config import ObjectiveConfig, RunConfig
+from pelap.core.errors import ConfigError, in_one_line
 from pelap.families.conditioned import ConditionedDenoiser, Told, class_condition, flow_size
 from pelap.families.latent_axes import by_channel, by_picture
 from pelap.method.build_networks import build_networks
@@ -285,7 +286,20 @@ def sample_moments(moments: Tensor, latent_noise: Tensor) -> LatentBatch:
 
 
 def build_system(config: RunConfig) -> LatentDiffusion:
-    """Networks with fresh weights drawn from `config.run.seed`, on the CPU."""
+    """Networks with fresh weights drawn from `config.run.seed`, on the CPU.
+
+    Raises:
+        ConfigError: If there are no networks of these sizes.
+    """
+    try:
+        return _build_system(config)
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise ConfigError(
+            f"The networks of these settings cannot be built: {in_one_line(error)}."
+        ) from error
+
+
+def _build_system(config: RunConfig) -> LatentDiffusion:
     network = config.network
     importance = None
     autoencoder: Any

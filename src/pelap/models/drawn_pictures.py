@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 from pathlib import Path
 
 from accelerate import PartialState
@@ -10,11 +9,12 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from pelap.config.prompts import CLASSES, PromptPictures
 from pelap.config.run_config import DataConfig
-from pelap.config.run_folder import write_whole
 from pelap.core.cache import cache_folder
 from pelap.core.devices import torch_device
 from pelap.core.digests import digest
 from pelap.core.errors import ConfigError
+from pelap.core.files import write_whole
+from pelap.core.notes import note
 from pelap.core.progress import track
 from pelap.core.seeding import generator
 from pelap.models.conditions import known_classes, wants_condition
@@ -51,11 +51,7 @@ def draw_pictures(model: LoadedModel, wanted: PromptPictures) -> DataConfig:
     folder = cache_folder("drawn", key[:24])
     with PartialState().local_main_process_first():
         _draw_missing(pipeline, folder, said, how, wanted)
-    if PartialState().is_main_process:
-        print(  # noqa: T201
-            f"note: {wanted.num_drawn:,} pictures drawn by {model.name} lie in {folder}.",
-            file=sys.stderr,
-        )
+    note(f"{wanted.num_drawn:,} pictures drawn by {model.name} lie in {folder}.")
     return DataConfig(source="folder", path=str(folder), size=size)
 
 

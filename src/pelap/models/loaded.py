@@ -48,8 +48,8 @@ class LoadedModel:
     """The part's name in the pipeline; empty for an autoencoder on its own."""
     denoiser_name: str = ""
     scheduler_config: dict[str, Any] = field(default_factory=dict)
-    variant: str | None = None
-    """Of the weight files, e.g. fp16."""
+    variants: dict[str, str | None] = field(default_factory=dict)
+    """Of each part's weight files, e.g. fp16, by the part's name."""
     config: RunConfig | None = None
     """Of the run that it is the model of."""
     memory: DiffusionPipeline | None = None
@@ -132,13 +132,14 @@ class LoadedModel:
             return diffusers.LDMPipeline(scheduler=scheduler, **own)  # type: ignore[arg-type]
         if self.folder is None:
             raise ModelError(f"{self.name} has no folder to take its other parts from.")
+        others = [variant for name, variant in self.variants.items() if variant and name not in own]
         try:
             with quiet_loading():
                 return DiffusionPipeline.from_pretrained(
                     self.folder,
                     use_safetensors=True,
                     local_files_only=True,
-                    variant=self.variant,
+                    variant=next(iter(others), None),
                     **own,
                 )
         except (OSError, ValueError, RuntimeError, ImportError, AttributeError) as error:
@@ -178,8 +179,11 @@ def is_flow(config: dict[str, Any]) -> bool:
 
 
 def read_forward_process(config: dict[str, Any]) -> DDPMScheduler | None:
-    """The forward process that a pipeline's scheduler undoes; None if it has no betas."""
+    """The forward process that a pipeline's scheduler undoes; None if it has no betas, or tells
+    the denoiser other timesteps than theirs."""
     if "beta_start" not in config or is_flow(config):
+        return None
+    if config.get("timestep_type") == "continuous":
         return None
     if config.get("prediction_type", "epsilon") not in PREDICTIONS:
         return None

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from pelap.config.overrides import apply_overrides
 from pelap.config.run_config import DataConfig, RunConfig
-from pelap.core.errors import ConfigError
+from pelap.core.errors import ConfigError, ModelError
 from pelap.data.load import load_pictures
 from pelap.data.pictures import Splits, to_batch
 from pelap.models.foreign_autoencoder import ForeignAutoencoder
 from pelap.models.loaded import LoadedModel
 
 PROBE_SIZE = 64
+NUM_COLOURS = 3
 LEAST_LATENT_SIDE = 16
 """Of pictures for an autoencoder on its own that shrinks by more than 4."""
 
@@ -32,7 +33,7 @@ def pictures_config(model: LoadedModel, overrides: Sequence[str]) -> RunConfig:
     if "--data.source" not in " ".join(overrides):
         raise ConfigError(f"{model.name} names no pictures: give --data.source.")
     size = picture_size(model)
-    return apply_overrides(RunConfig(data=DataConfig(size=size)), overrides)
+    return apply_overrides(RunConfig(data=DataConfig(size=size)), overrides, is_run=False)
 
 
 def load_splits(model: LoadedModel, config: RunConfig, *, needs_train: bool = True) -> Splits:
@@ -40,8 +41,10 @@ def load_splits(model: LoadedModel, config: RunConfig, *, needs_train: bool = Tr
 
     Raises:
         ConfigError: If the autoencoder cannot take pictures of that size.
+        ModelError: If it is not one of colour pictures.
         DataError: If the pictures cannot be read.
     """
+    _check_colours(model)
     data = replace(config.data, memory_gb=1e-9)
     if not needs_train:
         data = replace(data, num_train=1)
@@ -68,9 +71,25 @@ def _try(model: LoadedModel, image: Tensor) -> None:
         raise ValueError(f"they come back as {tuple(decoded.shape[2:])}")
 
 
+def _check_colours(model: LoadedModel) -> None:
+    config: Any = getattr(model.autoencoder, "config", {})
+    for name in ("in_channels", "out_channels"):
+        channels = config.get(name, NUM_COLOURS)
+        if channels != NUM_COLOURS:
+            raise ModelError(
+                f"{model.name} is an autoencoder of pictures with {channels} channels; only those "
+                f"with {NUM_COLOURS} can be measured. `pelap prune --keep 0,1` needs no pictures."
+            )
+
+
 @torch.no_grad()
 def picture_size(model: LoadedModel) -> int:
-    """Side in pixels of the pictures that a model was made for, or can be measured on."""
+    """Side in pixels of the pictures that a model was made for, or can be measured on.
+
+    Raises:
+        ModelError: If it is not one of colour pictures.
+    """
+    _check_colours(model)
     parameter = next(model.autoencoder.parameters())
     image = torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE, dtype=parameter.dtype)
     latents = ForeignAutoencoder(model.autoencoder).encode(image.to(parameter.device))

@@ -7,28 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.utils import logging
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 
 from pelap.config.run_config import load_config
 from pelap.core.errors import ModelError, in_one_line
+from pelap.core.links import refuse_links_outside
+from pelap.core.weight_files import check_loaded, find_variant, find_weights, refuse_pickles
 from pelap.families.registry import autoencoder_families, denoiser_families, denoiser_family
 from pelap.method import paper_networks
 from pelap.method.normalizer import fold_normalizer, read_statistics
 from pelap.models.loaded import LoadedModel
+from pelap.models.quiet import quiet_loading
 
 AUTOENCODER_NAMES = ("vae", "vqvae", "autoencoder")
 DENOISER_NAMES = ("unet", "denoiser", "transformer", "prior")
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 LDM = "LDMPipeline"
 """diffusers' pipeline of latent diffusion without a condition."""
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md"]
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def open_model(source: str | Path | DiffusionPipeline) -> LoadedModel:
@@ -51,13 +50,14 @@ def open_model(source: str | Path | DiffusionPipeline) -> LoadedModel:
     path = Path(source)
     if not path.exists() and ":" in str(source):
         return open_factory(str(source))
+    if path.is_file():
+        raise ModelError(
+            f"{source} is a file: give a diffusers folder. One file with a whole model becomes one "
+            "with diffusers, `StableDiffusionPipeline.from_single_file(FILE).save_pretrained(DIR)`."
+        )
     if not path.exists():
         path = _download(str(source))
-    logging.disable_progress_bar()
-    try:
-        return _open_folder(path, Path(source))
-    finally:
-        logging.enable_progress_bar()
+    return _open_folder(path, Path(source))
 
 
 def open_factory(name: str) -> LoadedModel:
@@ -126,7 +126,7 @@ def _open_folder(path: Path, source: Path) -> LoadedModel:
         return _open_pipeline(path, name)
     config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
     if config.get("_class_name") is None:
-        _refuse_pickles(path)
+        refuse_pickles(path)
         raise ModelError(
             f"No model in {path}: it holds neither model_index.json nor a model's config.json."
         )
@@ -138,8 +138,9 @@ def _open_folder(path: Path, source: Path) -> LoadedModel:
             f"{source} is the denoiser of a pipeline, on its own: give the pipeline's folder, "
             f"{source.parent}."
         )
+    refuse_links_outside(path)
     autoencoder = load_part(path, "diffusers", config["_class_name"], autoencoder_families())
-    return LoadedModel(name, autoencoder, folder=path, variant=_variant(path))
+    return LoadedModel(name, autoencoder, folder=path, variants={"": find_variant(path)})
 
 
 def _open_run(path: Path, name: str) -> LoadedModel:
@@ -168,7 +169,11 @@ def _open_run(path: Path, name: str) -> LoadedModel:
 
 
 def _open_pipeline(path: Path, name: str) -> LoadedModel:
+    refuse_links_outside(path)
     parts = read_json(path / "model_index.json")
+    for part in parts:
+        if Path(part).name != part or part in (".", ".."):
+            raise ModelError(f"{path / 'model_index.json'} names the part {part!r}, a path.")
     autoencoder_name = find_part(parts, AUTOENCODER_NAMES)
     if autoencoder_name is None:
         raise ModelError(
@@ -185,7 +190,7 @@ def _open_pipeline(path: Path, name: str) -> LoadedModel:
     return LoadedModel(
         name, autoencoder, denoiser, path, parts, autoencoder_name, denoiser_name or "",
         scheduler_config=read_json(scheduler) if scheduler.is_file() else {},
-        variant=_variant(path / autoencoder_name),
+        variants={part: find_variant(path / part) for part in parts if (path / part).is_dir()},
     )  # fmt: skip
 
 
@@ -227,41 +232,19 @@ def load_part(folder: Path, library: str, kind: str, known: Collection[str]) -> 
             f"{folder.name} is {library}.{kind}, which is not supported; known are "
             f"{', '.join(known)}. docs/families.md shows how to add one."
         )
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        _refuse_pickles(folder)
-        raise ModelError(f"{folder} is incomplete: it holds no weights (*.safetensors).")
+    if not folder.is_dir():
+        raise ModelError(f"{folder.parent} is incomplete: it holds no folder {folder.name}.")
+    weights = find_weights(folder)
     try:
-        model = getattr(home, kind).from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, variant=_variant(folder),
-            torch_dtype=_dtype(files[0]),
-        )  # fmt: skip
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        with quiet_loading():
+            model, found = getattr(home, kind).from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, variant=weights.variant,
+                torch_dtype=weights.dtype(), output_loading_info=True,
+            )  # fmt: skip
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder} cannot be loaded: {in_one_line(error, 300)}") from error
+    check_loaded(folder, model, found["missing_keys"])
     config = read_json(folder / "config.json")
     if "_pelap" in config:
         model.register_to_config(_pelap=config["_pelap"])
     return model.eval()
-
-
-def _refuse_pickles(folder: Path) -> None:
-    found = [path for path in folder.iterdir() if path.suffix in PICKLES]
-    if found:
-        raise ModelError(
-            f"{folder} holds only pickled weights ({found[0].name}), which are never loaded: "
-            "save it as safetensors first (save_pretrained does)."
-        )
-
-
-def _variant(folder: Path) -> str | None:
-    """`fp16` of diffusion_pytorch_model.fp16.safetensors, where there is no file without one."""
-    stems = {path.name.split("-of-")[0] for path in folder.glob("*.safetensors")}
-    middles = {stem.split(".")[1].split("-")[0] for stem in stems if stem.count(".") > 1}
-    plain = any(stem.count(".") == 1 for stem in stems)
-    return sorted(middles)[0] if middles and not plain else None
-
-
-def _dtype(path: Path) -> torch.dtype:
-    with safe_open(path, "pt") as file:
-        first = next(iter(file.keys()))
-        return DTYPES.get(file.get_slice(first).get_dtype(), torch.float32)

@@ -2,7 +2,7 @@
 work, since stock diffusers would fail on what came out, or draw without it."""
 
 from pelap.core.errors import ModelError
-from pelap.families.registry import config_of, denoiser_ports
+from pelap.families.registry import config_of, denoiser_family, denoiser_ports
 from pelap.models.loaded import LoadedModel
 
 FIXED_INPUTS = ("Inpaint", "InstructPix2Pix", "Fill", "Control")
@@ -27,11 +27,19 @@ def check_latents_free(model: LoadedModel) -> None:
                 f"can be removed, nor width, which it shares: save it without its {part} and "
                 "prune that (--keep, --denoiser-macs)."
             )
+    if model.denoiser is None:
+        return
+    config = config_of(model.denoiser)
+    obstacle = denoiser_family(model.denoiser).latents_obstacle(config)
+    if obstacle is not None:
+        raise ModelError(
+            f"The denoiser's config has {obstacle}, so none can be removed or rotated: "
+            "--denoiser-macs narrows it."
+        )
     kind = str(model.parts.get("_class_name"))
-    if model.denoiser is None or not any(name in kind for name in FIXED_INPUTS):
+    if not any(name in kind for name in FIXED_INPUTS):
         return
     layer = denoiser_ports(model.denoiser).input.layer
-    config = config_of(model.denoiser)
     raise ModelError(
         f"{kind} runs only with the {config['in_channels']} input channels of "
         f"{model.denoiser_name}.{layer}, so no latent channel can be removed or rotated: "

@@ -12,8 +12,17 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from safetensors.torch import save_file
 from torch import nn
 
+from pelap.core.notes import note
 from pelap.core.output import write_output
 from pelap.models.loaded import LoadedModel
+
+OURS = ("model_index.json", "README.md", "__pycache__")
+"""Written anew, or of no use."""
+WEIGHTS = (
+    ".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".pkl", ".onnx", ".onnx_data", ".gguf",
+    ".msgpack", ".h5", ".index.json",
+)  # fmt: skip
+"""Endings of files with weights."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +48,12 @@ def save_model(
         if model.parts:
             _write_others(model, folder)
         history = [*model.history, changed.record]
-        _save_part(changed.autoencoder, folder / model.autoencoder_name, model.variant, history)
-        if changed.denoiser is not None:
-            _save_part(changed.denoiser, folder / model.denoiser_name, model.variant, None)
+        for name, part, told in (
+            (model.autoencoder_name, changed.autoencoder, history),
+            (model.denoiser_name, changed.denoiser, None),
+        ):
+            if part is not None:
+                _save_part(part, folder / name, model.variants.get(name), told)
         for name, content in changed.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -64,9 +76,31 @@ def _write_others(model: LoadedModel, folder: Path) -> None:
         source = model.folder / name
         if isinstance(part, list) and name not in own and source.is_dir() and part[0] is not None:
             shutil.copytree(source, folder / name)
+    if model.config is None:
+        _copy_beside(model, folder)
     if model.parts["_class_name"] == "LDMPipeline" and model.config is not None:
         scheduler: Any = DDIMScheduler.from_config(model.scheduler_config)
         scheduler.save_pretrained(folder / "scheduler")
+
+
+def _copy_beside(model: LoadedModel, folder: Path) -> None:
+    """What lies beside the parts, such as a licence or pictures of the card; no weights, which are
+    of the model as it was. What is left out is said."""
+    assert model.folder is not None
+    left_out = []
+    for source in sorted(model.folder.iterdir()):
+        name = source.name
+        if name in model.parts or name in OURS or name.startswith("."):
+            continue
+        found = [path.name for path in source.rglob("*")] if source.is_dir() else [name]
+        if any(path.endswith(WEIGHTS) for path in found):
+            left_out.append(name)
+        elif source.is_dir():
+            shutil.copytree(source, folder / name)
+        else:
+            shutil.copy2(source, folder / name)
+    if left_out:
+        note(f"left out, since they belong to the model as it was: {', '.join(left_out)}")
 
 
 def _save_part(

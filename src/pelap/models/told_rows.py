@@ -12,10 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pelap.config.run_folder import write_whole
 from pelap.core.cache import cache_folder
 from pelap.core.digests import digest
 from pelap.core.errors import ModelError
+from pelap.core.files import write_whole
 from pelap.core.progress import track
 from pelap.families.conditioned import Told
 from pelap.models.loaded import LoadedModel

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 import pelap
-from pelap.config.run_folder import write_whole
+from pelap.core.files import write_whole
 from pelap.pages.canvas import DPI, Drawing, drawing
 
 

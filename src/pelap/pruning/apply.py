@@ -77,7 +77,8 @@ def _rescale(autoencoder: nn.Module, plan: PrunePlan) -> None:
             torch.tensor(config[key], dtype=torch.float64)
             for key in ("latents_mean", "latents_std")
         )
-        new = {"latents_mean": (old_mean + old_std * mean).tolist(),
+        scale = config["scaling_factor"] or 1.0
+        new = {"latents_mean": (old_mean + old_std / scale * mean).tolist(),
                "latents_std": (old_std * variance.clamp(min=1e-12).sqrt()).tolist()}  # fmt: skip
         autoencoder.register_to_config(**new)  # type: ignore[operator]
         return

@@ -13,10 +13,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pelap.config.run_folder import RunFolder, write_folder
+from pelap.config.run_folder import RunFolder
 from pelap.core.errors import RunError, in_one_line
+from pelap.core.files import file_digest, read_object, write_folder
+from pelap.core.notes import note
 from pelap.training.stages import plan_stages
-from pelap.training.tracking import whole_lines
+
+STATE = "state.json"
+MANIFEST = "manifest.json"
+"""Names the other files with their digests."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,9 @@ def save_checkpoint(
             save_file(_contiguous(shadow), partial / "ema.safetensors")
         ema_steps = state.ema.optimization_step if state.ema is not None else 0
         values = {"step": step, "ema_steps": ema_steps, "is_last": is_last}
-        (partial / "state.json").write_text(json.dumps(values))
+        (partial / STATE).write_text(json.dumps(values))
+        digests = {path.name: file_digest(path) for path in sorted(partial.iterdir())}
+        (partial / MANIFEST).write_text(json.dumps({"sha256": digests}, indent=1) + "\n")
 
     write_folder(folder / f"step_{step}", write)
     for old in list_checkpoints(folder)[:-keep]:
@@ -78,6 +85,41 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step_"))
 
 
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder` that is whole; None where there is none at all.
+
+    Raises:
+        RunError: If there are checkpoints, and all are damaged.
+    """
+    damages = []
+    for checkpoint in reversed(list_checkpoints(folder)):
+        damage = _damage(checkpoint)
+        if damage is None:
+            if damages:
+                note(f"{damages[0]}: going on from {checkpoint}.")
+            return checkpoint
+        damages.append(damage)
+    if damages:
+        raise RunError(f"{damages[0]}, and there is no older one that is whole.")
+    return None
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files; None if nothing is."""
+    try:
+        values = read_object(checkpoint / STATE, RunError)
+        manifest = checkpoint / MANIFEST
+        digests = read_object(manifest, RunError).get("sha256", {}) if manifest.exists() else {}
+        for name, digest in dict(digests).items():
+            if file_digest(checkpoint / name) != digest:
+                return f"{checkpoint / name} is damaged"
+    except (OSError, RunError, ValueError, TypeError):
+        return f"{checkpoint} is damaged"
+    if values.get("step") != step_of(checkpoint):
+        return f"{checkpoint / STATE} is damaged: it says step {values.get('step')!r}"
+    return None
+
+
 def is_finished(run: RunFolder) -> bool:
     """Whether the run's last checkpoint is the end of the run, as long as its config makes it now.
 
@@ -87,9 +129,9 @@ def is_finished(run: RunFolder) -> bool:
     if not checkpoints:
         return False
     step = step_of(checkpoints[-1])
-    if not json.loads((checkpoints[-1] / "state.json").read_text()).get("is_last", False):
+    if not read_object(checkpoints[-1] / STATE, RunError).get("is_last", False):
         return False
-    epochs = [line["epoch"] for _, line in whole_lines(run) if line["step"] == step]
+    epochs = [line["epoch"] for line in run.metrics() if line["step"] == step]
     if not epochs:
         return True  # its metrics are lost: nothing says that it was made longer
     return plan_stages(run.config(), round(step / epochs[0]))[-1].last_step == step
@@ -103,7 +145,7 @@ def load_checkpoint(path: Path, state: TrainingState) -> int:
     """
     try:
         state.trained.load_state_dict(load_file(path / "model.safetensors"))
-        values = json.loads((path / "state.json").read_text())
+        values = read_object(path / STATE, RunError)
         _restore_optimizer(state.optimizer, load_file(path / "optimizer.safetensors"))
         if state.ema is not None:
             shadow = load_file(path / "ema.safetensors")
@@ -112,10 +154,10 @@ def load_checkpoint(path: Path, state: TrainingState) -> int:
             state.ema.optimization_step = values["ema_steps"]
     except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
         raise RunError(
-            f"Checkpoint {path} cannot be resumed ({in_one_line(error)}): remove it to use an "
-            "older one."
+            f"Checkpoint {path} does not fit the run's config.json ({in_one_line(error)}): give "
+            "that the values it was trained with."
         ) from error
-    return values["step"]
+    return step_of(path)
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,17 +13,18 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from pelap.config.run_folder import RunFolder, write_whole
+from pelap.config.run_folder import RunFolder
 from pelap.core.errors import RunError
+from pelap.core.files import write_whole
 from pelap.method.losses import LossTerms
 from pelap.method.step import StepOutput, update
 from pelap.training.checkpoint import (
     TrainingState,
-    list_checkpoints,
+    last_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
-from pelap.training.tracking import Tracker, whole_lines
+from pelap.training.tracking import Tracker
 
 
 class DivergenceError(RunError):
@@ -149,14 +150,12 @@ def restore(folder: RunFolder, state: TrainingState, accelerator: Accelerator) -
         The number of steps done.
 
     Raises:
-        RunError: If the checkpoint or a line of metrics before it is damaged, or does not fit.
+        RunError: If no checkpoint is whole, or it does not fit.
     """
-    checkpoints = list_checkpoints(folder.checkpoints)
-    step = load_checkpoint(checkpoints[-1], state) if checkpoints else 0
+    checkpoint = last_checkpoint(folder.checkpoints)
+    step = 0 if checkpoint is None else load_checkpoint(checkpoint, state)
     if accelerator.is_main_process and (path := folder.metrics_path).exists():
-        kept = [line for line, values in whole_lines(folder) if values["step"] <= step]
-        if step > 0 and not kept:
-            raise RunError(f"{path} has no line up to step {step}: the run is damaged.")
+        kept = [line for line, values in folder.metrics_lines() if values["step"] <= step]
         write_whole(path, "".join(line + "\n" for line in kept).encode())
     accelerator.wait_for_everyone()
     return step

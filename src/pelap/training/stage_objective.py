@@ -7,8 +7,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from pelap.config.run_config import RunConfig
-from pelap.config.run_folder import RunFolder, write_folder
+from pelap.config.run_folder import RunFolder
 from pelap.core.errors import DataError, RunError
+from pelap.core.files import write_folder
 from pelap.data.load import CIFAR10_CLASSES
 from pelap.data.pictures import Splits
 from pelap.measure.collapse import CollapseEvidence, judge

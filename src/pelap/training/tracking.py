@@ -1,15 +1,12 @@
-"""What a training says while it goes on: metrics.jsonl, a progress bar, any accelerate tracker.
-
-metrics.jsonl is read here also where a run was killed while it wrote a line.
-"""
+"""What a training says while it goes on: metrics.jsonl, a progress bar, any accelerate tracker."""
 
 import json
 import time
-from collections.abc import Iterator
 
 from accelerate import Accelerator
 
 from pelap.config.run_folder import RunFolder
+from pelap.core.files import append_line
 from pelap.core.json_values import JsonObject
 from pelap.core.progress import ProgressBar
 
@@ -86,9 +83,8 @@ class Tracker:
         """
         if not self.accelerator.is_main_process:
             return
-        with self.folder.metrics_path.open("a") as metrics:
-            line = {"split": split, "step": step, "epoch": epoch, **fields}
-            metrics.write(json.dumps(line) + "\n")
+        line = {"split": split, "step": step, "epoch": epoch, **fields}
+        append_line(self.folder.metrics_path, json.dumps(line))
         scalars = {name: value for name, value in fields.items() if isinstance(value, float)}
         if isinstance(mask := fields.get("mask_mean"), list):
             scalars["mask_mean"] = sum(mask) / len(mask)
@@ -102,15 +98,3 @@ class Tracker:
         self.bar.show(" ".join(named))
         if split == "validation":
             self.bar.print(f"{told}step {step} · {' '.join(named)}")
-
-
-def whole_lines(folder: RunFolder) -> Iterator[tuple[str, JsonObject]]:
-    """Each line as text and as values, up to the first that is broken."""
-    if not folder.metrics_path.exists():
-        return
-    for line in folder.metrics_path.read_text().splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:
-            return  # it was being written when the run was killed
-        yield line, values

@@ -25,7 +25,7 @@ from pelap.config.run_folder import (
     write_config,
 )
 from pelap.core.errors import ConfigError
-from pelap.training.checkpoint import TrainingState, list_checkpoints, step_of
+from pelap.training.checkpoint import TrainingState, last_checkpoint, step_of
 from pelap.training.loop import Loop, restore
 from pelap.training.preparation import prepare
 from pelap.training.stage_objective import RunParts, StageObjective, refuse_collapsed
@@ -96,18 +96,18 @@ def resume(path: Path, config: RunConfig | None = None, *, output: Path | None =
     folder = open_run(path)
     own = folder.config()
     config = config or own
-    checkpoints = list_checkpoints(folder.checkpoints)
-    step = step_of(checkpoints[-1]) if checkpoints else 0
+    checkpoint = last_checkpoint(folder.checkpoints)
+    step = 0 if checkpoint is None else step_of(checkpoint)
     _check_changes(config, own, step)
     if output is not None and output.exists():
         raise already_there(output)
     to = folder if output is None else RunFolder(output)
-    parts, state = prepare(config, to, is_new=not checkpoints)
+    parts, state = prepare(config, to, is_new=checkpoint is None)
     total = plan_stages(config, parts.steps_per_epoch)[-1].last_step
     if total < step:
         raise ConfigError(f"{path} has taken {step} steps: that length ends after {total}.")
     if output is not None and parts.accelerator.is_main_process:
-        copy_run(folder, output, checkpoints[-1:], config)
+        copy_run(folder, output, [] if checkpoint is None else [checkpoint], config)
     parts.accelerator.wait_for_everyone()
     _fit(parts, state, to)
     return to

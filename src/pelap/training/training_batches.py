@@ -7,6 +7,7 @@ anything else makes them anew. Processes that need the same file wait for the on
 """
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from pelap.config.run_config import RunConfig
-from pelap.config.run_folder import RunFolder, write_whole
+from pelap.config.run_folder import RunFolder
 from pelap.core.digests import digest
+from pelap.core.files import sync, write_whole
 from pelap.core.progress import track
 from pelap.core.seeding import generator
 from pelap.data.pictures import Pictures, Splits, epoch_order, to_batch
@@ -26,8 +28,8 @@ from pelap.families.conditioned import Told, tell_classes
 from pelap.method.step import uses_bf16
 from pelap.method.system import LatentDiffusion, Stage, latent_shape
 
-NUM_DIGESTED = 64
-"""Pictures, spread evenly over the split, that tell it from another."""
+NUM_DIGESTED = 1024
+"""Pictures that are fetched at a time to tell the split from another."""
 
 
 @dataclass(frozen=True)
@@ -147,25 +149,58 @@ def cache_latents(
     path = folder / f"{name}-{_key(system, pictures, config, shape)}.npy"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        if not path.is_file():
+        if _read(path, shape) is None:
             partial = path.with_suffix(".partial")
-            _fill(partial, shape, system, pictures, config)
+            partial.unlink(missing_ok=True)
+            try:
+                _fill(partial, shape, system, pictures, config)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+            sync(partial)
             partial.replace(path)
             description = {"data": asdict(config.data), "shape": shape}
             write_whole(path.with_suffix(".json"), json.dumps(description, indent=2).encode())
-    return CachedLatents(np.load(path, mmap_mode="r"))
+    moments = _read(path, shape)
+    assert moments is not None
+    return CachedLatents(moments)
+
+
+def _read(path: Path, shape: tuple[int, ...]) -> np.memmap | None:
+    """The file's values; None if it is missing or damaged."""
+    try:
+        found = np.load(path, mmap_mode="r")
+    except (OSError, ValueError):
+        return None
+    is_whole = isinstance(found, np.memmap) and found.shape == shape and found.dtype == np.float16
+    return found if is_whole else None
 
 
 def _key(
     system: LatentDiffusion, pictures: Pictures, config: RunConfig, shape: tuple[int, ...]
 ) -> str:
     use_bf16 = uses_bf16(config.run.precision, next(system.parameters()).device)
-    shown = torch.linspace(0, len(pictures) - 1, min(NUM_DIGESTED, len(pictures))).long()
     settings = [asdict(config.data), shape, use_bf16]
     parts = [part for part in (system.autoencoder, system.normalizer) if part is not None]
+    shown = map(pictures.fetch, torch.arange(len(pictures)).split(NUM_DIGESTED))
     # without their configs, which saving a model changes
     weights = [named for part in parts for pair in part.state_dict().items() for named in pair]
-    return digest(settings, pictures.fetch(shown), *weights)[:16]
+    return digest(settings, *shown, *weights)[:16]
+
+
+def _reserve(path: Path) -> None:
+    """Take the disk's space for a sparse file now: a mapped page that finds none later is SIGBUS.
+
+    Raises:
+        OSError: If there is not enough.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @torch.no_grad()
@@ -177,6 +212,7 @@ def _fill(
     config: RunConfig,
 ) -> None:
     file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    _reserve(path)
     device, size = next(system.eval().parameters()).device, config.evaluation.batch_size
     use_bf16 = uses_bf16(config.run.precision, device)
     for start in track(range(0, len(pictures), size), "Caching latents", size):

@@ -59,7 +59,8 @@ def slice_autoencoder(
     if ports.fold_shortcuts is not None:
         updates |= ports.fold_shortcuts(state, config)
     if not keeps_scalars:
-        updates |= {"latents_mean": raw.mean.tolist(), "latents_std": raw.std.tolist()}
+        scale = config.get("scaling_factor") or 1.0  # stays, and divides them again
+        updates |= {"latents_mean": raw.mean.tolist(), "latents_std": (raw.std * scale).tolist()}
     _slice_encoder(state, ports, raw)
     updates |= _slice_decoder(state, ports, raw)
     for port in ports.statistics:

@@ -1,7 +1,6 @@
 """Training a student: what to train with, what the loop minimises, and going on after a stop."""
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -10,9 +9,10 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from pelap.config.run_folder import RunFolder, write_whole
+from pelap.config.run_folder import RunFolder
 from pelap.core.digests import digest
-from pelap.core.errors import ConfigError
+from pelap.core.errors import ConfigError, RunError
+from pelap.core.files import read_object, remove_folder, write_whole
 from pelap.core.json_values import JsonObject
 from pelap.core.seeding import generator
 from pelap.data.pictures import Pictures, to_batch
@@ -82,7 +82,7 @@ def begin(training: StudentTraining, folder: RunFolder, described: JsonObject) -
     }
     path = folder.path / SETTINGS_FILE
     if path.exists():
-        begun = json.loads(path.read_text())
+        begun = read_object(path, RunError)
         other = [name for name in wanted if begun.get(name) != wanted[name]]
         if other:
             raise ConfigError(
@@ -129,7 +129,7 @@ def train_student(training: StudentTraining, folder: RunFolder) -> None:
             loop.run(RecoveryObjective(training, model), steps)
     except DivergenceError:
         if accelerator.is_main_process:
-            shutil.rmtree(folder.path)
+            remove_folder(folder.path)
         raise
     finally:
         for tracked in accelerator.trackers:  # end_training would also part the processes
