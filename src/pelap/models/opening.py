@@ -20,6 +20,7 @@ from pelap.core.errors import ModelError, in_one_line
 from pelap.families.registry import autoencoder_families, denoiser_families, denoiser_family
 from pelap.method import paper_networks
 from pelap.method.normalizer import fold_normalizer, read_statistics
+from pelap.models.kept_units import read_kept_units
 from pelap.models.loaded import LoadedModel
 
 AUTOENCODER_NAMES = ("vae", "vqvae", "autoencoder")
@@ -185,7 +186,7 @@ def _open_pipeline(path: Path, name: str) -> LoadedModel:
     return LoadedModel(
         name, autoencoder, denoiser, path, parts, autoencoder_name, denoiser_name or "",
         scheduler_config=read_json(scheduler) if scheduler.is_file() else {},
-        variant=_variant(path / autoencoder_name),
+        variant=_variant(path / autoencoder_name), kept_units=read_kept_units(path),
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pelap.core.output import write_output
+from pelap.models.kept_units import KEPT_UNITS, write_kept_units
 from pelap.models.loaded import LoadedModel
 
 
@@ -45,6 +46,8 @@ def save_model(
         for name, content in changed.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        if model.kept_units is not None and changed.denoiser is not None:
+            (folder / KEPT_UNITS).write_bytes(write_kept_units(model.kept_units))
         (folder / "README.md").write_text(whole_card(model, changed.card))
 
     write_output(output, write, overwrite=overwrite)
