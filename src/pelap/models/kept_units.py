@@ -39,9 +39,15 @@ class LayerUnits:
     scale: float = 1.0
     """What the weight was multiplied by."""
 
+    fitted: bool = False
+    """Whether a least-squares fit, with a bias of its own, stands for the weight."""
+
     @property
-    def changed(self) -> bool:
-        return self.outputs is not None or self.inputs is not None or self.scale != 1.0
+    def new_sizes(self) -> tuple[int, ...]:
+        """Of the pruned weight."""
+        units = (self.outputs, self.inputs)
+        pairs = zip(self.sizes, units, strict=False)
+        return tuple(size if kept is None else len(kept) for size, kept in pairs)
 
     @property
     def selects(self) -> bool:
@@ -97,6 +103,7 @@ def _then(first: LayerUnits, second: LayerUnits) -> LayerUnits:
         _compose(first.outputs, second.outputs, first.sizes[0]),
         _compose(first.inputs, second.inputs, first.sizes[-1]),
         first.scale * second.scale,
+        first.fitted or second.fitted,
     )
 
 
@@ -138,6 +145,7 @@ class _Layer:
     outputs: str | None
     inputs: str | None
     scale: float
+    fitted: bool
 
 
 @dataclass(frozen=True)
@@ -163,7 +171,12 @@ def write_kept_units(units: KeptUnits) -> bytes:
 
     layers = {
         original: _Layer(
-            layer.name, layer.sizes, note(layer.outputs), note(layer.inputs), layer.scale
+            layer.name,
+            layer.sizes,
+            note(layer.outputs),
+            note(layer.inputs),
+            layer.scale,
+            layer.fitted,
         )
         for original, layer in units.layers.items()
     }

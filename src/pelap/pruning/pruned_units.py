@@ -64,10 +64,8 @@ def after_width(units: KeptUnits, denoiser: Any, narrower: NarrowDenoiser) -> Ke
             axis: as_indices(layout.features_of(stream, kept), weight.shape[axis])
             for axis, stream in layout.axes.get(new, {}).items()
         }
-        inputs = found.get(1)
-        if mixed is not None and layer in timed_layers(denoiser):
-            inputs = mixed
-        changes[layer] = LayerUnits(
-            new.removesuffix(".weight"), (), found.get(0), inputs, layout.scale(new, kept)
-        )
+        fitted = mixed is not None and layer in timed_layers(denoiser)
+        inputs = mixed if fitted else found.get(1)
+        short, scale = new.removesuffix(".weight"), layout.scale(new, kept)
+        changes[layer] = LayerUnits(short, (), found.get(0), inputs, scale, fitted)
     return units.after(changes, frozenset(removed))
