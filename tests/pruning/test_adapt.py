@@ -91,3 +91,22 @@ def test_the_pruned_model_with_the_lora_is_the_pruned_fused_one(
     is_fitted = part == "unet" and how != "latents"
     assert record.fitted == (["time_embedding.linear_1"] if is_fitted else [])
     assert left < (0.1 * plain if is_fitted else 1e-5)
+
+
+def test_a_rotation_and_a_linear_fill_are_carried(tmp_path: Path) -> None:
+    pipeline: Any = PIPELINES["stable_diffusion"]()
+    pictures = pelap.pictures("photos", size=16)
+    analysis = pelap.analyze(pipeline, pictures, num_pictures=16, num_curve=8, num_search=8,
+                             learned_steps=0)  # fmt: skip
+    pairs = random_pairs(pipeline.unet, match="conv_")
+    save_file(by_peft_names(pairs, "unet"), tmp_path / "lora.safetensors")
+    small = pelap.prune(pipeline, keep=2, rotate="pca", analysis=analysis)
+    small.save(tmp_path / "small")
+    found = pelap.adapt(small, tmp_path / "lora.safetensors", tmp_path / "new.safetensors")
+    assert found.loras[0].fitted == []
+    fuse(pipeline.unet, pairs)
+    fused: Any = pelap.prune(pipeline, keep=2, rotate="pca", analysis=analysis).loaded().denoiser
+    wanted = predict(fused)
+    assert difference(predict(small.loaded().denoiser), wanted) > 0.02
+    loaded = load(tmp_path / "small", tmp_path / "new.safetensors")
+    assert difference(predict(loaded), wanted) < 1e-5
