@@ -9,7 +9,7 @@ from pelap.core.seeding import generator
 NAMES = {
     "CollapseWatch", "ImportancePredictor", "LatentDiffusionPipeline", "LatentGate",
     "PaperAutoencoder", "PaperUNet", "RunConfig",
-    "analyze", "compare", "diagnose", "evaluate", "export", "get_preset", "load_pipeline",
+    "adapt", "analyze", "compare", "diagnose", "evaluate", "export", "get_preset", "load_pipeline",
     "open_model", "pictures", "prompts", "prune", "recover", "report", "resume", "sample", "sweep",
     "train",
 }  # fmt: skip

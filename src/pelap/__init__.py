@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pelap.commands.adapt import adapt as adapt
     from pelap.commands.analyze_model import analyze as analyze
     from pelap.commands.any_model import pictures as pictures
     from pelap.commands.any_model import prompts as prompts
@@ -49,6 +50,7 @@ _HOMES = {
     "PaperAutoencoder": "pelap.method.paper_autoencoder",
     "PaperUNet": "pelap.method.paper_denoiser",
     "RunConfig": "pelap.config.run_config",
+    "adapt": "pelap.commands.adapt",
     "analyze": "pelap.commands.analyze_model",
     "compare": "pelap.commands.compare_models",
     "diagnose": "pelap.commands.diagnose_model",

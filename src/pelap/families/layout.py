@@ -1,5 +1,6 @@
 """Which axes of which weights belong together when a network gets narrower."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,6 +83,13 @@ class WidthLayout:
             parts.append(group.features(kept[name]) + offset)
             offset += group.size
         return torch.cat(parts)
+
+    def scale(self, weight: str, kept: Kept) -> float:
+        """What a weight is multiplied by."""
+        if weight not in self.rescaled:
+            return 1.0
+        group = self.rescaled[weight]
+        return math.sqrt(len(kept[group]) / self.groups[group].num_units)
 
     def check(self, shapes: Iterable[tuple[str, torch.Size]]) -> None:
         """Compare with the weights.

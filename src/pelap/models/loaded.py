@@ -28,6 +28,7 @@ from pelap.method.forward_process import build_scheduler, flow_process
 from pelap.method.normalizer import LatentNormalizer, read_statistics
 from pelap.method.system import LATENT_FACTOR, LatentDiffusion
 from pelap.models.foreign_autoencoder import ForeignAutoencoder
+from pelap.models.kept_units import KeptUnits
 from pelap.models.quiet import quiet_loading
 
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -56,6 +57,8 @@ class LoadedModel:
     """The pipeline in memory that it was taken from; its other parts are there."""
     card: str | None = None
     """Model card in place of the folder's, of a model that was changed in memory."""
+    kept_units: KeptUnits | None = None
+    """What it kept of the denoiser that it was pruned from."""
     condition: Condition | None = None
     """What its denoiser is told, see `without_condition`; None where it is not run conditioned."""
 

@@ -20,6 +20,7 @@ from pelap.core.weight_files import check_loaded, find_variant, find_weights, re
 from pelap.families.registry import autoencoder_families, denoiser_families, denoiser_family
 from pelap.method import paper_networks
 from pelap.method.normalizer import fold_normalizer, read_statistics
+from pelap.models.kept_units import read_kept_units
 from pelap.models.loaded import LoadedModel
 from pelap.models.quiet import quiet_loading
 
@@ -191,6 +192,7 @@ def _open_pipeline(path: Path, name: str) -> LoadedModel:
         name, autoencoder, denoiser, path, parts, autoencoder_name, denoiser_name or "",
         scheduler_config=read_json(scheduler) if scheduler.is_file() else {},
         variants={part: find_variant(path / part) for part in parts if (path / part).is_dir()},
+        kept_units=read_kept_units(path),
     )  # fmt: skip
 
 

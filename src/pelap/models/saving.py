@@ -14,10 +14,11 @@ from torch import nn
 
 from pelap.core.notes import note
 from pelap.core.output import write_output
+from pelap.models.kept_units import KEPT_UNITS, write_kept_units
 from pelap.models.loaded import LoadedModel
 
-OURS = ("model_index.json", "README.md", "__pycache__")
-"""Written anew, or of no use."""
+OURS = ("model_index.json", "README.md", "metrics.jsonl", KEPT_UNITS, "__pycache__")
+"""Written anew, of what was done before, or of no use."""
 WEIGHTS = (
     ".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".pkl", ".onnx", ".onnx_data", ".gguf",
     ".msgpack", ".h5", ".index.json",
@@ -57,6 +58,8 @@ def save_model(
         for name, content in changed.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        if model.kept_units is not None and changed.denoiser is not None:
+            (folder / KEPT_UNITS).write_bytes(write_kept_units(model.kept_units))
         (folder / "README.md").write_text(whole_card(model, changed.card))
 
     write_output(output, write, overwrite=overwrite)

@@ -16,6 +16,7 @@ from pelap.models.loaded import LoadedModel
 from pelap.models.saving import ChangedModel, save_model
 from pelap.pruning.latents.latent_plan import PrunePlan, PruneRequest, make_plan
 from pelap.pruning.latents.latent_slicing import slice_autoencoder, slice_denoiser
+from pelap.pruning.pruned_units import after_latents, kept_units
 from pelap.pruning.pruning_card import describe_pruning
 from pelap.pruning.pruning_record import LatentsRecord, PruningCosts, PruningRecord, WidthRecord
 
@@ -52,13 +53,15 @@ def prune(model: LoadedModel, plan: PrunePlan) -> PrunedModel:
     )
     if model.history:  # rebuilding keeps only what the class itself knows
         autoencoder.register_to_config(_pelap=model.history)  # type: ignore[operator]
-    denoiser = None
+    denoiser, units = None, None
     if model.denoiser is not None:
         stand_in = predict_noisy(plan.latent_map, plan.moments.covariance)
         denoiser = slice_denoiser(model.denoiser, plan.latent_map, stand_in)
+        units = after_latents(kept_units(model), model.denoiser, plan.latent_map, stand_in)
     elif plan.psnr_db_before is not None:
         _rescale(autoencoder, plan)
-    return PrunedModel(plan, replace(model, autoencoder=autoencoder, denoiser=denoiser))
+    changed = replace(model, autoencoder=autoencoder, denoiser=denoiser, kept_units=units)
+    return PrunedModel(plan, changed)
 
 
 def _rescale(autoencoder: nn.Module, plan: PrunePlan) -> None:

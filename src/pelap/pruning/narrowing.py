@@ -12,6 +12,7 @@ from pelap.measure.encoded_batches import Batches
 from pelap.measure.macs import count_denoiser_macs
 from pelap.models.loaded import LoadedModel
 from pelap.models.pipeline_limits import check_width_free
+from pelap.pruning.pruned_units import after_width, kept_units
 from pelap.pruning.pruning_record import WidthRecord
 from pelap.pruning.width.latency import latency_ratio
 from pelap.pruning.width.shapes import find_freedom
@@ -87,7 +88,8 @@ def narrow_model(
     macs = count_denoiser_macs(original.denoiser)
     timer = partial(latency_ratio, original=original.denoiser)
     found = narrow(model.denoiser, request, evidence, macs, timer)
-    return replace(model, denoiser=found.denoiser), found
+    units = after_width(kept_units(model), model.denoiser, found)
+    return replace(model, denoiser=found.denoiser, kept_units=units), found
 
 
 def width_record(narrower: NarrowDenoiser, original: LoadedModel) -> WidthRecord:

@@ -99,18 +99,29 @@ def slice_denoiser(
     encode = latent_map.encode
     num_channels = encode.shape[1]
     check_denoiser(denoiser, num_channels)
-    output = ports.output
-    if config.get("out_channels") == 2 * num_channels:  # learned variance
-        output = replace(output, kinds=MOMENTS)
-    shown = encode if stand_in is None else stand_in.T  # (K, C)
+    output = output_port(ports, config, num_channels)
+    shown = stand_in_map(ports, latent_map, stand_in)
     if ports.input_norm is not None:
         _slice_norm(state, ports, latent_map)
-        shown = encode
     in_size = _write_port(state, ports.input, 1, [shown, shown], None)
     maps = [encode, encode.square()]
     _write_port(state, output, 0, maps, [torch.zeros(len(encode)).double()] * 2)
     updates = _channel_fields(config, num_channels, latent_map.num_kept, in_size)
     return rebuild(denoiser, updates, state)
+
+
+def output_port(ports: DenoiserPorts, config: Config, num_channels: int) -> Port:
+    """The output's port, which also carries a variance where the denoiser learned that."""
+    if config.get("out_channels") == 2 * num_channels:
+        return replace(ports.output, kinds=MOMENTS)
+    return ports.output
+
+
+def stand_in_map(ports: DenoiserPorts, latent_map: LatentMap, stand_in: Tensor | None) -> Tensor:
+    """What the input layer's weights are mapped by, (K, C); see `slice_denoiser`."""
+    if stand_in is None or ports.input_norm is not None:
+        return latent_map.encode
+    return stand_in.T
 
 
 def _channel_fields(config: Config, num_channels: int, num_kept: int, in_size: int) -> Updates:
@@ -150,24 +161,25 @@ def _write_port(
     """
     name = _resolve(state, port.layer)
     weight = f"{name}.weight"
-    _write(state, weight, lambda t: _map_axis(t, axis, port, maps))
+    _write(state, weight, lambda t: map_axis(t, axis, port, maps))
     if offsets is not None:
         bias = f"{name}.bias"
         size = state[weight].shape[0]
         if bias in state:
-            _write(state, bias, lambda t: _map_axis(t, 0, port, maps, offsets))
+            _write(state, bias, lambda t: map_axis(t, 0, port, maps, offsets))
         elif any(bool(offset.any()) for offset in offsets):
             raise ModelError(f"{name} has no bias to hold a shift of the latents; {size} features.")
     return state[weight].shape[axis]
 
 
-def _map_axis(
+def map_axis(
     tensor: Tensor,
     axis: int,
     port: Port,
     maps: list[Tensor],
     offsets: list[Tensor] | None = None,
 ) -> Tensor:
+    """A tensor with the latents' features on an axis mapped; arguments as of `_write_port`."""
     source = tensor.movedim(axis, 0)
     num_kept, num_channels = maps[0].shape
     others = port.count_others(len(source), num_channels)
@@ -192,7 +204,7 @@ def _others(size: int, members: Tensor) -> Tensor:
 
 
 def _select_rows(tensor: Tensor, port: Port, encode: Tensor) -> Tensor:
-    return _map_axis(tensor, 0, port, [encode, encode])
+    return map_axis(tensor, 0, port, [encode, encode])
 
 
 def _resolve(state: State, layer: str) -> str:

@@ -35,13 +35,14 @@ def choose_layers(scores: dict[str, Tensor], depth: Mapping[str, str], updates: 
 
 def take_layers(state: State, kept: Layers) -> State:
     """The weights of the kept layers under their new numbers, and all others."""
-    found = {}
-    for name, weight in state.items():
-        match = re.match(r"(\w+)\.(\d+)\.(.*)", name)
-        if match is None or match[1] not in kept:
-            found[name] = weight
-            continue
-        owner, number, rest = match[1], int(match[2]), match[3]
-        if number in kept[owner]:
-            found[f"{owner}.{kept[owner].index(number)}.{rest}"] = weight
-    return found
+    named = ((new_name(name, kept), weight) for name, weight in state.items())
+    return {name: weight for name, weight in named if name is not None}
+
+
+def new_name(name: str, kept: Layers) -> str | None:
+    """A weight's name once only these layers are kept; None if its layer is not."""
+    match = re.match(r"(\w+)\.(\d+)\.(.*)", name)
+    if match is None or match[1] not in kept:
+        return name
+    owner, number, rest = match[1], int(match[2]), match[3]
+    return f"{owner}.{kept[owner].index(number)}.{rest}" if number in kept[owner] else None

@@ -26,15 +26,36 @@ def refit_time(old: Any, new: Any, state: State) -> float:
         Root mean square of what is left, over that of what the layer gave around its mean, of the
         layer where it is largest; 0 where the width is the same.
     """
-    names = ["time_embedding.linear_1"]
-    if old.config.get("class_embed_type") == "timestep":
-        names.append("class_embedding.linear_1")
-    steps = torch.arange(old.config.get("num_train_timesteps") or NUM_TIMESTEPS)
-    before = old.time_proj(steps).double()  # (T, old width)
-    after = new.time_proj(steps).double()  # (T, new width)
+    before, after = _embedded_steps(old, new)
     if before.shape == after.shape:
         return 0.0
-    return max(_refit(name, before, after, state) for name in names)
+    return max(_refit(name, before, after, state) for name in timed_layers(old))
+
+
+def timed_layers(unet: Any) -> list[str]:
+    """Layers that read sinusoidal embeddings."""
+    names = ["time_embedding.linear_1"]
+    if unet.config.get("class_embed_type") == "timestep":
+        names.append("class_embedding.linear_1")
+    return names
+
+
+def mix_time(old: Any, new: Any) -> Tensor | None:
+    """What maps the inputs of a change of these layers (adapters have no bias), by least squares.
+
+    Returns:
+        (new width, old width), float64; None where the width is the same.
+    """
+    before, after = _embedded_steps(old, new)
+    if before.shape == after.shape:
+        return None
+    return torch.linalg.lstsq(after, before, driver="gelsd").solution
+
+
+def _embedded_steps(old: Any, new: Any) -> tuple[Tensor, Tensor]:
+    """All timesteps as each embeds them, (T, old width) and (T, new width)."""
+    steps = torch.arange(old.config.get("num_train_timesteps") or NUM_TIMESTEPS)
+    return old.time_proj(steps).double(), new.time_proj(steps).double()
 
 
 def _refit(name: str, before: Tensor, after: Tensor, state: State) -> float:

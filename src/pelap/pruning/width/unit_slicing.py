@@ -1,6 +1,5 @@
 """Keep some units of every group: the weights of a narrower network of the same class."""
 
-import math
 from typing import Any
 
 import torch
@@ -51,10 +50,7 @@ def _slice_weight(name: str, weight: Tensor, layout: WidthLayout, kept: Kept) ->
     """One weight at the kept units."""
     for axis, stream in layout.axes.get(name, {}).items():
         weight = weight.index_select(axis, layout.features_of(stream, kept).to(weight.device))
-    if name in layout.rescaled:
-        group = layout.rescaled[name]
-        weight = weight * math.sqrt(len(kept[group]) / layout.groups[group].num_units)
-    return weight
+    return weight * layout.scale(name, kept) if name in layout.rescaled else weight
 
 
 @torch.no_grad()

@@ -79,6 +79,8 @@ class NarrowDenoiser:
     """What a narrower network of this class computes differently, relative to its size."""
     features: dict[str, tuple[str, list[int]]]
     """By block: the block of the original that it was, and the features kept of what leaves it."""
+    layers: Layers
+    """Those of the original that stay."""
     layout: WidthLayout
     """Of the original, without the layers that went."""
     kept: Kept
@@ -225,7 +227,7 @@ def _build(denoiser: Any, choice: _Choice, criterion: str) -> NarrowDenoiser:
     return NarrowDenoiser(
         narrower, choice.shape, criterion, choice.kept_score,
         {name: value for name, value in differences.items() if value > 0}, _features(choice, kept),
-        layout, kept,
+        choice.layers, layout, kept,
     )  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Carry adapters of an original model to what was pruned from it."""
