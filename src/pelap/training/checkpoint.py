@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pelap.config.run_folder import RunFolder
 from pelap.core.errors import RunError, in_one_line
 from pelap.core.files import file_digest, read_object, write_folder
-from pelap.core.notes import note
+from pelap.core.notes import note_once
 from pelap.training.stages import plan_stages
 
 STATE = "state.json"
@@ -96,7 +96,7 @@ def last_checkpoint(folder: Path) -> Path | None:
         damage = _damage(checkpoint)
         if damage is None:
             if damages:
-                note(f"{damages[0]}: going on from {checkpoint}.")
+                note_once(f"{damages[0]}: going on from {checkpoint}.")
             return checkpoint
         damages.append(damage)
     if damages:
