@@ -142,3 +142,32 @@ def test_mistakes_cost_one_line(
 def test_pictures_must_be_named(ldm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["analyze", str(ldm), "--output", str(tmp_path / "out")]) == 2
     assert "--data.source" in capsys.readouterr().err
+
+
+def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(
+    ldm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert analyze(ldm, tmp_path / "out", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "calls a picture" in printed
+    assert "At most, with effort normal." in printed
+    assert not (tmp_path / "out").exists()
+    assert main(["analyze", str(ldm), *SMALL, *PHOTOS, "--dry-run", "--json"]) == 0
+    cost = json.loads(capsys.readouterr().out)["cost"]
+    assert cost["num_pictures"] == 56
+    assert main(["analyze", str(ldm), *SMALL, *PHOTOS]) == 2
+    assert "--output FOLDER, or --dry-run" in capsys.readouterr().err
+
+
+def test_what_it_cost_is_in_the_json_and_on_the_page(
+    ldm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert analyze(ldm, tmp_path, "--effort", "exact") == 0
+    assert "Effort exact: " in capsys.readouterr().out
+    analysis = read_record(Analysis, tmp_path / "analysis.json")
+    assert analysis.effort == "exact"
+    assert analysis.cost is not None
+    assert analysis.cost.per_picture("decodes") > 4
+    page = (tmp_path / "analysis.html").read_text()
+    assert "Calls a picture" in page
+    assert analysis.cost.say().split(",")[0] in page
