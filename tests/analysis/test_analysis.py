@@ -250,8 +250,11 @@ def test_two_processes_find_what_one_finds(analysis: Analysis, tmp_path: Path):
     one = json.loads(json.dumps(to_json_dict(analysis)))
     for rank in range(2):
         two = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert_close(two | {"cost": one["cost"]}, one)  # each encodes the first batch
-        assert two["cost"]["stages"][1:] == one["cost"]["stages"][1:]
+        assert_close(two | {"cost": one["cost"]}, one)
+        counted = {stage["stage"]: stage for stage in two["cost"]["stages"]}
+        for stage in one["cost"]["stages"]:  # each process encodes the first batch, and learns
+            if stage["stage"] not in ("moments", "learned predictor"):
+                assert counted[stage["stage"]] == stage
 
 
 def assert_close(found: Any, expected: Any) -> None:

@@ -102,7 +102,11 @@ def test_two_processes_give_the_numbers_of_one(ldm: Path, tmp_path: Path):
     assert analyze(ldm, tmp_path / "one") == 0
     run_in_two_processes("analyze", ldm, "--output", tmp_path / "two", *SMALL, *PHOTOS)
     one, two = (json.loads((tmp_path / n / "analysis.json").read_text()) for n in ("one", "two"))
-    assert_close(one, two)
+    repeated = ("moments", "learned predictor")  # each process encodes the first batch, and learns
+    for alone, shared in zip(one["cost"]["stages"], two["cost"]["stages"], strict=True):
+        assert alone["stage"] == shared["stage"]
+        assert alone == shared or alone["stage"] in (*repeated, "size of crops")
+    assert_close(one | {"cost": None}, two | {"cost": None})
 
 
 def assert_close(one: Any, two: Any, where: str = "") -> None:

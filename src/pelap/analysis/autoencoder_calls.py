@@ -23,8 +23,19 @@ class CallCounter:
 
     def __init__(self, num_pixels: int):
         self.num_pixels = num_pixels
-        self.stage = ""
+        self._stage = ""
         self.totals: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(KINDS, 0.0))
+
+    @property
+    def stage(self) -> str:
+        """What calls are counted under."""
+        return self._stage
+
+    @stage.setter
+    def stage(self, name: str) -> None:
+        """Begin a stage; without calls it has an entry too: all processes have the same ones."""
+        self._stage = name
+        _ = self.totals[name]
 
     def add(self, kind: str, shape: torch.Size) -> None:
         """Count a call by the shape (B, 3, H, W) of the images on the autoencoder's outer side."""

@@ -117,7 +117,8 @@ class Measuring:
         batches, counter = self.parts.whole_pass, self.counter
         decodes = 0 if self.sparing is not None else 1 + len(left_out.maps)
         steps = -(-len(batches) // num_processes()) * (1 + decodes)
-        counter.stage = METRIC
+        for stage in (LEFT_OUT, METRIC) if decodes else (METRIC,):
+            counter.stage = stage
         with ProgressBar("Measuring channels", steps) as bar:
             for batch in batches.of_this_process(self.system):
                 if decodes:
