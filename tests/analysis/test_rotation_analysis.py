@@ -12,7 +12,7 @@ from pelap.method.latent_map import Rotation
 
 @pytest.mark.parametrize("kind", ["pca", "decoder"])
 def test_a_rotation_alone_is_as_in_the_whole_analysis(kind: Rotation):
-    settings = replace(SETTINGS, learned_steps=0)
+    settings = replace(SETTINGS, learned_steps=0, effort="exact")
     whole = analyze(to_system(with_duplicate()), make_pictures(), settings, "planted")
     alone = analyze_rotation(to_system(with_duplicate()), make_pictures(), settings, "a", kind, 2)
     (curve,) = [one for one in whole.rotations if one.kind == kind]

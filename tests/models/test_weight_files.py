@@ -183,3 +183,9 @@ def test_statistics_and_scaling_factor_count_together():
     assert normalizer is not None
     decoded = normalizer.inverse(torch.full((1, 4, 1, 1), 3.0))
     assert torch.allclose(decoded, torch.full((1, 4, 1, 1), 3.0 * 2 / 0.5 + 1))
+
+
+def test_a_scaling_factor_alone_counts_once():
+    normalizer = read_statistics(autoencoder_kl(scaling_factor=0.5))
+    assert normalizer is not None
+    assert normalizer.std.tolist() == [2.0] * 4

@@ -3,7 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from pelap.analysis.cost_record import AnalysisCost, Effort
 from pelap.core.records import OPTIONAL
+
+LEARNED_STEPS = 200
+"""Of the importance predictor, where it is asked for without a number."""
 
 Fill = Literal["zero", "mean", "linear"]
 
@@ -15,7 +19,7 @@ class AnalysisSettings:
     num_pictures: int | None = 1000
     """Pictures of the pass; None takes all but those held apart for the curves."""
     batch_size: int = 32
-    """Pictures in memory at a time."""
+    """Pictures in memory at a time, at most: of large ones fewer, unless `effort` is exact."""
     seed: int = 0
     num_probes: int = 4
     """Random vectors a batch that measure the decoder's Jacobian."""
@@ -27,18 +31,31 @@ class AnalysisSettings:
     """Random rankings to compare with."""
     fill: Fill = "linear"
     """What stands in for removed channels in the elimination and on the curves."""
-    learned_steps: int = 200
-    """Steps of the importance predictor; 0 leaves that criterion out."""
+    learned_steps: int | None = None
+    """Steps of the importance predictor; 0 leaves that criterion out, as None does unless `effort`
+    is exact."""
     num_bands: int = 4
     """Equal parts of the timesteps, for the denoiser's Taylor scores."""
+    effort: Effort = "exact"
+    """How much is decoded: exact leaves out every channel, tries every candidate of the search and
+    measures every point of the curves, on all pictures meant for it; the others spare most."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             least = 0 if name == "learned_steps" else 1
-            if name not in ("fill", "seed") and value is not None and value < least:
+            if name not in ("fill", "seed", "effort") and value is not None and value < least:
                 raise ValueError(f"{name} is {value}: it must be at least {least}.")
         if self.fill not in get_args(Fill):
             raise ValueError(f"fill is {self.fill!r}: it must be zero, mean or linear.")
+        if self.effort not in get_args(Effort):
+            raise ValueError(f"effort is {self.effort!r}: it must be fast, normal or exact.")
+
+    @property
+    def predictor_steps(self) -> int:
+        """Steps of the importance predictor, 0 for none."""
+        if self.learned_steps is None:
+            return LEARNED_STEPS if self.effort == "exact" else 0
+        return self.learned_steps
 
 
 @dataclass(frozen=True)
@@ -176,7 +193,8 @@ class Analysis:
     psnr_db: float
     """Of the curve pictures with all channels: what the curves end at."""
     pass_psnr_db: float
-    """Of the pictures of the pass with all channels: what `leave_one_out_db` falls from."""
+    """With all channels, of the pictures on which channels were left out (of the pass, all or some,
+    or crops): what `leave_one_out_db` falls from."""
     fill: str
     """What stands in for removed channels on the curves."""
     timestep_bands: list[list[int]]
@@ -200,6 +218,10 @@ class Analysis:
     """Which pictures, in words, where they have a source."""
     model_digest: str | None = field(default=None, metadata=OPTIONAL)
     """Of the autoencoder's config and weights; None in analyses of a system in memory."""
+    effort: str | None = field(default=None, metadata=OPTIONAL)
+    """How much was decoded of what could be; None in files from before there was a choice."""
+    cost: AnalysisCost | None = field(default=None, metadata=OPTIONAL)
+    """How often the autoencoder ran; None in files from before it was counted."""
 
     def criterion(self, name: str) -> CriterionResult:
         """The criterion of that name.

@@ -8,13 +8,14 @@
               └─ held apart ───> curves.py: PSNR by number of kept channels
 
 Everything is measured on the latents that the denoiser sees. Reconstructions are decoded from the
-encoder's mean. Several processes share the batches and all return the same.
+encoder's mean. Effort `exact` decodes all that these need; the others decode on few pictures, or
+crops, what gathering.py and sparse_curves.py leave of it. Several processes share the batches and
+all return the same.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from pelap.analysis.analysis_record import (
     Agreement,
@@ -24,21 +25,21 @@ from pelap.analysis.analysis_record import (
     CriterionResult,
     MomentsResult,
 )
+from pelap.analysis.autoencoder_calls import CallCounter, counted_calls
+from pelap.analysis.cost_record import AnalysisCost
 from pelap.analysis.criteria import CRITERIA, Evidence, agree, rank_all
-from pelap.analysis.curves import Curves, measure_curves
-from pelap.analysis.decoding import DecoderMetric, LeaveOneOut
-from pelap.analysis.elimination import eliminate_by_decoding, unexplained_variance
-from pelap.analysis.learned import learn_scores
-from pelap.analysis.statistics import ACTIVE_VARIANCE, measure_statistics
-from pelap.analysis.taylor import TaylorScores
-from pelap.core.seeding import generator
+from pelap.analysis.curves import Curves
+from pelap.analysis.decoding import LeaveOneOut
+from pelap.analysis.effort_plan import plan_cost
+from pelap.analysis.elimination import unexplained_variance
+from pelap.analysis.gathering import CROPS, plan_measuring
+from pelap.analysis.picture_parts import split_pictures
+from pelap.analysis.statistics import ACTIVE_VARIANCE
 from pelap.data.pictures import Pictures
-from pelap.measure.encoded_batches import Batches, frozen
+from pelap.measure.encoded_batches import frozen
 from pelap.measure.noise_levels import to_db
 from pelap.method.system import LatentDiffusion
 
-MAX_CLASSES = 100
-"""With more, classes are not told apart: each would have few pictures."""
 NO_VARIANCE = 1e-12
 """Share of the largest variance that is nothing but rounding."""
 CLEARLY_WORSE_DB = 1e-3
@@ -65,10 +66,12 @@ def analyze(
         DataError: If a picture cannot be read.
     """
     parts = split_pictures(pictures, settings)
-    with frozen(system):
-        evidence = _gather(system, parts, settings)
+    counter = CallCounter(parts.size**2)
+    with frozen(system), counted_calls(system, counter):
+        measuring = plan_measuring(system, parts, settings, counter)
+        evidence = measuring.gather()
         orders, missing = rank_all(evidence)
-        curves = measure_curves(system, parts.curve, orders, evidence, settings)
+        curves = measuring.draw_curves(orders, evidence)
     moments = evidence.statistics.moments
     return Analysis(
         name=name,
@@ -104,74 +107,27 @@ def analyze(
         class_names=list(parts.curve.pictures.class_names),
         seed=settings.seed,
         notes=[*parts.notes, *missing, *_worse_than_random(curves)],
+        effort=settings.effort,
+        cost=AnalysisCost(parts.num_pictures, measuring.crop, counter.reduce()),
     )
 
 
-@dataclass(frozen=True)
-class AnalysisParts:
-    """Pictures of the pass, of the search and of the curves."""
+def plan_analysis(
+    system: LatentDiffusion, pictures: Pictures, settings: AnalysisSettings
+) -> AnalysisCost:
+    """Calls of the autoencoder that `analyze` would take at most; one picture is encoded.
 
-    whole_pass: Batches
-    search: Batches
-    curve: Batches
-    notes: list[str]
-
-
-def split_pictures(pictures: Pictures, settings: AnalysisSettings) -> AnalysisParts:
-    """Which pictures are for what; ValueError if there are none."""
-    total = len(pictures)
-    if total == 0:
-        raise ValueError("There are no pictures to analyse the model with.")
-    order = torch.randperm(total, generator=generator(settings.seed, "order"))
-    num_pass = min(total, settings.num_pictures or max(total - settings.num_curve, -(-total // 2)))
-    chosen, apart, notes = order[:num_pass], order[num_pass:], []
-    wanted = min(settings.num_curve, total)
-    if len(apart) < min(wanted, -(-num_pass // 4)):
-        apart = order.flip(0)
-        notes.append("The curves were measured on pictures of the pass: no others were left.")
-    elif len(apart) < wanted:
-        notes.append(f"Only {len(apart)} pictures were left for the curves.")
-
-    def batches(indices: Tensor) -> Batches:
-        return Batches(pictures, indices.sort().values, settings.batch_size, settings.seed)
-
-    return AnalysisParts(
-        batches(chosen),
-        batches(chosen[: settings.num_search]),
-        batches(apart[: settings.num_curve]),
-        notes,
-    )
-
-
-def _gather(system: LatentDiffusion, parts: AnalysisParts, settings: AnalysisSettings) -> Evidence:
-    """All that is measured before ranking."""
-    statistics = measure_statistics(system, parts.whole_pass)
-    moments, num_channels = statistics.moments, len(statistics.kl)
-    num_classes = len(parts.whole_pass.pictures.class_names)
-    told_apart = 2 <= num_classes <= MAX_CLASSES
-    left_out = LeaveOneOut(moments, num_classes if told_apart else 1)
-    metric = DecoderMetric(num_channels, settings.num_probes, settings.seed)
-    taylor = scores = None
-    if system.denoiser is not None:
-        taylor = TaylorScores(system, num_channels, settings.num_bands, settings.seed)
-    for batch in parts.whole_pass.of_this_process(system, "Measuring channels"):
-        left_out.add(system, batch)
-        metric.add(system, batch)
-        if taylor is not None:
-            taylor.add(system, batch)
-    if settings.learned_steps:
-        scores = learn_scores(
-            system, parts.whole_pass, moments, settings.learned_steps, settings.fill
-        )
-    return Evidence(
-        statistics,
-        metric.reduce(),
-        left_out.reduce(),
-        eliminate_by_decoding(system, parts.search, moments, settings.fill),
-        [] if taylor is None else taylor.bands,
-        None if taylor is None else taylor.reduce(),
-        scores,
-    )
+    Raises:
+        ValueError: If there are no pictures.
+        DataError: If a picture cannot be read.
+    """
+    parts = split_pictures(pictures, settings)
+    counter = CallCounter(parts.size**2)
+    with frozen(system), counted_calls(system, counter):
+        measuring = plan_measuring(system, parts, settings, counter)
+    cost = plan_cost(measuring, system.autoencoder.config["latent_channels"])
+    probes = [stage for stage in counter.reduce() if stage.stage == CROPS]
+    return replace(cost, stages=[*probes, *cost.stages])
 
 
 def _describe_channels(evidence: Evidence) -> list[ChannelAnalysis]:

@@ -137,7 +137,7 @@ _CRITERIA: tuple[Criterion[Evidence, Order], ...] = (
         "learned",
         "Score of an importance predictor trained with a top-k gate on the frozen autoencoder.",
         lambda e: None if e.scores is None else by_value(e.scores),
-        "The importance predictor was not trained (learned_steps is 0), so there is no "
+        "The importance predictor was not trained (--learned-steps N trains it), so there is no "
         "criterion learned.",
     ),
 )

@@ -1,11 +1,13 @@
 """Second pass, the decoder's part: what each channel costs, and how decoding magnifies errors."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
-from pelap.core.processes import sum_over_processes
+from pelap.core.processes import num_processes, sum_over_processes
+from pelap.core.progress import ProgressBar
 from pelap.core.seeding import generator
 from pelap.measure.encoded_batches import Batches, EncodedBatch
 from pelap.method.latent_map import Fill, LatentMap, LatentMoments, keep_channels
@@ -30,10 +32,15 @@ class LeaveOneOut:
         self.counts = torch.zeros(num_classes, dtype=torch.float64)
 
     @torch.no_grad()
-    def add(self, system: LatentDiffusion, batch: EncodedBatch) -> None:
-        """Take in a batch: 2C + 1 decodes."""
+    def add(
+        self,
+        system: LatentDiffusion,
+        batch: EncodedBatch,
+        show_done: Callable[[], None] | None = None,
+    ) -> None:
+        """Take in a batch: 2C + 1 decodes; `show_done` is called after each."""
         rows = batch.labels if len(self.counts) > 1 else torch.zeros_like(batch.labels)
-        errors = _errors(system, batch, [None, *self.maps])  # (B, 2C + 1)
+        errors = _errors(system, batch, [None, *self.maps], show_done)  # (B, 2C + 1)
         self.totals.index_add_(0, rows, errors)
         self.counts += torch.bincount(rows, minlength=len(self.counts))
 
@@ -113,9 +120,10 @@ def measure_maps(
         label: Of a progress bar; None for none.
     """
     total = torch.zeros(len(maps), dtype=torch.float64)
-    with torch.no_grad():
-        for batch in batches.of_this_process(system, label):
-            total += _errors(system, batch, maps).sum(dim=0)
+    steps = -(-len(batches) // num_processes()) * len(maps)
+    with torch.no_grad(), nullcontext() if label is None else ProgressBar(label, steps) as bar:
+        for batch in batches.of_this_process(system):
+            total += _errors(system, batch, maps, None if bar is None else bar.advance).sum(dim=0)
     return sum_over_processes(total) / batches.num_pictures
 
 
@@ -129,7 +137,10 @@ def keep_or_fill(kept: Sequence[int], moments: LatentMoments, fill: Fill) -> Lat
 
 
 def _errors(
-    system: LatentDiffusion, batch: EncodedBatch, maps: Iterable[LatentMap | None]
+    system: LatentDiffusion,
+    batch: EncodedBatch,
+    maps: Iterable[LatentMap | None],
+    show_done: Callable[[], None] | None = None,
 ) -> Tensor:
     """Squared error a value of each picture through each map, (B, M), float64 on the CPU."""
     columns = []
@@ -137,4 +148,6 @@ def _errors(
         mean = batch.mean if latent_map is None else latent_map.substitute(batch.mean)
         decoded = system.decode(mean)
         columns.append((decoded - batch.images).square().double().flatten(1).mean(dim=1))
+        if show_done is not None:
+            show_done()
     return torch.stack(columns, dim=1).cpu()

@@ -50,6 +50,69 @@ def eliminate_by_decoding(
     return eliminate(len(moments.mean), costs, "Eliminating channels")
 
 
+def eliminate_sparingly(
+    first_rises: Tensor,
+    measure: Callable[[Sequence[int]], float],
+    predict: Callable[[Sequence[Sequence[int]]], Tensor],
+    max_tries: int,
+    label: str | None = None,
+) -> list[int]:
+    """Ranking by measured costs, of which few are measured.
+
+    A channel's rise hardly changes from step to step, so the last one measured is a good guess
+    (Minoux 1978, lazy greedy); what the removals since have changed of it is predicted. A step
+    measures the channel of the least guess until a measured one is the least.
+
+    Args:
+        first_rises: What each channel's removal alone costs, (C,).
+        measure: From a list of kept channels to its cost.
+        predict: From candidate lists of one length to their predicted costs (S,).
+        max_tries: Measured in a step at most.
+        label: Of a progress bar; None for none.
+
+    Returns:
+        Channels, the one removed last first. Of equally cheap ones the last is removed.
+    """
+    kept, removed = list(range(len(first_rises))), []
+    rises, now = first_rises.clone(), measure(kept)
+    predicted_then = _predicted_rises(kept, predict)
+    scale = float((rises.sum() / predicted_then.sum().clamp(min=1e-30)).clamp(min=0))
+    for _ in track(range(len(kept) - 1), label):
+        predicted = torch.zeros_like(rises)
+        predicted[kept] = _predicted_rises(kept, predict)
+        guesses = rises + scale * (predicted - predicted_then)
+        tried: dict[int, float] = {}
+        while len(tried) < max_tries:
+            next_one = _cheapest(kept, [float(guesses[c]) for c in kept])
+            if next_one in tried:
+                break
+            tried[next_one] = measure([c for c in kept if c != next_one])
+            guesses[next_one] = rises[next_one] = tried[next_one] - now
+            predicted_then[next_one] = predicted[next_one]
+        gone = _cheapest(sorted(tried), [tried[c] for c in sorted(tried)])
+        now = tried[gone]
+        kept.remove(gone)
+        removed.append(gone)
+    return kept + removed[::-1]
+
+
+def _predicted_rises(
+    kept: Sequence[int], predict: Callable[[Sequence[Sequence[int]]], Tensor]
+) -> Tensor:
+    """Of removing each of the kept channels, (K,)."""
+    if len(kept) < 2:
+        return torch.zeros(len(kept), dtype=torch.float64)
+    without = predict([[c for c in kept if c != gone] for gone in kept])
+    return without - predict([kept])
+
+
+def _cheapest(channels: Sequence[int], costs: Sequence[float]) -> int:
+    """The channel of the least cost; of equal ones the last."""
+    values = torch.tensor(costs, dtype=torch.float64)
+    ties = values <= values.min() + TIE * values.abs().max()
+    return channels[int(ties.nonzero()[-1])]
+
+
 def eliminate_by_moments(metric: Tensor, covariance: Tensor) -> list[int]:
     """Ranking by `conditional_costs`; no decoding.
 

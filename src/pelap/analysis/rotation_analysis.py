@@ -10,8 +10,11 @@ from pelap.analysis.analysis_record import (
     RandomCurve,
     RotationCurve,
 )
-from pelap.analysis.channel_analysis import split_pictures
+from pelap.analysis.autoencoder_calls import CallCounter, counted_calls
+from pelap.analysis.cost_record import AnalysisCost
 from pelap.analysis.decoding import DecoderMetric, measure_maps
+from pelap.analysis.gathering import CURVES, METRIC, MOMENTS
+from pelap.analysis.picture_parts import split_pictures
 from pelap.analysis.statistics import measure_statistics
 from pelap.data.pictures import Pictures
 from pelap.measure.encoded_batches import frozen
@@ -39,11 +42,14 @@ def analyze_rotation(
         DataError: If a picture cannot be read.
     """
     parts = split_pictures(pictures, settings)
-    with frozen(system):
+    counter = CallCounter(parts.size**2)
+    with frozen(system), counted_calls(system, counter):
+        counter.stage = MOMENTS
         moments = measure_statistics(system, parts.whole_pass).moments
         num_channels = len(moments.mean)
         metric = torch.zeros(num_channels, num_channels, dtype=torch.float64)
         if kind == "decoder":
+            counter.stage = METRIC
             measured = DecoderMetric(num_channels, settings.num_probes, settings.seed)
             for batch in parts.whole_pass.of_this_process(system, "Measuring the decoder"):
                 measured.add(system, batch)
@@ -51,7 +57,10 @@ def analyze_rotation(
         rotation = find_rotation(kind, moments, metric, num_kept)
         whole = keep_channels(range(num_channels), moments, settings.fill)
         rotated = keep_channels(range(num_kept), moments, settings.fill, rotation)
-        before, after = map(to_db, measure_maps(system, parts.curve, [whole, rotated]))
+        counter.stage = CURVES
+        before, after = map(
+            to_db, measure_maps(system, parts.curve, [whole, rotated], "Measuring pictures")
+        )
     return Analysis(
         name=name,
         num_channels=num_channels,
@@ -77,4 +86,6 @@ def analyze_rotation(
         class_names=list(pictures.class_names),
         seed=settings.seed,
         notes=parts.notes,
+        effort=settings.effort,
+        cost=AnalysisCost(parts.num_pictures, None, counter.reduce()),
     )

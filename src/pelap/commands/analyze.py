@@ -4,18 +4,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pelap.analysis.analysis_record import AnalysisSettings
+from pelap.analysis.cost_record import Effort
 from pelap.commands.verb_settings import (
     AnyFloat,
     AnyInt,
+    AnyOutput,
     JsonSettings,
     ModelSettings,
-    Output,
+    Switch,
     fields_of,
 )
+from pelap.core.announcement import announced
 from pelap.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pelap.commands.analyze_model import AnalysisResult
+    from pelap.commands.analyze_model import AnalysisPlan, AnalysisResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +31,10 @@ class MeasuredOn:
     """Pictures held apart for the curves."""
     num_search: int = AnalysisSettings.num_search
     """Pictures for the greedy search."""
-    learned_steps: int = AnalysisSettings.learned_steps
-    """Training steps of the importance predictor."""
+    learned_steps: AnyInt = AnalysisSettings.learned_steps
+    """Training steps of the importance predictor (200, none with another --effort than exact)."""
+    effort: Effort = AnalysisSettings.effort
+    """How much is decoded: exact decodes all that could be, the others far less."""
     seed: int = AnalysisSettings.seed
     """Of all that is drawn."""
 
@@ -38,24 +43,32 @@ class MeasuredOn:
 class AnalyzeSettings(ModelSettings, JsonSettings, MeasuredOn):
     """What `pelap analyze` takes."""
 
-    output: Output
+    output: AnyOutput = None
     """Folder for JSON and page."""
     keep: AnyInt = None
     """Recommend so many channels."""
     max_psnr_drop: AnyFloat = None
     """Recommend the fewest within so many dB."""
+    dry_run: Switch = False
+    """Say how often the autoencoder would run, and stop."""
 
 
-def run(settings: AnalyzeSettings) -> "AnalysisResult":
-    """Analyse the model and write analysis.json, the figures and the page."""
-    if settings.output.is_file():
+def run(settings: AnalyzeSettings) -> "AnalysisResult | AnalysisPlan":
+    """Analyse the model and write analysis.json, the figures and the page; or only plan that."""
+    if settings.output is None and not settings.dry_run:
+        raise ConfigError("Give --output FOLDER, or --dry-run.")
+    if settings.output is not None and settings.output.is_file():
         raise ConfigError(f"--output {settings.output} is a file: give a folder.")
     measured = fields_of(MeasuredOn, settings)
-    from pelap.commands.analyze_model import analysis_settings, analyze
-    from pelap.models.model_pictures import pictures_config
+    with announced("Opening the model"):
+        from pelap.commands.analyze_model import analysis_settings, analyze, plan_analysis
+        from pelap.models.model_pictures import pictures_config
 
-    analysis_settings(measured)  # refused before the model is opened
-    model = settings.open()
+        analysis_settings(measured)  # refused before the model is opened
+        model = settings.open()
+    if settings.dry_run:
+        return plan_analysis(model, pictures_config(model, settings.overrides), **measured)
+    assert settings.output is not None
     wanted = {name: getattr(settings, name) for name in ("keep", "max_psnr_drop", "unconditional")}
     result = analyze(model, pictures_config(model, settings.overrides), **wanted, **measured)
     result.save(settings.output)

@@ -8,6 +8,7 @@ from accelerate import PartialState
 
 from pelap.analysis import channel_analysis
 from pelap.analysis.analysis_record import Analysis, AnalysisSettings
+from pelap.analysis.cost_record import AnalysisCost
 from pelap.analysis.recommendation import Recommendation, recommend
 from pelap.analysis.rotation_analysis import analyze_rotation
 from pelap.commands.any_model import AnyModel, AnyPictures, as_model, as_pictures, told_nothing
@@ -52,7 +53,12 @@ class AnalysisResult(Result):
         if recommendation is not None:
             kept = " ".join(map(str, recommendation.channels))
             lines += [f"keep {kept}", recommendation.reason]
-        return "\n".join([*lines, *analysis.notes])
+        return "\n".join([*lines, *analysis.notes, *self._cost()])
+
+    def _cost(self) -> list[str]:
+        """What the analysis cost, a sentence, where it was counted."""
+        analysis = self.analysis
+        return [] if analysis.cost is None else [f"Effort {analysis.effort}: {analysis.cost.say()}"]
 
     def as_dict(self) -> dict[str, Any]:
         """What analysis.json holds."""
@@ -127,6 +133,32 @@ def analyze(
         except ValueError as error:
             raise ConfigError(str(error)) from error
     return AnalysisResult(analysis, describe_pictures(config), recommendation)
+
+
+@dataclass(frozen=True)
+class AnalysisPlan(Result):
+    """How often an analysis would run the autoencoder, at most."""
+
+    cost: AnalysisCost
+    effort: str
+
+    def describe(self) -> str:
+        """The stages as a table."""
+        return f"{self.cost.describe()}\nAt most, with effort {self.effort}."
+
+
+def plan_analysis(model: AnyModel, pictures: AnyPictures = None, **settings: Any) -> AnalysisPlan:
+    """What `analyze` would cost; see there for arguments and errors. One picture is encoded."""
+    model = as_model(model)
+    chosen = analysis_settings(settings)
+    model.check()
+    system = model.measured_system(PartialState().device or "cpu")
+    splits = load_splits(model, as_pictures(model, pictures))
+    try:
+        cost = channel_analysis.plan_analysis(system, splits.train, chosen)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return AnalysisPlan(cost, chosen.effort)
 
 
 def analysis_settings(settings: dict[str, Any]) -> AnalysisSettings:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pelap.analysis.analysis_record import Analysis, AnalysisSettings
+from pelap.analysis.analysis_record import LEARNED_STEPS, Analysis, AnalysisSettings
 from pelap.analysis.decoding import measure_maps
 from pelap.commands.analyze_model import (
     AnalysisResult,
@@ -192,6 +192,8 @@ def prune(
     plan = None
     if latents.is_asked():
         measured = replace(chosen, fill=fill or "linear")
+        if criterion == "learned" and chosen.learned_steps is None:
+            measured = replace(measured, learned_steps=LEARNED_STEPS)
         evidence = _find_analysis(model, latents, config, analysis, measured)
         plan = plan_pruning(model, latents, evidence)
     if dry_run and not width.is_asked():

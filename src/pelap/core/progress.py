@@ -1,5 +1,6 @@
 """The one progress bar: on stderr, at a terminal, in the first process."""
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -8,6 +9,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pelap.core.announcement import SECONDS_BEFORE_FIRST_LINE
 from pelap.core.processes import process_index
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -42,7 +44,10 @@ class ProgressBar:
         self.total = total
         self.words = ""
         self.pictures_a_step = pictures_a_step
+        self.done = done
         self.last_line = (time.monotonic(), done)
+        self.first_line = threading.Timer(SECONDS_BEFORE_FIRST_LINE, self._say_begun)
+        self.first_line.daemon = True
         self.console = Console(stderr=True, soft_wrap=True, quiet=process_index() != 0)
         self.is_shown = self.console.is_terminal and process_index() == 0
         self.progress = Progress(
@@ -59,13 +64,24 @@ class ProgressBar:
 
     def __enter__(self) -> "ProgressBar":
         self.progress.start()
+        if not self.is_shown:
+            self.first_line.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.first_line.cancel()
         self.progress.stop()
+
+    def _say_begun(self) -> None:
+        self.print(f"{self.label} · step {self.done:,} of {self.total:,}")
+
+    def advance(self) -> None:
+        """One more step is done."""
+        self.move_to(self.done + 1)
 
     def move_to(self, done: int) -> None:
         """Show that so many steps are done."""
+        self.done = done
         self.progress.update(self.task, completed=done)
         now, (then, before) = time.monotonic(), self.last_line
         if self.is_shown or now - then < SECONDS_BETWEEN_LINES:

@@ -96,7 +96,7 @@ def read_statistics(
         if (scale, shift) == (1.0, 0.0) or "latent_channels" not in config:
             return None
         channels = config["latent_channels"]
-        mean, std = [shift] * channels, [1 / scale] * channels
+        mean, std = [shift] * channels, [1.0] * channels
     normalizer = LatentNormalizer(len(mean))
     normalizer.mean.copy_(torch.tensor(mean))
     normalizer.var.copy_((torch.tensor(std) / scale).square())

@@ -50,6 +50,9 @@ def write_analysis(analysis: Analysis, recommendation: Recommendation | None, ou
         f"the greedy search; the curves are from {analysis.num_curve:,} pictures. Seed "
         f"{analysis.seed}."
     )
+    notes = [*analysis.notes, counts]
+    if analysis.cost is not None:
+        notes.append(f"Effort {analysis.effort}: {analysis.cost.say()}")
     channels = "channel" if analysis.num_channels == 1 else "channels"
     return write_page(
         output / "analysis.html",
@@ -61,9 +64,22 @@ def write_analysis(analysis: Analysis, recommendation: Recommendation | None, ou
             Section("Channels", [channel_table(analysis, found), Text(of_channels, "note")]),
             Section("Criteria", [criteria_table(analysis, found), Text(of_criteria, "note")]),
             Section("Figures", others),
-            Section("Notes", [Items([*analysis.notes, counts])]),
+            Section("Notes", [Items(notes), *_cost_table(analysis)]),
         ],
     )
+
+
+def _cost_table(analysis: Analysis) -> list[Part]:
+    """Calls of the autoencoder a picture by stage, where they were counted."""
+    cost = analysis.cost
+    if cost is None:
+        return []
+    rows = [
+        [stage.stage, *(f"{calls / cost.num_pictures:.1f}" for calls in
+                        (stage.encodes, stage.decodes, stage.backward))]
+        for stage in cost.stages
+    ]  # fmt: skip
+    return [text_table(["Calls a picture", "encodes", "decodes", "backward"], rows)]
 
 
 def _head(analysis: Analysis, recommendation: Recommendation | None) -> list[Part]:

@@ -1,0 +1,55 @@
+"""Which pictures of an analysis are for what."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pelap.analysis.analysis_record import AnalysisSettings
+from pelap.analysis.tiers import batch_size
+from pelap.core.seeding import generator
+from pelap.data.pictures import Pictures
+from pelap.measure.encoded_batches import Batches
+
+
+@dataclass(frozen=True)
+class AnalysisParts:
+    """Pictures of the pass, of the search and of the curves."""
+
+    whole_pass: Batches
+    search: Batches
+    curve: Batches
+    size: int
+    """Height and width of a picture, pixels."""
+    num_pictures: int
+    """Different ones of all parts."""
+    notes: list[str]
+
+
+def split_pictures(pictures: Pictures, settings: AnalysisSettings) -> AnalysisParts:
+    """Which pictures are for what; ValueError if there are none."""
+    total = len(pictures)
+    if total == 0:
+        raise ValueError("There are no pictures to analyse the model with.")
+    size = pictures.fetch(torch.arange(1)).shape[-1]
+    order = torch.randperm(total, generator=generator(settings.seed, "order"))
+    num_pass = min(total, settings.num_pictures or max(total - settings.num_curve, -(-total // 2)))
+    chosen, apart, notes = order[:num_pass], order[num_pass:], []
+    wanted = min(settings.num_curve, total)
+    if len(apart) < min(wanted, -(-num_pass // 4)):
+        apart = order.flip(0)
+        notes.append("The curves were measured on pictures of the pass: no others were left.")
+    elif len(apart) < wanted:
+        notes.append(f"Only {len(apart)} pictures were left for the curves.")
+
+    def batches(indices: Tensor) -> Batches:
+        return Batches(pictures, indices.sort().values, batch_size(settings, size), settings.seed)
+
+    return AnalysisParts(
+        batches(chosen),
+        batches(chosen[: settings.num_search]),
+        batches(apart[: settings.num_curve]),
+        size,
+        len({*chosen.tolist(), *apart[: settings.num_curve].tolist()}),
+        notes,
+    )
