@@ -117,10 +117,13 @@ def summarise(runs: Path, output: Path) -> None:
     found = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
     compared = {name: compare(one) for name, one in found.items()}
     planned = plan_real()
+    best = {
+        name: {effort: best_curve(one[effort]) for effort in ORDERS} for name, one in found.items()
+    }
     write_experiment(
         output / "analysis_cost.json",
         __doc__,
-        {"compared": compared, "planned": planned, "analyses": found},
+        {"compared": compared, "planned": planned, "best_psnr_db": best},
     )
     rows = [
         [name, *(f"{one['decodes'][effort]:.0f}" for effort in ("exact", "normal")),
@@ -144,18 +147,17 @@ def summarise(runs: Path, output: Path) -> None:
     ]
     plan_head = ["effort", "decodes a picture", "passes back a picture"]
     put_table(output / "README.md", "plan", markdown(plan_head, plan))
-    panels: dict[str, Any] = {}
-    for name, one in found.items():
-        curves = {
-            effort: {
-                count: [max(c["curve"][at]["psnr_db"] for c in one[effort]["criteria"])]
-                for at, count in enumerate(one[effort]["random"]["num_kept"])
-            }
-            for effort in ("exact", "normal")
-        }
-        panels[f"{name}: PSNR of the best criterion, dB"] = curves
+    panels = {f"{name}: PSNR of the best criterion, dB": curves for name, curves in best.items()}
     figure = output / "figures" / "best.png"
     save_figure(lambda: draw_lines(panels, "channels kept", range(0, 33, 4)), figure)
+
+
+def best_curve(analysis: dict[str, Any]) -> dict[float, list[float]]:
+    """PSNR in dB of the criterion that is best with so many channels, by that number."""
+    return {
+        count: [max(one["curve"][at]["psnr_db"] for one in analysis["criteria"])]
+        for at, count in enumerate(analysis["random"]["num_kept"])
+    }
 
 
 def _worst(by_count: dict[Any, float | None]) -> str:
