@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Literal, cast
 
@@ -15,6 +16,7 @@ from pelap.config.run_config import EvaluationConfig, RunConfig, SamplerName
 from pelap.config.run_folder import RunFolder
 from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError
+from pelap.core.files import write_whole
 from pelap.measure.channel_sets import draw_sets, to_mask
 from pelap.measure.evaluation_record import ChannelSets, read_evaluation
 from pelap.method.pipeline import load_pipeline, read_class_names, to_system
@@ -25,6 +27,8 @@ from pelap.models.precision import InPrecision, Precision, check_precision
 ChannelSetChoice = Literal["static", "drawn"]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Of a file with a grid."""
+UNFINISHED = ".unfinished"
+"""In a folder of pictures until all are there."""
 MOST_NAMES = 100
 """Of classes, that an error lists."""
 
@@ -185,14 +189,15 @@ def _check(asked: EvaluationConfig, config: RunConfig, output: Path, classes: st
 
 
 def check_output(output: Path) -> None:
-    """Refuse a file of another kind, and what exists.
+    """Refuse a file of another kind, and what exists; a folder that a call that was killed left
+    half written may be written again.
 
     Raises:
         ConfigError: One line.
     """
     if output.suffix.lower() in set(Image.registered_extensions()) - {*SUFFIXES}:
         raise ConfigError(f"--output {output}: give a {' or '.join(SUFFIXES)} file, or a folder.")
-    if output.exists():
+    if output.exists() and not (output / UNFINISHED).is_file():
         raise ConfigError(f"--output {output} exists already: choose another.")
 
 
@@ -208,8 +213,16 @@ def save_images(images: Sequence[Image.Image], columns: int, output: Path) -> No
     if output.suffix.lower() in SUFFIXES:
         blanks = [Image.new("RGB", images[0].size, "white")] * (-len(images) % columns)
         grid = make_image_grid([*images, *blanks], -(-len(images) // columns), columns)
-        grid.save(output)
+        write_whole(output, _encoded(grid, Image.registered_extensions()[output.suffix.lower()]))
         return
-    output.mkdir()
+    output.mkdir(exist_ok=True)
+    (output / UNFINISHED).touch()
     for index, image in enumerate(images):
-        image.save(output / f"{index:05d}.png")
+        write_whole(output / f"{index:05d}.png", _encoded(image, "PNG"))
+    (output / UNFINISHED).unlink()
+
+
+def _encoded(image: Image.Image, kind: str) -> bytes:
+    encoded = BytesIO()
+    image.save(encoded, kind)
+    return encoded.getvalue()
