@@ -278,7 +278,7 @@ def mismatched(folder: Path) -> None:
     [
         (pickled, ["--keep", "0,1"], "pickled weights"),
         (without_weights, ["--keep", "0,1"], "holds no weights"),
-        (damaged, ["--keep", "0,1"], "cannot be loaded"),
+        (damaged, ["--keep", "0,1"], "is damaged"),
         (unknown_class, ["--keep", "0,1"], "UNet3DConditionModel, which is not supported"),
         (other_code, ["--keep", "0,1"], "my_code.AutoencoderKL2"),
         (mismatched, ["--keep", "0,1"], "do not belong together"),
