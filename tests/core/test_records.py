@@ -1,6 +1,7 @@
 """Records into JSON and back, and what is said of a file that does not fit."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -133,3 +134,14 @@ def test_files_are_read_and_named(tmp_path: Path):
         read_record(Part, path)
     with pytest.raises(OSError, match=r"part\.json"):
         read_record(Part, tmp_path / "missing" / "part.json")
+
+
+def test_nan_is_refused_where_it_would_make_a_model_of_nan(tmp_path: Path):
+    @dataclass(frozen=True)
+    class Measured:
+        value: float
+
+    (tmp_path / "a.json").write_text('{"value": NaN}')
+    assert math.isnan(read_record(Measured, tmp_path / "a.json").value)
+    with pytest.raises(DataError, match="it holds NaN"):
+        read_record(Measured, tmp_path / "a.json", allow_nan=False)

@@ -208,6 +208,6 @@ def read_analysis(path: Path) -> Analysis:
     """
     file = path / ANALYSIS_FILE if path.is_dir() else path
     try:
-        return read_record(Analysis, file, ConfigError)
+        return read_record(Analysis, file, ConfigError, allow_nan=False)
     except OSError as error:
         raise ConfigError(f"No analysis at {path}: `pelap analyze MODEL --output DIR`.") from error

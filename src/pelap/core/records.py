@@ -7,7 +7,6 @@ that says where it stands. The outermost object names the format's version.
 
 import dataclasses
 import json
-import math
 import typing
 from functools import cache
 from pathlib import Path
@@ -65,18 +64,30 @@ def from_json_dict(
         raise error(str(mismatch)) from None
 
 
-def read_record(kind: type[Record], path: Path, error: type[PelapError] = DataError) -> Record:
-    """The record in a JSON file.
+def read_record(
+    kind: type[Record],
+    path: Path,
+    error: type[PelapError] = DataError,
+    *,
+    allow_nan: bool = True,
+) -> Record:
+    """The record in a JSON file; where `allow_nan` is off, one that holds no NaN.
 
     Raises:
         OSError: If the file cannot be read.
         PelapError: Of class `error`, if it is not JSON, or as in `from_json_dict`.
     """
     try:
-        values = json.loads(path.read_text())
-    except ValueError as reason:
+        values = json.loads(path.read_text(), parse_constant=None if allow_nan else _refuse_nan)
+    except (ValueError, RecursionError) as reason:
         raise error(f"{path} is not JSON: {reason}.") from reason
     return from_json_dict(kind, values, str(path), error)
+
+
+def _refuse_nan(name: str) -> float:
+    if name == "NaN":
+        raise ValueError("it holds NaN")
+    return float(name)
 
 
 def _check_version(version: object, where: str) -> None:
@@ -128,7 +139,7 @@ def _read(value: Any, hint: Any, where: str, name: str) -> Any:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or (hint in (None, NoneType) and value is None):
         return value
-    if hint in (int, float) and _is_number(value, hint) and not math.isnan(value):
+    if hint in (int, float) and _is_number(value, hint):
         return float(value) if hint is float else value
     if hint in (str, bool) and isinstance(value, hint):
         return value
