@@ -79,7 +79,7 @@ def _mixed(values: torch.Tensor) -> float:
 def weights(folder: Path) -> Values:
     """For each part of a saved model its weights in one number, and names and shapes in a hash."""
     found: Values = {}
-    for path in sorted(folder.rglob("*.safetensors")):
+    for path in sorted(folder.glob("*/*.safetensors")):
         if path.parent.name.startswith("text_encoder"):
             continue
         tensors = load_file(path)
