@@ -112,8 +112,9 @@ def _complaint(error: Exception) -> str | None:
     if isinstance(error, PelapError):
         return in_one_line(error, 10_000)
     if isinstance(error, OSError):
-        said = (error.filename, error.strerror or in_one_line(error))
-        return ": ".join(str(part) for part in said if part).rstrip(".") + "."
+        if error.strerror is None:
+            return in_one_line(error)
+        return ": ".join(str(part) for part in (error.filename, error.strerror) if part) + "."
     kind, text = type(error).__name__, in_one_line(error)
     if kind == "SafetensorError" and "os error" in text:  # has no errno
         return f"{text.removeprefix('Error while serializing: ')}."

@@ -263,7 +263,7 @@ def test_damaged_checkpoint_is_one_clear_error(tiny_config: RunConfig, tmp_path:
     folder = train(tiny_config, tmp_path / "run")
     model = list_checkpoints(folder.checkpoints)[-1] / "model.safetensors"
     model.write_bytes(model.read_bytes()[:100])
-    with pytest.raises(RunError, match="cannot be resumed"):
+    with pytest.raises(RunError, match="is damaged"):
         resume(folder.path)
 
 

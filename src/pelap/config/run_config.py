@@ -284,7 +284,7 @@ class RunConfig:
 FLOW_TIMESTEPS = 1000
 LEAST_SIZE = 16
 """A paper denoiser's norms need more than one place at half of the latents' resolution."""
-MOST, MOST_SEED = 2.0**31, 2**63 - 1
+MOST, MOST_SEED, MOST_FLOAT = 2**31, 2**63 - 1, 3.4e38
 """Largest numbers that settings can be."""
 MOST_CLASSES = 1000
 """diffusers' DiTPipeline takes class 1000 for none, whatever the model."""
@@ -334,7 +334,8 @@ def check_limits(config: RunConfig) -> None:
         if value is not None and not limit.holds(value):
             raise ConfigError(f"{as_option(name)} is {value!r}: it must be {limit.expected}.")
     for name, value in _numbers(config):
-        most = MOST_SEED if name.endswith(".seed") else MOST
+        most = MOST_FLOAT if isinstance(value, float) else MOST
+        most = MOST_SEED if name.endswith(".seed") else most
         if not abs(value) <= most:
             raise ConfigError(f"{as_option(name)} is {value!r}: it must be at most {most:.3g}.")
 
