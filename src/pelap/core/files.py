@@ -100,19 +100,6 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_json(path: Path, error: type[PelapError] = DataError) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        OSError: If it cannot be read.
-        PelapError: Of class `error`, if it is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as reason:
-        raise error(f"{path} is not JSON: {reason}.") from reason
-
-
 def read_object(path: Path, error: type[PelapError] = DataError) -> dict[str, Any]:
     """The JSON object in a file.
 
@@ -120,9 +107,11 @@ def read_object(path: Path, error: type[PelapError] = DataError) -> dict[str, An
         PelapError: Of class `error`, if it cannot be read or holds no JSON object.
     """
     try:
-        found = read_json(path, error)
+        found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as reason:
         raise error(f"{path} cannot be read: {reason.strerror}.") from reason
+    except (ValueError, RecursionError) as reason:
+        raise error(f"{path} is not JSON: {reason}.") from reason
     if not isinstance(found, dict):
         raise error(f"{path} should hold a JSON object.")
     return found

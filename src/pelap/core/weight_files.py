@@ -70,11 +70,10 @@ def find_weights(folder: Path) -> WeightFiles:
         ModelError: If there are none, they are quantised or pickles, or an index names others.
     """
     _refuse_quantised(folder)
-    found = {_variant(path.name) for path in _ours(folder)}
-    if not found:
+    if not _ours(folder):
         refuse_pickles(folder)
         raise ModelError(f"{folder} is incomplete: it holds no weights ({STEM}{SUFFIX}).")
-    variant = None if None in found else sorted(str(name) for name in found)[0]
+    variant = find_variant(folder)
     middle = f".{variant}" if variant else ""
     single = folder / f"{STEM}{middle}{SUFFIX}"
     if single.is_file():

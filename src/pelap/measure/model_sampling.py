@@ -52,7 +52,7 @@ class ModelSampling:
 
         Raises:
             ConfigError: One line that names the option.
-        DataError: If the file of prompts cannot be read.
+            DataError: If the file of prompts cannot be read.
         """
         for name in ("num", "steps", "size"):
             value = getattr(self, name)

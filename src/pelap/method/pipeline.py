@@ -18,6 +18,7 @@ from torch import Tensor
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder
 from pelap.core.errors import RunError, in_one_line
+from pelap.core.files import read_object
 from pelap.core.weight_files import check_loaded, find_weights
 from pelap.families.conditioned import ConditionedDenoiser, bare, class_condition, tell_classes
 from pelap.families.registry import denoiser_family
@@ -181,7 +182,7 @@ def load_pipeline(folder: Path) -> LatentDiffusionPipeline | DiTPipeline:
             f"No model at {folder}: the run has not finished its first epoch; "
             f"continue it with `pelap resume {folder.parent}`."
         )
-    index = _read_index(folder)
+    index = read_object(folder / "model_index.json", RunError)
     is_dit = index.get("_class_name") == DiTPipeline.__name__
     weights = {
         name: find_weights(folder / name).names()
@@ -195,25 +196,9 @@ def load_pipeline(folder: Path) -> LatentDiffusionPipeline | DiTPipeline:
     return pipeline
 
 
-def _read_index(folder: Path) -> dict[str, Any]:
-    """What model_index.json says.
-
-    Raises:
-        RunError: If it is damaged.
-    """
-    path = folder / "model_index.json"
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {in_one_line(error)}") from error
-    if not isinstance(found, dict):
-        raise RunError(f"{path} should hold a JSON object.")
-    return found
-
-
 def read_class_names(model: Path) -> tuple[str, ...]:
     """What the classes of the pipeline in that folder are called; none if it has none."""
-    return tuple((_read_index(model).get("id2label") or {}).values())
+    return tuple((read_object(model / "model_index.json", RunError).get("id2label") or {}).values())
 
 
 def is_autoencoder(folder: Path) -> bool:

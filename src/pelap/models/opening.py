@@ -15,6 +15,7 @@ from torch import nn
 
 from pelap.config.run_config import load_config
 from pelap.core.errors import ModelError, in_one_line
+from pelap.core.files import read_object
 from pelap.core.links import refuse_links_outside
 from pelap.core.weight_files import check_loaded, find_variant, find_weights, refuse_pickles
 from pelap.families.registry import autoencoder_families, denoiser_families, denoiser_family
@@ -211,15 +212,9 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: If it is missing or no JSON object.
     """
-    try:
-        found = json.loads(path.read_text())
-    except OSError as error:
-        raise ModelError(f"{path.parent} is incomplete: it holds no {path.name}.") from error
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON: {error}.") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path} should hold a JSON object.")
-    return found
+    if not path.is_file():
+        raise ModelError(f"{path.parent} is incomplete: it holds no {path.name}.")
+    return read_object(path, ModelError)
 
 
 def load_part(folder: Path, library: str, kind: str, known: Collection[str]) -> Any:
