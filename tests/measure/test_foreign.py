@@ -85,8 +85,8 @@ def test_scaling_factor_becomes_the_normalizer(tmp_path: Path):
         torch.testing.assert_close(system.decode(expected), autoencoder.decode(2 * expected).sample)
 
 
-def conditional(index: dict[str, Any]) -> None:
-    index["unet"] = ["diffusers", "UNet2DConditionModel"]
+def unknown(index: dict[str, Any]) -> None:
+    index["unet"] = ["diffusers", "UNet1DModel"]
 
 
 def remote_code(index: dict[str, Any]) -> None:
@@ -100,10 +100,9 @@ def no_denoiser(index: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("unet", "scheduler", "change", "match"),
     [
-        ({}, DDIMScheduler(), conditional, "UNet2DConditionModel is not supported; supported is"),
+        ({}, DDIMScheduler(), unknown, "UNet1DModel is not supported; supported is"),
         ({}, DDIMScheduler(), remote_code, "my_code.MyAutoencoder"),
         ({}, DDIMScheduler(), no_denoiser, "names no denoiser"),
-        ({"num_class_embeds": 4}, DDIMScheduler(), None, "class as condition"),
         ({"in_channels": 6}, DDIMScheduler(), None, "latents have 3"),
         ({}, FlowMatchEulerDiscreteScheduler(), None, "no betas"),
         ({}, DDIMScheduler(prediction_type="sample"), None, "predicts 'sample'"),

@@ -39,6 +39,7 @@ from pelap.data.pictures import Pictures
 from pelap.measure.encoded_batches import frozen
 from pelap.measure.noise_levels import to_db
 from pelap.method.system import LatentDiffusion
+from pelap.models.conditions import Conditions
 
 NO_VARIANCE = 1e-12
 """Share of the largest variance that is nothing but rounding."""
@@ -47,7 +48,11 @@ CLEARLY_WORSE_DB = 1e-3
 
 
 def analyze(
-    system: LatentDiffusion, pictures: Pictures, settings: AnalysisSettings, name: str
+    system: LatentDiffusion,
+    pictures: Pictures,
+    settings: AnalysisSettings,
+    name: str,
+    conditions: Conditions | None = None,
 ) -> Analysis:
     """Measure every channel, rank the channels by every criterion, and try the rankings out.
 
@@ -60,12 +65,13 @@ def analyze(
         pictures: Of the size that the autoencoder takes.
         settings: How much is measured.
         name: Of the model.
+        conditions: What the denoiser is told of each picture.
 
     Raises:
         ValueError: If there are no pictures.
         DataError: If a picture cannot be read.
     """
-    parts = split_pictures(pictures, settings)
+    parts = split_pictures(pictures, settings, conditions)
     counter = CallCounter(parts.size**2)
     with frozen(system), counted_calls(system, counter):
         measuring = plan_measuring(system, parts, settings, counter)

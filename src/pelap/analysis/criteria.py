@@ -131,7 +131,7 @@ _CRITERIA: tuple[Criterion[Evidence, Order], ...] = (
         "First-order change of the denoiser's loss without the channel, mean over the bands "
         "of timesteps.",
         lambda e: None if e.taylor is None else by_value(e.taylor.mean(dim=0)),
-        "There is no denoiser, so there is no criterion taylor.",
+        "There is no denoiser that could be run, so there is no criterion taylor.",
     ),
     Criterion(
         "learned",

@@ -10,6 +10,7 @@ from pelap.analysis.tiers import batch_size
 from pelap.core.seeding import generator
 from pelap.data.pictures import Pictures
 from pelap.measure.encoded_batches import Batches
+from pelap.models.conditions import Conditions
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,35 @@ class AnalysisParts:
     notes: list[str]
 
 
-def split_pictures(pictures: Pictures, settings: AnalysisSettings) -> AnalysisParts:
-    """Which pictures are for what; ValueError if there are none."""
+def pictures_of_pass(total: int, settings: AnalysisSettings) -> Tensor:
+    """Which of so many pictures the pass takes, the only ones that a denoiser sees; int64."""
+    order, num_pass = _order(total, settings)
+    return order[:num_pass]
+
+
+def _order(total: int, settings: AnalysisSettings) -> tuple[Tensor, int]:
+    """All pictures, those of the pass first, and how many these are."""
+    order = torch.randperm(total, generator=generator(settings.seed, "order"))
+    return order, min(
+        total, settings.num_pictures or max(total - settings.num_curve, -(-total // 2))
+    )
+
+
+def split_pictures(
+    pictures: Pictures, settings: AnalysisSettings, conditions: Conditions | None = None
+) -> AnalysisParts:
+    """Which pictures are for what; ValueError if there are none.
+
+    Args:
+        pictures: To choose from.
+        settings: How many of them.
+        conditions: What the denoiser is told of each.
+    """
     total = len(pictures)
     if total == 0:
         raise ValueError("There are no pictures to analyse the model with.")
     size = pictures.fetch(torch.arange(1)).shape[-1]
-    order = torch.randperm(total, generator=generator(settings.seed, "order"))
-    num_pass = min(total, settings.num_pictures or max(total - settings.num_curve, -(-total // 2)))
+    order, num_pass = _order(total, settings)
     chosen, apart, notes = order[:num_pass], order[num_pass:], []
     wanted = min(settings.num_curve, total)
     if len(apart) < min(wanted, -(-num_pass // 4)):
@@ -42,11 +64,12 @@ def split_pictures(pictures: Pictures, settings: AnalysisSettings) -> AnalysisPa
     elif len(apart) < wanted:
         notes.append(f"Only {len(apart)} pictures were left for the curves.")
 
-    def batches(indices: Tensor) -> Batches:
-        return Batches(pictures, indices.sort().values, batch_size(settings, size), settings.seed)
+    def batches(indices: Tensor, told: Conditions | None = None) -> Batches:
+        each = batch_size(settings, size)
+        return Batches(pictures, indices.sort().values, each, settings.seed, told)
 
     return AnalysisParts(
-        batches(chosen),
+        batches(chosen, conditions),
         batches(chosen[: settings.num_search]),
         batches(apart[: settings.num_curve]),
         size,

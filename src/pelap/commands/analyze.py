@@ -11,9 +11,11 @@ from pelap.commands.verb_settings import (
     AnyOutput,
     JsonSettings,
     ModelSettings,
+    PromptSettings,
     Switch,
     fields_of,
 )
+from pelap.config.overrides import given_settings
 from pelap.core.announcement import announced
 from pelap.core.errors import ConfigError
 
@@ -40,7 +42,7 @@ class MeasuredOn:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnalyzeSettings(ModelSettings, JsonSettings, MeasuredOn):
+class AnalyzeSettings(ModelSettings, JsonSettings, MeasuredOn, PromptSettings):
     """What `pelap analyze` takes."""
 
     output: AnyOutput = None
@@ -60,16 +62,18 @@ def run(settings: AnalyzeSettings) -> "AnalysisResult | AnalysisPlan":
     if settings.output is not None and settings.output.is_file():
         raise ConfigError(f"--output {settings.output} is a file: give a folder.")
     measured = fields_of(MeasuredOn, settings)
+    drawn = settings.prompt_pictures(bool(given_settings(settings.overrides)))
     with announced("Opening the model"):
         from pelap.commands.analyze_model import analysis_settings, analyze, plan_analysis
         from pelap.models.model_pictures import pictures_config
 
         analysis_settings(measured)  # refused before the model is opened
         model = settings.open()
+    pictures = drawn or pictures_config(model, settings.overrides)
     if settings.dry_run:
-        return plan_analysis(model, pictures_config(model, settings.overrides), **measured)
+        return plan_analysis(model, pictures, **measured)
     assert settings.output is not None
     wanted = {name: getattr(settings, name) for name in ("keep", "max_psnr_drop", "unconditional")}
-    result = analyze(model, pictures_config(model, settings.overrides), **wanted, **measured)
+    result = analyze(model, pictures, **wanted, **measured)
     result.save(settings.output)
     return result

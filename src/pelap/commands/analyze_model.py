@@ -9,6 +9,7 @@ from accelerate import PartialState
 from pelap.analysis import channel_analysis
 from pelap.analysis.analysis_record import Analysis, AnalysisSettings
 from pelap.analysis.cost_record import AnalysisCost
+from pelap.analysis.picture_parts import pictures_of_pass
 from pelap.analysis.recommendation import Recommendation, recommend
 from pelap.analysis.rotation_analysis import analyze_rotation
 from pelap.commands.any_model import AnyModel, AnyPictures, as_model, as_pictures, told_nothing
@@ -19,6 +20,7 @@ from pelap.core.errors import ConfigError
 from pelap.core.files import write_json
 from pelap.core.records import read_record, to_json_dict
 from pelap.method.latent_map import Rotation
+from pelap.models.conditions import NONE, describe_untold, find_conditions
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import describe_pictures, load_splits
 
@@ -187,15 +189,21 @@ def analyze_model(
         ConfigError: If the model cannot take these pictures, or there are too few.
         DataError: If they cannot be read.
     """
-    state = PartialState()
+    device = PartialState().device or "cpu"
     model.check()
-    pictures = load_splits(model, config).train
-    system = model.measured_system(state.device or "cpu")
+    splits = load_splits(model, config)
     try:
         if rotation is not None:
-            return analyze_rotation(system, pictures, settings, model.name, *rotation)
-        analysis = channel_analysis.analyze(system, pictures, settings, model.name)
-        return replace(analysis, model_digest=digest(model.autoencoder))
+            system = model.measured_system(device)
+            return analyze_rotation(system, splits.train, settings, model.name, *rotation)
+        untold = describe_untold(model, splits)
+        seen = pictures_of_pass(len(splits.train), settings)
+        model, told = find_conditions(model, splits, config.data.size, train=seen, test=NONE)
+        analysis = channel_analysis.analyze(
+            model.measured_system(device), splits.train, settings, model.name, told and told[0]
+        )
+        notes = [*analysis.notes, f"{untold}, or --unconditional."] if untold else analysis.notes
+        return replace(analysis, notes=notes, model_digest=digest(model.autoencoder))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

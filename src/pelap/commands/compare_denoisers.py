@@ -9,7 +9,7 @@ from pelap.config.run_config import RunConfig
 from pelap.core.errors import ConfigError
 from pelap.measure.denoiser_fidelity import NUM_PICTURES, DenoiserFidelity, compare_denoisers
 from pelap.measure.encoded_batches import Batches
-from pelap.models.conditions import find_conditions
+from pelap.models.conditions import NONE, find_conditions
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import load_splits
 from pelap.training.recovery.student import find_encode
@@ -38,8 +38,10 @@ def measure_denoisers(
     if not pairs:
         return {}
     splits = load_splits(reference, config, needs_train=False)
-    told, conditions = find_conditions(reference, splits, config.data.size, NUM_PICTURES)
     indices = torch.arange(min(NUM_PICTURES, len(splits.test)))
+    told, conditions = find_conditions(
+        reference, splits, config.data.size, train=NONE, test=indices
+    )
     of_test = conditions[1] if conditions else None
     batches = Batches(splits.test, indices, 32, config.evaluation.seed, of_test)
     found: dict[str, DenoiserFidelity] = {}

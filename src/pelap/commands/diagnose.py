@@ -10,6 +10,7 @@ from pelap.commands.verb_settings import (
     AnyOutput,
     JsonSettings,
     OverrideSettings,
+    PromptSettings,
     Switch,
     shown,
 )
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiagnoseSettings(OverrideSettings, JsonSettings):
+class DiagnoseSettings(OverrideSettings, JsonSettings, PromptSettings):
     """What `pelap diagnose` takes."""
 
     model: Annotated[Positional[Path], shown("RUN|MODEL")]
-    """A run, or a diffusers folder."""
+    """A run, a diffusers folder or a hub id."""
     num_pictures: int = 1000
     """Test pictures."""
     output: AnyOutput = None
@@ -37,14 +38,21 @@ class DiagnoseSettings(OverrideSettings, JsonSettings):
 
 def run(settings: DiagnoseSettings) -> "DiagnosisResult":
     """Diagnose the model and write diagnosis.json and figures."""
-    from pelap.commands.diagnose_model import DiagnosisResult, diagnose_model, load_diagnosable
+    from pelap.commands.diagnose_model import (
+        DiagnosisResult,
+        diagnose,
+        diagnose_model,
+        load_diagnosable,
+    )
 
+    drawn = settings.prompt_pictures(bool(given_settings(settings.overrides)))
+    how = {"num_pictures": settings.num_pictures, "output": settings.output}
+    if drawn is not None:
+        return diagnose(settings.model, drawn, unconditional=settings.unconditional, **how)
     model = load_diagnosable(settings.model, unconditional=settings.unconditional)
     config = apply_overrides(model.config, settings.overrides, is_run=model.is_run_config)
     if not model.is_run_config and "--data.source" not in given_settings(settings.overrides):
-        raise ConfigError(f"{settings.model} names no pictures: give --data.source.")
+        raise ConfigError(f"{settings.model} names no pictures: give --data.source, or --prompts.")
     if settings.unconditional and getattr(model.system.denoiser, "condition", None) is None:
         note(f"--unconditional has no effect: {model.name} wants no condition.")
-    return DiagnosisResult(
-        diagnose_model(model, config, num_pictures=settings.num_pictures, output=settings.output)
-    )
+    return DiagnosisResult(diagnose_model(model, config, **how))

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pelap.commands.any_model import AnyModel, AnyPictures, as_model, as_pictures, told_nothing
 from pelap.commands.diagnose import DiagnoseSettings
-from pelap.commands.verb_settings import JsonResult
+from pelap.commands.verb_settings import JsonResult, is_model
+from pelap.config.prompts import PromptPictures
 from pelap.config.run_config import DataConfig, NetworkConfig, RunConfig, load_config
 from pelap.config.run_folder import RunFolder
 from pelap.core.devices import torch_device
@@ -21,7 +22,8 @@ from pelap.core.files import write_whole
 from pelap.core.records import from_json_dict, to_json, to_json_dict
 from pelap.core.seeding import generator
 from pelap.data.load import load_pictures
-from pelap.data.pictures import Pictures, to_batch
+from pelap.data.pictures import Pictures, Splits, to_batch
+from pelap.families.conditioned import Told, tell_classes
 from pelap.measure import noise_levels
 from pelap.measure.diagnosis_record import DiagnosedPictures, Diagnosis
 from pelap.measure.foreign_denoiser import open_foreign
@@ -29,6 +31,7 @@ from pelap.measure.machine import versions
 from pelap.method.borrowing import meet_budget
 from pelap.method.pipeline import LatentDiffusionPipeline, load_pipeline, to_system
 from pelap.method.system import LatentDiffusion
+from pelap.models.conditions import NONE, check_told, find_conditions, wants_condition
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import picture_size
 from pelap.models.opening import open_model
@@ -49,6 +52,8 @@ class Diagnosable:
     """Whether the config says which pictures belong to the model."""
     run: RunFolder | None
     """Where the diagnosis is kept; None for a model that is no run of ours."""
+    untold: LoadedModel | None = None
+    """A model whose denoiser is still to be told the pictures' captions or classes."""
 
 
 class DiagnosisResult(JsonResult):
@@ -121,34 +126,36 @@ def diagnose(
         RunError: If there is no model, or it has no denoiser that can be run.
         DataError: If the pictures cannot be read.
     """
-    if isinstance(model, str | Path):
+    if isinstance(model, str | Path) and not isinstance(pictures, PromptPictures):
         opened = load_diagnosable(model, unconditional=unconditional)
+        if pictures is None and not opened.is_run_config:
+            raise ConfigError(f"{opened.name} names no pictures: give pictures=pelap.pictures(…).")
+        config = opened.config
+        if pictures is not None:
+            config = pictures if isinstance(pictures, RunConfig) else replace(config, data=pictures)
     else:
         loaded = as_model(model)
         config = as_pictures(loaded, pictures)
         if unconditional:
             loaded = told_nothing(loaded, config)
         opened = _of_model(loaded, config, is_run_config=True)
-    if pictures is None and not opened.is_run_config:
-        raise ConfigError(f"{opened.name} names no pictures: give pictures=pelap.pictures(…).")
-    config = opened.config
-    if pictures is not None:
-        config = pictures if isinstance(pictures, RunConfig) else replace(config, data=pictures)
     folder = None if output is None else Path(output)
     return DiagnosisResult(diagnose_model(opened, config, num_pictures=num_pictures, output=folder))
 
 
 def load_diagnosable(path: Path | str, *, unconditional: bool = False) -> Diagnosable:
-    """Load a run, the model folder of one, or a diffusers folder (see `open_foreign`).
+    """Load a run, the model folder of one, a diffusers folder (see `open_foreign`) or a hub id.
 
     Args:
-        path: Of the folder.
+        path: Of the folder, or the id.
         unconditional: Run a conditional denoiser without its condition, see `without_condition`.
 
     Raises:
         RunError: If there is none, or it is of a kind that cannot be diagnosed. One line.
         ModelError: If its condition cannot be left out.
     """
+    if not Path(path).exists() and is_model(path):
+        return _of_foreign(open_model(path), unconditional)
     path = Path(path)
     if (path / "model_index.json").is_file():
         return _load_folder(path, unconditional)
@@ -164,7 +171,7 @@ def load_diagnosable(path: Path | str, *, unconditional: bool = False) -> Diagno
 def _load_folder(path: Path, unconditional: bool) -> Diagnosable:
     name = path.resolve().name
     if _pipeline_class(path) != LatentDiffusionPipeline.__name__:
-        return _load_foreign(path, unconditional)
+        return _of_foreign(open_model(path) if unconditional else open_foreign(path), unconditional)
     of_run = path.resolve().parent / "config.json"
     pipeline = load_pipeline(path)
     if of_run.is_file():
@@ -180,8 +187,7 @@ def _load_folder(path: Path, unconditional: bool) -> Diagnosable:
     return Diagnosable(name, to_system(pipeline, config), config, False, None)
 
 
-def _load_foreign(path: Path, unconditional: bool) -> Diagnosable:
-    model = open_model(path) if unconditional else open_foreign(path)
+def _of_foreign(model: LoadedModel, unconditional: bool) -> Diagnosable:
     size = picture_size(model)
     if unconditional:
         model = without_condition(model, size)
@@ -190,10 +196,10 @@ def _load_foreign(path: Path, unconditional: bool) -> Diagnosable:
 
 
 def _of_model(model: LoadedModel, config: RunConfig, is_run_config: bool = False) -> Diagnosable:
-    system = model.measured_system()
-    if system.denoiser is None:
+    system, untold = model.measured_system(), model if wants_condition(model) else None
+    if system.denoiser is None and untold is None:
         raise RunError(f"{model.folder or model.name} has no denoiser that can be run.")
-    return Diagnosable(model.name, system, config, is_run_config, None)
+    return Diagnosable(model.name, system, config, is_run_config, None, untold)
 
 
 def _pipeline_class(path: Path) -> str | None:
@@ -229,12 +235,28 @@ def diagnose_model(
     if num_pictures < 1:
         raise ConfigError(f"--num-pictures is {num_pictures}: it must be at least 1.")
     config = config or model.config
-    system = model.system.to(torch_device()).eval()
+    splits, drawn = _draw_pictures(config, num_pictures)
+    system, conditions = model.system, None
+    if model.untold is not None:
+        check_told(model.untold, splits)
+        size = config.data.size
+        told, found = find_conditions(model.untold, splits, size, train=NONE, test=drawn)
+        system, conditions = told.measured_system(), found and found[1]
+        if system.denoiser is None:
+            raise RunError(f"{model.name} has no denoiser that can be run.")
+    system = system.to(torch_device()).eval()
     system.options = config.objective
     meet_budget(system, config.gate.budget, model.config.gate.budget)
-    batches = _draw_batches(config, num_pictures)
+    batches = _Batches(splits.test, drawn.split(config.evaluation.batch_size))
     _try_one(system, batches, config.data.size)
-    diagnosis = noise_levels.diagnose(system, batches, seed=config.evaluation.seed)
+
+    def tell(number: int) -> Told | None:
+        part = batches.parts[number]
+        if conditions is not None:
+            return conditions.tell(part)
+        return tell_classes(system.denoiser, splits.test.labels[part].to(torch_device()))
+
+    diagnosis = noise_levels.diagnose(system, batches, seed=config.evaluation.seed, tell=tell)
     data = config.data
     diagnosis = replace(
         diagnosis,
@@ -265,13 +287,14 @@ class _Batches:
             yield to_batch(self.pictures.fetch(indices), "cpu")
 
 
-def _draw_batches(config: RunConfig, num_pictures: int) -> _Batches:
+def _draw_pictures(config: RunConfig, num_pictures: int) -> tuple[Splits, Tensor]:
+    """The pictures, and which of the test split are drawn, int64."""
     # Neither the training pictures nor all of the test pictures are needed: decode none ahead.
     data = replace(config.data, num_train=1, memory_gb=1e-9)
-    pictures = load_pictures(data, config.run.seed).test
-    order = torch.randperm(len(pictures), generator=generator(config.evaluation.seed, "order"))
-    drawn = order[:num_pictures].sort().values
-    return _Batches(pictures, drawn.split(config.evaluation.batch_size))
+    splits = load_pictures(data, config.run.seed)
+    source = generator(config.evaluation.seed, "order")
+    order = torch.randperm(len(splits.test), generator=source)
+    return splits, order[:num_pictures].sort().values
 
 
 @torch.no_grad()

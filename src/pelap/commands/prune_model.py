@@ -281,12 +281,12 @@ class _Measured:
 
 def _measured_on(model: LoadedModel, config: RunConfig, num_pictures: int | None) -> _Measured:
     splits, seed = load_splits(model, config), config.evaluation.seed
-    told_model, told = find_conditions(model, splits, config.data.size, num_pictures)
+    both = (splits.train, splits.test)
+    first = [torch.arange(len(pictures))[:num_pictures] for pictures in both]
+    told_model, told = find_conditions(model, splits, config.data.size, *first)
     train, test = (
-        Batches(pictures, torch.arange(len(pictures))[:num_pictures], 32, seed, conditions)
-        for pictures, conditions in zip(
-            (splits.train, splits.test), told or (None, None), strict=True
-        )
+        Batches(pictures, indices, 32, seed, conditions)
+        for pictures, indices, conditions in zip(both, first, told or (None, None), strict=True)
     )
     return _Measured(train, test, told_model.condition, describe_pictures(config))
 

@@ -1,29 +1,27 @@
-"""Unconditional latent diffusion pipelines of diffusers, and why others cannot be measured."""
+"""Latent diffusion pipelines of diffusers, and why others cannot be measured."""
 
 from pathlib import Path
 
 from pelap.core.errors import RunError
-from pelap.families.registry import config_of
-from pelap.families.unet_2d import UNET_2D
+from pelap.families.registry import config_of, denoiser_families
+from pelap.models.conditions import wants_condition
 from pelap.models.loaded import PREDICTIONS, LoadedModel, read_forward_process
 from pelap.models.opening import DENOISER_NAMES, find_part, open_model, read_json
 
 SUPPORTED = (
-    f"supported is an autoencoder (vae, vqvae, autoencoder) with an unconditional "
-    f"{UNET_2D.class_name} "
-    "(unet, denoiser) and a scheduler with betas, or with --unconditional any pipeline whose "
-    "denoiser pelap knows"
+    "supported is an autoencoder (vae, vqvae, autoencoder) with a denoiser of a class that pelap "
+    "knows and a scheduler with betas or of a flow (docs/families.md)"
 )
 
 
 def open_foreign(folder: Path) -> LoadedModel:
-    """The pipeline at `folder`, checked to run on latents alone.
+    """The pipeline at `folder`, checked to run on latents alone, or with what pictures say of it.
 
     Args:
         folder: With model_index.json and a folder for each part.
 
     Raises:
-        RunError: If it is conditional or of an unknown kind. One line.
+        RunError: If it is of an unknown kind. One line.
         ModelError: If it is incomplete, or holds no safetensors.
     """
     parts = read_json(folder / "model_index.json")
@@ -31,13 +29,13 @@ def open_foreign(folder: Path) -> LoadedModel:
     if name is None:
         raise RunError(f"{folder / 'model_index.json'} names no denoiser; {SUPPORTED}.")
     kind = parts[name][1]
-    if kind != UNET_2D.class_name:
+    if kind not in denoiser_families():
         raise RunError(f"{folder}: the denoiser {kind} is not supported; {SUPPORTED}.")
     model = open_model(folder)
+    if wants_condition(model):
+        return model
     config = config_of(model.denoiser)
     num_channels, scheduler = model.num_channels, model.scheduler_config
-    if config.get("num_class_embeds") or config.get("class_embed_type"):
-        raise RunError(f"{folder}: the denoiser needs a class as condition; {SUPPORTED}.")
     if (config["in_channels"], config["out_channels"]) != (num_channels, num_channels):
         raise RunError(
             f"{folder}: the denoiser turns {config['in_channels']} channels into "

@@ -12,7 +12,14 @@ from torch import Tensor
 from pelap.families.latent_axes import by_channel
 from pelap.measure.collapse import CollapseEvidence, judge
 from pelap.measure.diagnosis_record import Diagnosis, LevelLosses, SnrError
-from pelap.measure.spread import LatentImages, PictureSums, encode_all, find_signal, measure_spread
+from pelap.measure.spread import (
+    LatentImages,
+    PictureSums,
+    Tell,
+    encode_all,
+    find_signal,
+    measure_spread,
+)
 from pelap.method.losses import channel_mean, psnr_db
 from pelap.method.system import LatentDiffusion
 
@@ -32,6 +39,7 @@ def diagnose(
     *,
     num_levels: int = 20,
     seed: int = 0,
+    tell: Tell | None = None,
 ) -> Diagnosis:
     """Measure a denoiser at timesteps spread evenly from the first to the last; judge the model.
 
@@ -43,13 +51,14 @@ def diagnose(
         images: (N, 3, H, W) in [-1, 1], or batches of such, which are gone through twice.
         num_levels: Timesteps.
         seed: Of the noise.
+        tell: What the denoiser is told of each batch; nothing by default.
 
     Raises:
         ValueError: If there are no images, or they cannot be gone through twice.
     """
     system.eval()
     batches = images.split(BATCH_SIZE) if isinstance(images, Tensor) else images
-    spread = measure_spread(system, encode_all(system, batches, seed))
+    spread = measure_spread(system, encode_all(system, batches, seed, tell))
     signal = find_signal(spread, system.options.open_channels_only)
     snr_db = signal.snr_db(system.scheduler.alphas_cumprod)  # (T,)
     evenly = torch.linspace(0, len(snr_db) - 1, num_levels).round().int().unique().tolist()
@@ -57,7 +66,7 @@ def diagnose(
     timesteps = [t for t in (*evenly, *at_ratio.values()) if t is not None]
     sums = {t: torch.zeros(3, dtype=torch.float64) for t in timesteps}
     num_pictures = 0
-    for batch in encode_all(system, batches, seed):
+    for batch in encode_all(system, batches, seed, tell):
         num_pictures += len(batch.images)
         for timestep, total in sums.items():
             total += len(batch.images) * _errors(system, batch, timestep, signal.carried)
@@ -100,10 +109,10 @@ def _errors(system: LatentDiffusion, batch: LatentImages, timestep: int, carried
     """
     timesteps = torch.full((len(batch.images),), timestep, device=batch.latents.device)
     noisy, _ = system.noised(batch.latents, batch.noise, timesteps, batch.mask)
-    noise = system.predict_noise(noisy, timesteps)  # (B, C, h, w)
+    noise = system.predict_noise(noisy, timesteps, batch.told)  # (B, C, h, w)
     zeros = torch.zeros_like(batch.latents)
     nothing, _ = system.noised(zeros, batch.noise, timesteps, batch.mask)
-    from_zeros = system.predict_noise(nothing, timesteps)
+    from_zeros = system.predict_noise(nothing, timesteps, batch.told)
     open_only = system.options.open_channels_only
     weights = batch.mask if open_only and bool(batch.mask.sum() > 0) else None
     losses = [

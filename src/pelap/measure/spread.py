@@ -1,15 +1,18 @@
 """Sums over pictures, the first pass of a diagnosis: size of latents, masks, decoding errors."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from pelap.core.seeding import generator
+from pelap.families.conditioned import Told
 from pelap.families.latent_axes import by_channel
 from pelap.method.system import LatentDiffusion, sample_moments
 
+Tell = Callable[[int], Told | None]
+"""What a denoiser is told of a batch, by the batch's number."""
 MIN_VARIANCE_SHARE = 0.01
 """A channel with less of the widest one's variance carries nothing worth recovering."""
 
@@ -92,6 +95,8 @@ class LatentImages:
     """(B, C)."""
     noise: Tensor
     """Standard normal, (B, C, h, w)."""
+    told: Told | None = None
+    """What the denoiser is told of each picture; None where it is told nothing."""
 
     @property
     def masked(self) -> Tensor:
@@ -125,7 +130,7 @@ class Signal:
 
 
 def encode_all(
-    system: LatentDiffusion, batches: Iterable[Tensor], seed: int
+    system: LatentDiffusion, batches: Iterable[Tensor], seed: int, tell: Tell | None = None
 ) -> Iterator[LatentImages]:
     """Batches of images (B, 3, H, W) with latents, masks and noise: the same at every call."""
     device = next(system.parameters()).device
@@ -136,7 +141,8 @@ def encode_all(
         shape = (2, len(images), moments.shape[1] // 2, *moments.shape[2:])
         latent_noise, noise = torch.randn(shape, generator=source, device=device)
         latents = sample_moments(moments, latent_noise).latents  # (B, C, h, w)
-        yield LatentImages(images, latents, system.mask(latents).mask, noise)
+        told = None if tell is None else tell(index)
+        yield LatentImages(images, latents, system.mask(latents).mask, noise, told)
 
 
 def measure_spread(system: LatentDiffusion, batches: Iterable[LatentImages]) -> PictureSums:

@@ -6,12 +6,15 @@ import torch
 from torch import Tensor
 
 from pelap.core.errors import ConfigError
-from pelap.data.pictures import Splits
+from pelap.data.pictures import Pictures, Splits
 from pelap.families.conditioned import Told
 from pelap.families.registry import config_of, denoiser_families, denoiser_family
 from pelap.models.loaded import LoadedModel, runs_on_latents
 from pelap.models.told_rows import RowsInMemory, ToldRows, read_told
 from pelap.models.unconditional import has_only_classes, told_a_class, without_condition
+
+NONE = torch.empty(0, dtype=torch.int64)
+"""No pictures."""
 
 
 @dataclass(frozen=True)
@@ -71,20 +74,27 @@ def check_told(model: LoadedModel, splits: Splits, way_on: str = "") -> None:
     Raises:
         ConfigError: Says what was looked for, and the ways on.
     """
+    missing = describe_untold(model, splits)
+    if missing is not None:
+        ways = f"or give --unconditional and it will no longer follow them{way_on}."
+        raise ConfigError(f"{missing}, {ways}")
+
+
+def describe_untold(model: LoadedModel, splits: Splits) -> str | None:
+    """What a denoiser takes that the pictures do not have, and two ways on; None if nothing."""
     if not wants_condition(model) or _are_told(model, splits):
-        return
+        return None
     classes = known_classes(model)
-    ways = f"or give --unconditional and it will no longer follow them{way_on}."
     if classes is None:
-        raise ConfigError(
+        return (
             f"{model.name} takes text, and the pictures have no captions (looked for text, caption "
             "or prompt in metadata.jsonl or .csv or a column, and for .txt beside them): name the "
-            f"column with --data.caption-column, give --prompts FILE in place of pictures, {ways}"
+            "column with --data.caption-column, give --prompts FILE in place of pictures"
         )
-    raise ConfigError(
+    return (
         f"{model.name} takes one of {len(classes):,} classes, and the pictures have "
         f"{len(splits.train.class_names):,}: give pictures of its classes, --prompts classes in "
-        f"place of pictures, {ways}"
+        "place of pictures"
     )
 
 
@@ -96,7 +106,11 @@ def _are_told(model: LoadedModel, splits: Splits) -> bool:
 
 
 def find_conditions(
-    model: LoadedModel, splits: Splits, size: int, limit: int | None = None
+    model: LoadedModel,
+    splits: Splits,
+    size: int,
+    train: Tensor | None = None,
+    test: Tensor | None = None,
 ) -> tuple[LoadedModel, tuple[Conditions, Conditions] | None]:
     """The model with its empty condition, and what it is told of the pictures of both splits.
 
@@ -106,7 +120,8 @@ def find_conditions(
         model: With a denoiser.
         splits: Its pictures.
         size: Of the pictures, in pixels.
-        limit: Ask for the first so many pictures of each split only.
+        train: Ask for the captions of these training pictures only, int64.
+        test: Likewise of test pictures.
 
     Returns:
         The model itself and None where it wants no condition, has one already, or the pictures
@@ -123,14 +138,21 @@ def find_conditions(
     if classes is not None:
         none = told.condition.arguments["class_labels"].flatten().tolist()  # type: ignore
         labels = RowsInMemory({"class_labels": torch.tensor([*none, *range(len(classes))])})
-        train, test = (Conditions(labels, p.labels[:limit] + 1, "classes", has_none) for p in both)
-        return told, (train, test)
-    captions = [(pictures.captions or ("",) * len(pictures))[:limit] for pictures in both]
-    places = {"": 0}
-    for text in (text for said in captions for text in said):
-        places.setdefault(text, len(places))
+        of_train, of_test = (Conditions(labels, p.labels + 1, "classes", has_none) for p in both)
+        return told, (of_train, of_test)
+    asked = [_captions(splits.train, train), _captions(splits.test, test)]
+    places = {text: row for row, text in enumerate(dict.fromkeys(["", *asked[0], *asked[1]]))}
     rows = read_told(told, list(places), size)
-    train, test = (
-        Conditions(rows, torch.tensor([places[text] for text in said])) for said in captions
+    of_train, of_test = (
+        Conditions(rows, torch.tensor([places[text] for text in said])) for said in asked
     )
-    return told, (train, test)
+    return told, (of_train, of_test)
+
+
+def _captions(pictures: Pictures, chosen: Tensor | None) -> list[str]:
+    """Of each picture; empty of those that have none or are not asked for."""
+    captions = list(pictures.captions or ("",) * len(pictures))
+    if chosen is None:
+        return captions
+    wanted = set(chosen.tolist())
+    return [text if index in wanted else "" for index, text in enumerate(captions)]
