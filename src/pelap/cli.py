@@ -21,7 +21,7 @@ from pelap.core.notes import printable
 VERBS = {
     "train": ("TrainSettings", "Train a preset into a new run folder."),
     "resume": ("ResumeSettings", "Continue an interrupted run, or a finished one for longer."),
-    "evaluate": ("EvaluateSettings", "Measure a run on its test split."),
+    "evaluate": ("EvaluateSettings", "Measure a run, or any model, on test pictures."),
     "diagnose": (
         "DiagnoseSettings",
         "Find at which noise levels a denoiser works, and whether the model is healthy.",
@@ -142,6 +142,12 @@ def _main(words: list[str]) -> int:
         raise _unknown_verb(verb)
     module = importlib.import_module(f"pelap.commands.{verb.replace(' ', '_')}")
     settings = _parse(getattr(module, VERBS[verb][0]), verb, words[num_words:])
+    from pelap.commands.verb_settings import DeviceSettings
+
+    if isinstance(settings, DeviceSettings) and settings.device is not None:
+        from pelap.core.devices import choose_device
+
+        choose_device(settings.device)
     record = module.run(settings)
     if record is not None and os.environ.get("RANK", "0") == "0":
         wants_json = getattr(settings, "json", False)

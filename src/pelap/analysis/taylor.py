@@ -129,7 +129,9 @@ def measure_slopes(
                     total[name] += (weight.detach() * slope).abs()
     finally:
         frozen.requires_grad_(False)
-    return {name: sum_over_processes(slopes) / len(batches) for name, slopes in total.items()}
+    return {
+        name: (sum_over_processes(slopes) / len(batches)).cpu() for name, slopes in total.items()
+    }
 
 
 def _loss(system: LatentDiffusion, batch: EncodedBatch, choices: Tensor, seed: int) -> Tensor:

@@ -5,13 +5,20 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from pelap.commands.verb_settings import PRESET_NAMES, JsonSettings, OverrideSettings, Result, shown
+from pelap.commands.verb_settings import (
+    PRESET_NAMES,
+    DeviceSettings,
+    JsonSettings,
+    OverrideSettings,
+    Result,
+    shown,
+)
 from pelap.config.overrides import apply_overrides
 from pelap.config.presets import get_preset
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchTrainSettings(OverrideSettings, JsonSettings):
+class BenchTrainSettings(DeviceSettings, OverrideSettings, JsonSettings):
     """What `pelap bench train` takes."""
 
     preset: Annotated[Positional[str], shown("PRESET", help=PRESET_NAMES)]

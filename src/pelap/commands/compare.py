@@ -12,6 +12,7 @@ from pelap.commands.verb_settings import (
     AnyOutput,
     AnyPath,
     AnyText,
+    DeviceSettings,
     JsonSettings,
     OverrideSettings,
     shown,
@@ -25,7 +26,7 @@ MEASURED = ("num_pictures", "num_samples", "sampler", "steps", "batch_sizes", "s
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareSettings(OverrideSettings, JsonSettings):
+class CompareSettings(DeviceSettings, OverrideSettings, JsonSettings):
     """What `pelap compare` takes. What is None has the default in brackets."""
 
     paths: Annotated[Positional[tuple[Path, ...]], shown("MODEL")] = ()

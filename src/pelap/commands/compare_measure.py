@@ -1,7 +1,7 @@
 """One model measured: quality on the same pictures as all others, cost beside the unpruned one."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -18,6 +18,7 @@ from pelap.measure.machine import machine, versions
 from pelap.measure.model_quality import (
     QualitySettings,
     References,
+    ToldPictures,
     measure_model_quality,
 )
 from pelap.models.loaded import LoadedModel
@@ -82,17 +83,25 @@ def measure_model(
     device = torch_device()
     values = measure_model_quality(model, references, config, settings, device)
     quality: dict[str, JsonObject] = {name: asdict(value) for name, value in values.items()}
-    quality |= _noise_loss(model, config, settings, device)
+    quality |= _noise_loss(model, config, settings, device, references.told)
     return {"name": model.name, "quality": quality, "cost": _cost(model, unpruned, settings)}
 
 
 def _noise_loss(
-    model: LoadedModel, config: RunConfig, settings: TradeoffSettings, device: torch.device
+    model: LoadedModel,
+    config: RunConfig,
+    settings: TradeoffSettings,
+    device: torch.device,
+    told: ToldPictures | None,
 ) -> dict[str, JsonObject]:
-    """Empty where the denoiser needs more than latents."""
+    """Empty where the denoiser needs more than latents and what is told of the pictures."""
     test = load_splits(model, config, needs_train=False).test
     indices = torch.arange(min(settings.num_pictures, len(test)))
-    batches = Batches(test, indices, config.evaluation.batch_size, config.evaluation.seed)
+    conditions = None
+    if told is not None:
+        model, conditions = replace(model, condition=told.condition), told.conditions
+    size, seed = config.evaluation.batch_size, config.evaluation.seed
+    batches = Batches(test, indices, size, seed, conditions)
     found = measure_quality(model.measured_system(device), batches, f"{model.name}: noise loss")
     if found.noise_loss is None:
         return {}

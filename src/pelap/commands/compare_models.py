@@ -201,19 +201,24 @@ def _notes(
         "A difference counts where intervals do not overlap. Same size: MACs of a step, parameters "
         f"and latent bytes (float32) less than {SAME_SIZE:.0%} apart.".replace("%", " %"),
     ]
+    unsampled = []
+    if references.told is None:
+        unsampled = [s.model.name for s in subjects if s.model.system().denoiser is None]
+    else:
+        kind = references.told.conditions.kind
+        notes.append(f"Denoisers are told the {kind} of the test pictures, samples in turn.")
     if references.extractor is None:
         notes.append(f"No Fréchet distances: {references.reason}")
-    elif all(s.model.system().denoiser is not None for s in subjects):
+    elif not unsampled:
         notes.append(
             f"FD: {settings.num_samples:,} samples of each model against {num_references:,} test "
             f"pictures, and (to unpruned) against {num_decoded:,} reconstructions by "
             f"{subjects[0].model.name}. Distances from other numbers are no match for these."
         )
     notes += [
-        f"{s.model.name}: no samples for Fréchet distances, its denoiser needs more than latents "
-        "and a timestep."
-        for s in subjects
-        if s.model.system().denoiser is None
+        f"{name}: no samples for Fréchet distances, its denoiser needs more than latents, a "
+        "timestep and what the pictures say."
+        for name in unsampled
     ]
     notes += [
         f"{s.model.name} was trained with a gate ({s.gate}); here every channel is open."

@@ -8,6 +8,7 @@ from tyro.conf import Positional
 
 from pelap.commands.verb_settings import (
     AnyOutput,
+    DeviceSettings,
     JsonSettings,
     OverrideSettings,
     PromptSettings,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiagnoseSettings(OverrideSettings, JsonSettings, PromptSettings):
+class DiagnoseSettings(DeviceSettings, OverrideSettings, JsonSettings, PromptSettings):
     """What `pelap diagnose` takes."""
 
     model: Annotated[Positional[Path], shown("RUN|MODEL")]

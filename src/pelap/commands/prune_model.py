@@ -25,6 +25,7 @@ from pelap.commands.any_model import (
     told_nothing,
 )
 from pelap.config.run_config import RunConfig
+from pelap.core.devices import torch_device
 from pelap.core.digests import digest
 from pelap.core.errors import ConfigError
 from pelap.core.json_values import JsonObject
@@ -309,7 +310,7 @@ def _costs(
 
 
 def _psnr(model: LoadedModel, batches: Batches) -> float:
-    system = model.measured_system()
+    system = model.measured_system(torch_device())
     whole = torch.eye(model.num_channels, dtype=torch.float64)
     same = LatentMap(whole, whole, torch.zeros(len(whole), dtype=torch.float64))
     return to_db(measure_maps(system, batches, [same])[0])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pelap.commands.verb_settings import (
     AnyOutput,
+    DeviceSettings,
     OverrideSettings,
     RunName,
 )
@@ -14,7 +15,7 @@ from pelap.config.run_folder import RunFolder, open_run
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResumeSettings(OverrideSettings):
+class ResumeSettings(DeviceSettings, OverrideSettings):
     """What `pelap resume` takes."""
 
     run_folder: RunName

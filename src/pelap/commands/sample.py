@@ -8,6 +8,7 @@ from pelap.commands.verb_settings import (
     AnyFloat,
     AnyInt,
     AnyText,
+    DeviceSettings,
     ModelName,
     Output,
     Switch,
@@ -65,7 +66,7 @@ OF_PIPELINES = ("prompt", "prompts", "size")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleSettings(DrawSettings):
+class SampleSettings(DrawSettings, DeviceSettings):
     """What `pelap sample` takes."""
 
     model: ModelName

@@ -65,6 +65,14 @@ class JsonSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeviceSettings:
+    """Of a verb that runs networks."""
+
+    device: AnyText = None
+    """cpu, cuda, cuda:1 or mps (the fastest that there is)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OverrideSettings:
     """Of a verb that takes settings of a run."""
 
@@ -73,7 +81,7 @@ class OverrideSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PresetSettings(OverrideSettings):
+class PresetSettings(OverrideSettings, DeviceSettings):
     """Of a verb that trains."""
 
     preset: Annotated[Positional[AnyText], shown("PRESET", help=PRESET_NAMES)] = None
@@ -96,7 +104,7 @@ class PresetSettings(OverrideSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSettings(OverrideSettings):
+class ModelSettings(OverrideSettings, DeviceSettings):
     """Of a verb on a model of any origin."""
 
     model: Annotated[Positional[AnyText], shown("MODEL")] = None

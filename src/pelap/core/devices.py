@@ -1,9 +1,46 @@
 """Where networks compute."""
 
+import os
+
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+
+from pelap.core.errors import ConfigError
+
+CHOSEN = "ACCELERATE_TORCH_DEVICE"
+"""accelerate's name for it in the environment."""
 
 
 def torch_device() -> torch.device:
     """The device that accelerate would train on."""
     return Accelerator().device
+
+
+def choose_device(name: str) -> None:
+    """Compute on this device in all that follows, in this process and those that it starts.
+
+    Args:
+        name: As torch names it: cpu, cuda, cuda:1, mps.
+
+    Raises:
+        ConfigError: If there is no such device here, or this process is one of several, whose
+            devices their launcher gives out; or networks compute elsewhere already.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("--device: the launcher of several processes says where each computes.")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        here = ", ".join(_devices())
+        raise ConfigError(f"--device {name}: torch finds none here; there is {here}.") from error
+    os.environ[CHOSEN] = name
+    if torch_device() != device:
+        raise ConfigError(
+            f"--device {name}: this process computes on {PartialState().device} already."
+        )
+
+
+def _devices() -> list[str]:
+    names = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return ["cpu", *names, *(["mps"] if torch.backends.mps.is_available() else [])]

@@ -121,6 +121,41 @@ class Evaluation:
     """By metric, e.g. FD-ResNet20, where metrics were asked for."""
 
 
+@dataclass(frozen=True)
+class ModelEvaluation:
+    """A model that is no run of ours on the test pictures; images are in [-1, 1]."""
+
+    model: str
+    data: str
+    """Which pictures, in words."""
+    split: str
+    num_pictures: int
+    num_diagnosed: int
+    """Of them, for all but `quality`."""
+    conditions: str | None
+    """What the denoiser was told of each picture: captions, classes or nothing."""
+    num_parameters: dict[str, int]
+    """By part, and all in `total`."""
+    diffusion_loss: float
+    """Squared error a value of the predicted noise, mean over evenly spread timesteps."""
+    zero_latent_diffusion_loss: float
+    """The same with zeros in the latents' place, same noise and timesteps."""
+    gaussian_diffusion_loss: float
+    """What the best predictor reaches for independent Gaussian latents of the same spread."""
+    reconstruction_psnr_db: float
+    latent_std: list[float]
+    """Of each channel."""
+    relative_error: float | None
+    """Of the clean latent recovered at 0 dB, in its own variance; None where no timestep has
+    that signal-to-noise ratio."""
+    collapse: CollapseVerdict
+    sampler: SamplerUse
+    versions: dict[str, str]
+    machine: str
+    quality: dict[str, MetricValue] | None
+    """By metric, e.g. FD-ResNet20, where metrics were asked for."""
+
+
 def read_evaluation(folder: RunFolder) -> Evaluation:
     """What `pelap evaluate` wrote into a run folder.
 

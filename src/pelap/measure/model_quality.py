@@ -1,6 +1,6 @@
 """Quality of any model beside the unpruned one: the same pictures, the same number of samples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,11 +10,13 @@ from pelap.core.errors import ConfigError, DataError
 from pelap.core.progress import track
 from pelap.core.seeding import generator
 from pelap.data.pictures import to_batch
+from pelap.families.conditioned import Condition, Told
 from pelap.measure.evaluation_record import MetricValue
 from pelap.measure.features import cache_folder, load_extractor
 from pelap.measure.quality import QualityPictures, measure_quality
 from pelap.method.sampling import build_sampler, denoise, to_uint8
 from pelap.method.system import LatentDiffusion
+from pelap.models.conditions import NONE, Conditions, find_conditions
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import load_splits
 
@@ -49,6 +51,22 @@ class QualitySettings:
 
 
 @dataclass(frozen=True)
+class ToldPictures:
+    """What every denoiser of the compared models is told."""
+
+    condition: Condition
+    """Where it is told nothing."""
+    conditions: Conditions
+    """Of the test pictures that are measured, and of as many samples, in turn."""
+    num_pictures: int
+    """With a condition."""
+
+    def of_samples(self, first: int, num: int) -> Told:
+        """What is said of samples `first`, `first` + 1, …"""
+        return self.conditions.tell(torch.arange(first, first + num) % self.num_pictures)
+
+
+@dataclass(frozen=True)
 class References:
     """What every model is compared with; uint8 (N, 3, H, W)."""
 
@@ -60,6 +78,8 @@ class References:
     """Name for `load_extractor`; None where there is none, and no Fréchet distances."""
     reason: str | None = None
     """Why there is none."""
+    told: ToldPictures | None = None
+    """What denoisers are told of the test pictures; None for nothing."""
 
 
 def make_references(
@@ -71,7 +91,13 @@ def make_references(
         ConfigError: If the model cannot take pictures of that size, or no extractor has that name.
         DataError: If the pictures cannot be read.
     """
-    test = load_splits(unpruned, config, needs_train=False).test
+    splits = load_splits(unpruned, config, needs_train=False)
+    test, told = splits.test, None
+    num_told = min(max(settings.num_pictures, settings.num_samples), len(test))
+    size, asked = config.data.size, torch.arange(num_told)
+    model, conditions = find_conditions(unpruned, splits, size, train=NONE, test=asked)
+    if conditions is not None and model.condition is not None:
+        told = ToldPictures(model.condition, conditions[1], num_told)
     num = max(settings.num_pictures, settings.num_references)
     originals = test.fetch(torch.arange(min(num, len(test))))
     extractor, reason = config.evaluation.extractor, None
@@ -82,7 +108,7 @@ def make_references(
     chosen = originals[: settings.num_pictures]
     system = unpruned.measured_system(device)
     decoded = reconstruct(system, chosen, config.evaluation.batch_size)
-    return References(originals, decoded, extractor, reason)
+    return References(originals, decoded, extractor, reason, told)
 
 
 def measure_model_quality(
@@ -95,7 +121,8 @@ def measure_model_quality(
     """PSNR and rFD of reconstructions; Fréchet distances of samples to both references.
 
     Args:
-        model: The model; samples are left out where its denoiser needs more than latents.
+        model: The model; samples are left out where its denoiser needs more than latents and
+            what is told of the pictures.
         references: From `make_references`.
         config: Its evaluation gives batch size and bootstraps.
         settings: How many, and which sampler.
@@ -107,6 +134,9 @@ def measure_model_quality(
     Raises:
         ConfigError: If pictures do not come back at their size, or a metric cannot be measured.
     """
+    told = references.told
+    if told is not None:
+        model = replace(model, condition=told.condition)
     system, size = model.measured_system(device), config.evaluation.batch_size
     originals = references.originals[: settings.num_pictures]
     decoded = reconstruct(system, originals, size)
@@ -114,7 +144,10 @@ def measure_model_quality(
     values = _measure(names, QualityPictures(originals, decoded), references, config)
     if references.extractor is None or system.denoiser is None:
         return values
-    samples = draw_samples(system, originals[:1], settings, size, f"{model.name}: samples")
+    guidance = config.evaluation.guidance
+    samples = draw_samples(
+        system, originals[:1], settings, size, f"{model.name}: samples", told, guidance
+    )
     for ending, compared in (("", references.originals), (TO_UNPRUNED, references.reconstructions)):
         pictures = QualityPictures(compared, samples=samples)
         distances = _measure(["fd"], pictures, references, config)
@@ -153,6 +186,8 @@ def draw_samples(
     settings: QualitySettings,
     batch_size: int,
     label: str,
+    told: ToldPictures | None = None,
+    guidance: float = 1.0,
 ) -> Tensor:
     """Pictures from noise, bytes (N, 3, H, W), the same for the same seed.
 
@@ -162,6 +197,8 @@ def draw_samples(
         settings: Number, sampler, steps and seed.
         batch_size: Pictures at a time.
         label: Of a progress bar.
+        told: What the denoiser is told of each; nothing by default.
+        guidance: Towards that, see `denoise`.
     """
     device = next(system.parameters()).device
     _, channels, *sides = system.encode_moments(to_batch(picture, device)).shape
@@ -170,7 +207,12 @@ def draw_samples(
     shape = (settings.num_samples, channels // 2, *sides)
     noise = torch.randn(shape, generator=source, device=device)
     sampler, parts = build_sampler(settings.sampler, system.scheduler), []
-    for part in track(noise.split(batch_size), label):
-        latents = denoise(system.denoiser, sampler, part, settings.steps, step_noise=step_noise)
+    if told is not None and not told.conditions.has_none:
+        guidance = 1.0  # nothing to be guided away from
+    for number, part in enumerate(track(noise.split(batch_size), label)):
+        said = None if told is None else told.of_samples(number * batch_size, len(part))
+        latents = denoise(
+            system.denoiser, sampler, part, settings.steps, None, step_noise, said, guidance
+        )
         parts.append(to_uint8(system.decode(latents)).cpu())
     return torch.cat(parts)

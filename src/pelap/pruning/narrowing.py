@@ -6,6 +6,7 @@ from functools import partial
 import torch
 
 from pelap.analysis.taylor import measure_slopes, measure_timestep_losses
+from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError
 from pelap.families.registry import config_of
 from pelap.measure.encoded_batches import Batches
@@ -57,7 +58,7 @@ def gather_evidence(
     wants_slopes = request.criterion is None or request.criterion in NEED_SLOPES
     if batches is None or not wants_slopes or model.system().denoiser is None:
         return evidence
-    system = model.measured_system()
+    system = model.measured_system(torch_device())
     num_timesteps = len(system.scheduler.alphas_cumprod)
     if request.criterion == "diff_pruning":
         loud = measure_timestep_losses(system, batches).at_least(LOSS_SHARE)
