@@ -177,5 +177,5 @@ def test_a_pipeline_in_memory_is_asked_for_its_condition():
     pipeline = PIPELINES["dit"]()
     found = pelap.diagnose(pipeline, PICTURES, num_pictures=4, unconditional=True)
     assert found.values["split"] == "test"
-    with pytest.raises(RunError, match="no denoiser that can be run"):
+    with pytest.raises(ConfigError, match="one of 1,000 classes"):
         pelap.diagnose(pipeline, PICTURES, num_pictures=4)

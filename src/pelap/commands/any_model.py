@@ -13,10 +13,11 @@ from pelap.config.prompts import VARIED, PromptPictures
 from pelap.config.run_config import DataConfig, DataSource, RunConfig
 from pelap.core.errors import ConfigError
 from pelap.core.notes import note
+from pelap.models.card import whole_card
 from pelap.models.drawn_pictures import draw_pictures
 from pelap.models.loaded import LoadedModel
 from pelap.models.opening import open_model
-from pelap.models.saving import ChangedModel, save_model, whole_card
+from pelap.models.saving import ChangedModel, save_model
 from pelap.models.unconditional import without_condition
 
 SOURCES: tuple[DataSource, ...] = ("photos", "cifar10")
@@ -33,11 +34,14 @@ class ModelResult(Result):
     def loaded(self) -> LoadedModel:
         """The model, with what was done to it last in its history."""
         model, changed = self.change()
-        autoencoder: Any = copy.copy(changed.autoencoder)
-        if hasattr(autoencoder, "register_to_config"):
-            autoencoder.register_to_config(_pelap=[*model.history, changed.record])
-        card = whole_card(model, changed.card)
-        return replace(model, autoencoder=autoencoder, denoiser=changed.denoiser, card=card)
+        changed = replace(
+            changed,
+            autoencoder=copy.copy(changed.autoencoder),
+            denoiser=copy.copy(changed.denoiser),
+        )
+        changed.note_in_config(model.history)
+        networks = {"autoencoder": changed.autoencoder, "denoiser": changed.denoiser}
+        return replace(model, **networks, card=whole_card(model, changed.card))
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write an ordinary diffusers folder with its card and what belongs to it.

@@ -1,6 +1,5 @@
 """A model in; an ordinary, smaller diffusers model out, with what it cost."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -114,7 +113,14 @@ class Pruned(ModelResult):
         model = self.pruned.model
         record = pruning_record(self.pruned, self.costs)
         card = describe_pruning(model.name, self.plan, record, model.history)
-        return model, ChangedModel(model.autoencoder, model.denoiser, card, dict(record), {})
+        return model, ChangedModel(
+            model.autoencoder,
+            model.denoiser,
+            card,
+            dict(record),
+            {},
+            keeps_autoencoder=self.plan is None,
+        )
 
 
 def prune(
@@ -249,8 +255,7 @@ def prune_model(
     Returns:
         The pruned model, and figures for its record: parameters, and PSNR where there are pictures.
     """
-    same = replace(model, autoencoder=copy.copy(model.autoencoder))  # its config gets a record
-    pruned = PrunedModel(None, same) if plan is None else apply.prune(model, plan)
+    pruned = PrunedModel(None, model) if plan is None else apply.prune(model, plan)
     measured = None if config is None else _measured_on(model, config, num_pictures)
     if width is not None:
         subject, batches = pruned.model, None

@@ -193,7 +193,14 @@ def _train(
     return Recovered(
         record,
         model,
-        ChangedModel(trained.autoencoder, trained.denoiser, card, dict(record), files),
+        ChangedModel(
+            trained.autoencoder,
+            trained.denoiser,
+            card,
+            dict(record),
+            files,
+            keeps_autoencoder=settings.parts == "denoiser",
+        ),
     )
 
 

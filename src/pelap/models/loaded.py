@@ -83,9 +83,11 @@ class LoadedModel:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """What pelap removed before, oldest first."""
-        config: Any = getattr(self.autoencoder, "config", {})
-        return list(config.get("_pelap", []))
+        """What pelap did before, oldest first. Each step notes all of them in the config of the
+        network that it changed, so the longer of two lists is the whole."""
+        networks = (self.autoencoder, self.denoiser)
+        configs: list[Any] = [getattr(network, "config", {}) for network in networks]
+        return list(max((config.get("_pelap", []) for config in configs), key=len))
 
     def system(self) -> LatentDiffusion:
         """The model as the system that is measured; its denoiser is None where it cannot be run

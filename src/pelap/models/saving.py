@@ -14,6 +14,7 @@ from torch import nn
 
 from pelap.core.notes import note
 from pelap.core.output import write_output
+from pelap.models.card import whole_card
 from pelap.models.kept_units import KEPT_UNITS, write_kept_units
 from pelap.models.loaded import LoadedModel
 
@@ -35,9 +36,17 @@ class ChangedModel:
     card: str
     """Markdown for the model card, in front of what the card said before."""
     record: dict[str, Any]
-    """What was done, for the history in the autoencoder's config."""
+    """What was done, for the model's history."""
     files: Mapping[str, str | bytes]
     """Further files by their path in the folder, e.g. a report as JSON."""
+    keeps_autoencoder: bool = False
+    """Whether the autoencoder is as it was, so that the history belongs to the denoiser."""
+
+    def note_in_config(self, history: list[dict[str, Any]]) -> None:
+        """Write the history, this step last, into the config of what changed."""
+        part: Any = self.denoiser if self.keeps_autoencoder else self.autoencoder
+        if hasattr(part, "register_to_config"):
+            part.register_to_config(_pelap=[*history, self.record])
 
 
 def save_model(
@@ -48,19 +57,20 @@ def save_model(
     def write(folder: Path) -> None:
         if model.parts:
             _write_others(model, folder)
-        history = [*model.history, changed.record]
-        for name, part, told in (
-            (model.autoencoder_name, changed.autoencoder, history),
-            (model.denoiser_name, changed.denoiser, None),
+        changed.note_in_config(model.history)
+        for name, part in (
+            (model.autoencoder_name, changed.autoencoder),
+            (model.denoiser_name, changed.denoiser),
         ):
             if part is not None:
-                _save_part(part, folder / name, model.variants.get(name), told)
+                _save_part(part, folder / name, model.variants.get(name))
         for name, content in changed.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
         if model.kept_units is not None and changed.denoiser is not None:
             (folder / KEPT_UNITS).write_bytes(write_kept_units(model.kept_units))
-        (folder / "README.md").write_text(whole_card(model, changed.card))
+        card = whole_card(model, changed.card)
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
     write_output(output, write, overwrite=overwrite)
 
@@ -106,25 +116,9 @@ def _copy_beside(model: LoadedModel, folder: Path) -> None:
         note(f"left out, since they belong to the model as it was: {', '.join(left_out)}")
 
 
-def _save_part(
-    part: Any, folder: Path, variant: str | None, history: list[dict[str, Any]] | None
-) -> None:
+def _save_part(part: Any, folder: Path, variant: str | None) -> None:
     if not isinstance(part, ConfigMixin):
         save_file(part.state_dict(), folder / "model.safetensors")
         return
-    if history is not None:
-        part.register_to_config(_pelap=history)
     save: Callable[..., None] = part.save_pretrained  # type: ignore[attr-defined]
     save(folder, safe_serialization=True, variant=variant)
-
-
-def whole_card(model: LoadedModel, ours: str) -> str:
-    """Our card in front of the old one, which keeps its front matter."""
-    old = model.card or ""
-    if not old and model.folder is not None and (model.folder / "README.md").is_file():
-        old = (model.folder / "README.md").read_text()
-    front = "---\nlibrary_name: diffusers\ntags:\n- pelap\n---\n"
-    if old.startswith("---\n") and "\n---\n" in old[4:]:
-        end = old.index("\n---\n", 4) + len("\n---\n")
-        front, old = old[:end], old[end:]
-    return f"{front}\n{ours.rstrip()}\n" + (f"\n{old.lstrip()}" if old.strip() else "")

@@ -51,8 +51,6 @@ def prune(model: LoadedModel, plan: PrunePlan) -> PrunedModel:
     autoencoder = slice_autoencoder(
         model.autoencoder, plan.latent_map, plan.moments, model.normalizer
     )
-    if model.history:  # rebuilding keeps only what the class itself knows
-        autoencoder.register_to_config(_pelap=model.history)  # type: ignore[operator]
     denoiser, units = None, None
     if model.denoiser is not None:
         stand_in = predict_noisy(plan.latent_map, plan.moments.covariance)
@@ -109,7 +107,9 @@ def save_pruned(
     plan, model = pruned.plan, pruned.model
     record = pruning_record(pruned, costs)
     card = describe_pruning(model.name, plan, record, model.history)
-    changed = ChangedModel(model.autoencoder, model.denoiser, card, dict(record), {})
+    changed = ChangedModel(
+        model.autoencoder, model.denoiser, card, dict(record), {}, keeps_autoencoder=plan is None
+    )
     save_model(model, changed, output, overwrite=overwrite)
     return record
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from pelap.families.ports import State, Updates
 
+HISTORY = "_pelap"
+"""Field of a config, no argument of a class: what was done before."""
 RUNTIME_SWITCHES = ("use_slicing", "use_tiling")
 
 
@@ -38,7 +40,11 @@ def rebuild(model: nn.Module, updates: Updates, state: State) -> nn.Module:
 def empty(model: nn.Module, updates: Updates) -> Any:
     """A model of the same class and another config, with buffers but without weights."""
     with init_empty_weights(include_buffers=False):
-        return type(model).from_config(_config(model, updates)).eval()  # type: ignore[attr-defined]
+        new: Any = type(model).from_config(_config(model, updates)).eval()  # type: ignore[attr-defined]
+    config: Any = model.config
+    if HISTORY in config:
+        new.register_to_config(**{HISTORY: config[HISTORY]})
+    return new
 
 
 def weightless(model: nn.Module, updates: Updates) -> Any:
