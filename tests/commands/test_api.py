@@ -13,7 +13,7 @@ from torch import nn
 import pelap
 from pelap.cli import main
 from pelap.config.run_folder import RunFolder
-from pelap.core.errors import ConfigError, ModelError, RunError
+from pelap.core.errors import ConfigError, ModelError
 from tiny_pipelines import PIPELINES
 
 PICTURES = pelap.pictures("photos", size=16)
