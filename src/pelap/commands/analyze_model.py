@@ -132,7 +132,7 @@ def analyze(
             recommendation = recommend(analysis, keep=keep, max_psnr_drop=max_psnr_drop)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    return AnalysisResult(analysis, describe_pictures(config), recommendation)
+    return AnalysisResult(analysis, analysis.data or "", recommendation)
 
 
 @dataclass(frozen=True)
@@ -189,13 +189,15 @@ def analyze_model(
     """
     state = PartialState()
     model.check()
-    pictures = load_splits(model, config).train
+    splits = load_splits(model, config)
+    pictures = splits.train
     system = model.measured_system(state.device or "cpu")
     try:
         if rotation is not None:
             return analyze_rotation(system, pictures, settings, model.name, *rotation)
         analysis = channel_analysis.analyze(system, pictures, settings, model.name)
-        return replace(analysis, model_digest=digest(model.autoencoder))
+        said = describe_pictures(config, splits)
+        return replace(analysis, model_digest=digest(model.autoencoder), data=said)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -23,7 +23,6 @@ from pelap.measure.machine import machine, versions
 from pelap.measure.model_quality import References, make_references
 from pelap.measure.side_by_side_record import SideBySide
 from pelap.models.loaded import LoadedModel
-from pelap.models.model_pictures import describe_pictures
 from pelap.pages.drawn_rows import describe_rows, rows_section
 from pelap.pages.fidelity_table import describe_fidelity, fidelity_section
 from pelap.pages.tradeoff_page import PAGE, Findings, find, write_tradeoff
@@ -151,7 +150,7 @@ def compare_subjects(
         models, config, rows or RowSettings(), settings.seed, references.extractor
     )
     fidelity = measure_denoisers(models, config)
-    notes = _notes(subjects, config, settings, references)
+    notes = _notes(subjects, settings, references)
     notes += [] if drawn is not None else [reason]
     result = ModelComparison(
         output / PAGE, tuple(points), tuple(measured), find(points, points[0]), tuple(notes),
@@ -186,14 +185,13 @@ def _measure_once(
 
 def _notes(
     subjects: Sequence[ComparedModel],
-    config: RunConfig,
     settings: TradeoffSettings,
     references: References,
 ) -> list[str]:
     num_references = len(references.originals)
     num_decoded = len(references.reconstructions)
     notes = [
-        f"Pictures: {describe_pictures(config)}. PSNR and rFD: {num_decoded:,} test pictures, "
+        f"Pictures: {references.pictures}. PSNR and rFD: {num_decoded:,} test pictures, "
         "decoded from the encoder's mean; intervals resample the pictures.",
         f"Time: whole samplings ({settings.sampler}, {settings.steps} steps, decoding included) in "
         f"alternation with {subjects[0].model.name}, relative to it; the median of "

@@ -288,7 +288,7 @@ def _measured_on(model: LoadedModel, config: RunConfig, num_pictures: int | None
             (splits.train, splits.test), told or (None, None), strict=True
         )
     )
-    return _Measured(train, test, told_model.condition, describe_pictures(config))
+    return _Measured(train, test, told_model.condition, describe_pictures(config, splits))
 
 
 def _costs(

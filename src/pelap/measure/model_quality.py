@@ -16,7 +16,7 @@ from pelap.measure.quality import QualityPictures, measure_quality
 from pelap.method.sampling import build_sampler, denoise, to_uint8
 from pelap.method.system import LatentDiffusion
 from pelap.models.loaded import LoadedModel
-from pelap.models.model_pictures import load_splits
+from pelap.models.model_pictures import describe_pictures, load_splits
 
 TO_UNPRUNED = "-to-unpruned"
 """Ends the name of the distance from samples to the unpruned model's reconstructions."""
@@ -56,6 +56,8 @@ class References:
     """Test pictures, at least as many as are reconstructed."""
     reconstructions: Tensor
     """The first of the originals, decoded by the unpruned model."""
+    pictures: str
+    """Which these are, in words."""
     extractor: str | None
     """Name for `load_extractor`; None where there is none, and no Fréchet distances."""
     reason: str | None = None
@@ -71,7 +73,8 @@ def make_references(
         ConfigError: If the model cannot take pictures of that size, or no extractor has that name.
         DataError: If the pictures cannot be read.
     """
-    test = load_splits(unpruned, config, needs_train=False).test
+    splits = load_splits(unpruned, config, needs_train=False)
+    test = splits.test
     num = max(settings.num_pictures, settings.num_references)
     originals = test.fetch(torch.arange(min(num, len(test))))
     extractor, reason = config.evaluation.extractor, None
@@ -82,7 +85,8 @@ def make_references(
     chosen = originals[: settings.num_pictures]
     system = unpruned.measured_system(device)
     decoded = reconstruct(system, chosen, config.evaluation.batch_size)
-    return References(originals, decoded, extractor, reason)
+    said = describe_pictures(config, splits)
+    return References(originals, decoded, said, extractor, reason)
 
 
 def measure_model_quality(
