@@ -17,6 +17,7 @@ from pelap.config.run_config import RunConfig
 from pelap.core.digests import digest
 from pelap.core.errors import ConfigError
 from pelap.core.files import write_json
+from pelap.core.output import locked
 from pelap.core.records import read_record, to_json_dict
 from pelap.method.latent_map import Rotation
 from pelap.models.loaded import LoadedModel
@@ -77,9 +78,10 @@ class AnalysisResult(Result):
         from pelap.pages.analysis_page import write_analysis
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / ANALYSIS_FILE, self.as_dict())
-        write_analysis(self.analysis, self.recommendation, folder)
+        with locked(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / ANALYSIS_FILE, self.as_dict())
+            write_analysis(self.analysis, self.recommendation, folder)
 
 
 def analyze(

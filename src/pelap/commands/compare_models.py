@@ -18,6 +18,7 @@ from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError
 from pelap.core.files import write_json
 from pelap.core.json_values import JsonObject
+from pelap.core.output import locked
 from pelap.measure.denoiser_fidelity import DenoiserFidelity
 from pelap.measure.machine import machine, versions
 from pelap.measure.model_quality import References, make_references
@@ -108,14 +109,16 @@ def compare(
         ConfigError: If a setting is wrong.
         ModelError: If a model cannot be opened, or has no denoiser.
         DataError: If the pictures cannot be read.
+        RunError: If another command writes to `output`.
     """
     chosen, output = TradeoffSettings(**settings), Path(output)
     path = None if prompts is None else Path(prompts)
     rows = RowSettings(path, num_prompts, guidance, drawn_steps)
     check_comparison(output, chosen, rows)
-    subjects = open_subjects(models)
-    config = as_pictures(giver_of(subjects), pictures)
-    return compare_subjects(subjects, output, config, chosen, rows)
+    with locked(output):
+        subjects = open_subjects(models)
+        config = as_pictures(giver_of(subjects), pictures)
+        return compare_subjects(subjects, output, config, chosen, rows)
 
 
 def check_comparison(output: Path, settings: TradeoffSettings, rows: RowSettings) -> None:
