@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from io import TextIOWrapper
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; 0 when done, 2 for a user's mistake, 130 when interrupted."""
     if argv is None:  # a job scheduler's end is as good as Ctrl-C
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # twice it is refused
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # of what its encoding has no letters for

@@ -432,11 +432,15 @@ class TestMistakes:
     def test_broken_file(self, class_folder: Path):
         whole = (class_folder / "a" / "03.png").read_bytes()
         (class_folder / "a" / "03.png").write_bytes(whole[: len(whole) // 2])
-        assert str(class_folder / "a" / "03.png") in error_line(folder_config(class_folder))
+        assert str(class_folder / "a" / "03.png") in error_line(
+            folder_config(class_folder, strict=True)
+        )
 
     def test_no_picture_at_all(self, class_folder: Path):
         (class_folder / "b" / "15.png").write_text("<html>\nnot found\n</html>")
-        assert str(class_folder / "b" / "15.png") in error_line(folder_config(class_folder))
+        assert str(class_folder / "b" / "15.png") in error_line(
+            folder_config(class_folder, strict=True)
+        )
 
     def test_wrong_size(self, class_folder: Path):
         save(class_folder / "b" / "15.png", random_picture(0, (10, 12)))
@@ -455,7 +459,7 @@ class TestMistakes:
         images = [encode(random_picture(0)), row]
         for split in ("train", "test"):
             pq.write_table(pa.table({"image": images}), tmp_path / f"{split}.parquet")
-        message = error_line(dataset_config(tmp_path))
+        message = error_line(dataset_config(tmp_path, strict=True))
         assert message.startswith(f"Row 1 of {tmp_path} (train)")
         assert complaint in message
 

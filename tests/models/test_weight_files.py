@@ -1,6 +1,7 @@
 """In which precision a part is read, what is written, and which weights are refused by name."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,12 @@ def test_a_link_out_of_the_model_is_refused(folder: Path, tmp_path: Path):
     (tmp_path / "secret").write_text("secret")
     (folder / "scheduler" / "notes.txt").symlink_to(tmp_path / "secret")
     with pytest.raises(ModelError, match=r"notes.txt is a link out of"):
+        open_model(folder)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(folder: Path):
+    os.mkfifo(folder / "scheduler" / "notes.txt")
+    with pytest.raises(ModelError, match=r"notes.txt is neither a file nor a folder"):
         open_model(folder)
 
 

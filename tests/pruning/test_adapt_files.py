@@ -16,6 +16,7 @@ from torch import Tensor
 
 import pelap
 from pelap.cli import main
+from pelap.core.errors import ConfigError
 from pelap.families.registry import example_inputs
 from tiny_loras import by_peft_names, random_pairs
 from tiny_pipelines import PIPELINES
@@ -291,3 +292,27 @@ def test_what_stands_in_the_way_is_one_line(
     PIPELINES["stable_diffusion"]().save_pretrained(tmp_path / "whole")
     line = refusal(tmp_path / "whole", tmp_path / "lora.safetensors", capsys)
     assert "does not say which units it kept" in line
+
+
+@pytest.mark.parametrize("name", ["new.json", "new.safetensors"])
+def test_overwrite_replaces_only_what_adapt_made(small: Path, tmp_path: Path, name: str):
+    adapted(small, tmp_path, by_peft_names(lora(), "unet"))
+    theirs = b'{"title": "my notes"}' if name == "new.json" else save({"mine": torch.ones(2)})
+    (tmp_path / name).write_bytes(theirs)
+    with pytest.raises(ConfigError, match=rf"{name} was not made by `pelap adapt`"):
+        adapted(small, tmp_path, by_peft_names(lora(), "unet"))
+    assert (tmp_path / name).read_bytes() == theirs
+    (tmp_path / name).unlink()
+    adapted(small, tmp_path, by_peft_names(lora(), "unet"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "lora.safetensors", "new.json", "new.safetensors",
+    ]  # fmt: skip
+
+
+def test_overwrite_replaces_no_link(small: Path, tmp_path: Path):
+    adapted(small, tmp_path, by_peft_names(lora(), "unet"))
+    (tmp_path / "new.json").rename(tmp_path / "elsewhere.json")
+    (tmp_path / "new.json").symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(ConfigError, match="was not made by"):
+        adapted(small, tmp_path, by_peft_names(lora(), "unet"))
+    assert (tmp_path / "new.json").is_symlink()

@@ -31,7 +31,7 @@ class AdaptSettings(JsonSettings):
     output: Output
     """The new file; of several the folder."""
     overwrite: Switch = False
-    """Replace the files at --output."""
+    """Replace the files that pelap made at --output."""
 
 
 @dataclass(frozen=True)
@@ -66,22 +66,32 @@ def adapt(
         model: What `prune` or `recover` gave, or its folder.
         lora: A safetensors file by diffusers', kohya's or peft's names, or several.
         output: The new file; of several a folder, in which each keeps its name.
-        overwrite: Whether files there may be replaced.
+        overwrite: Whether files there that `adapt` wrote may be replaced.
 
     Returns:
         What became of each.
 
     Raises:
-        ConfigError: If something stands at `output`.
+        ConfigError: If something stands at `output` that is not to be replaced.
         ModelError: If the model does not say what it kept, or a file cannot be carried.
+        RunError: If another command writes to `output`.
     """
+    from pelap.core.output import locked
+
+    with locked(Path(output)):
+        return _adapt(model, lora, Path(output), overwrite)
+
+
+def _adapt(
+    model: "AnyModel", lora: str | Path | Sequence[str | Path], output: Path, overwrite: bool
+) -> Adapted:
     from pelap.commands.any_model import as_model
     from pelap.core.files import write_whole
     from pelap.core.records import to_json
     from pelap.pruning.adapters.lora_carry import carry_lora
 
     loras = [Path(lora)] if isinstance(lora, str | Path) else [Path(one) for one in lora]
-    targets = _targets(loras, Path(output))
+    targets = _targets(loras, output)
     for target in targets:
         _check_free(target, loras, overwrite)
     small = as_model(model)
@@ -111,9 +121,16 @@ def _targets(loras: list[Path], output: Path) -> list[Path]:
 def _check_free(target: Path, loras: list[Path], overwrite: bool) -> None:
     if target.resolve() in [path.resolve() for path in loras]:
         raise ConfigError(f"--output {target} is the LoRA of the original: give another name.")
-    for path in (target, target.with_suffix(".json")):
-        if path.is_dir() or (path.exists() and not overwrite):
+    from pelap.pruning.adapters.lora_carry import is_carried, is_record
+
+    for path, is_ours in ((target, is_carried), (target.with_suffix(".json"), is_record)):
+        if path.exists() and not (overwrite and path.is_file()):
             raise ConfigError(f"{path} exists: give another --output, or --overwrite.")
+        if path.is_symlink() or (path.exists() and not is_ours(path)):
+            raise ConfigError(
+                f"{path} was not made by `pelap adapt`, so it is not replaced: give another "
+                "--output."
+            )
 
 
 def run(settings: AdaptSettings) -> Adapted:

@@ -61,6 +61,13 @@ def run(settings: AnalyzeSettings) -> "AnalysisResult | AnalysisPlan":
         raise ConfigError("Give --output FOLDER, or --dry-run.")
     if settings.output is not None and settings.output.is_file():
         raise ConfigError(f"--output {settings.output} is a file: give a folder.")
+    from pelap.core.output import locked
+
+    with locked(None if settings.dry_run else settings.output):
+        return _run(settings)
+
+
+def _run(settings: AnalyzeSettings) -> "AnalysisResult | AnalysisPlan":
     measured = fields_of(MeasuredOn, settings)
     drawn = settings.prompt_pictures(bool(given_settings(settings.overrides)))
     with announced("Opening the model"):

@@ -18,6 +18,7 @@ from pelap.config.run_config import RunConfig
 from pelap.core.digests import digest
 from pelap.core.errors import ConfigError
 from pelap.core.files import write_json
+from pelap.core.output import locked
 from pelap.core.records import read_record, to_json_dict
 from pelap.method.latent_map import Rotation
 from pelap.models.conditions import NONE, describe_untold, find_conditions
@@ -79,9 +80,10 @@ class AnalysisResult(Result):
         from pelap.pages.analysis_page import write_analysis
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / ANALYSIS_FILE, self.as_dict())
-        write_analysis(self.analysis, self.recommendation, folder)
+        with locked(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / ANALYSIS_FILE, self.as_dict())
+            write_analysis(self.analysis, self.recommendation, folder)
 
 
 def analyze(
@@ -134,7 +136,7 @@ def analyze(
             recommendation = recommend(analysis, keep=keep, max_psnr_drop=max_psnr_drop)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    return AnalysisResult(analysis, describe_pictures(config), recommendation)
+    return AnalysisResult(analysis, analysis.data or "", recommendation)
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,9 @@ def analyze_model(
             model.measured_system(device), splits.train, settings, model.name, told and told[0]
         )
         notes = [*analysis.notes, f"{untold}, or --unconditional."] if untold else analysis.notes
-        return replace(analysis, notes=notes, model_digest=digest(model.autoencoder))
+        said = describe_pictures(config, splits)
+        found = digest(model.autoencoder)
+        return replace(analysis, notes=notes, model_digest=found, data=said)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

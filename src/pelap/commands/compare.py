@@ -59,6 +59,7 @@ def run(settings: CompareSettings) -> "ModelComparison":
     from pelap.commands.compare_models import check_comparison, compare_subjects
     from pelap.commands.compare_pictures import RowSettings
     from pelap.commands.compared_models import giver_of, open_subjects
+    from pelap.core.output import locked
     from pelap.models.model_pictures import pictures_config
 
     chosen = {name: getattr(settings, name) for name in MEASURED}
@@ -67,6 +68,7 @@ def run(settings: CompareSettings) -> "ModelComparison":
     rows = RowSettings(settings.prompts, num, settings.guidance, settings.steps)
     output = settings.output or Path("comparison")
     check_comparison(output, measured, rows)
-    subjects = open_subjects(settings.paths)
-    config = pictures_config(giver_of(subjects), settings.overrides)
-    return compare_subjects(subjects, output, config, measured, rows)
+    with locked(output):
+        subjects = open_subjects(settings.paths)
+        config = pictures_config(giver_of(subjects), settings.overrides)
+        return compare_subjects(subjects, output, config, measured, rows)

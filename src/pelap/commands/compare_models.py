@@ -18,12 +18,12 @@ from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError
 from pelap.core.files import write_json
 from pelap.core.json_values import JsonObject
+from pelap.core.output import locked
 from pelap.measure.denoiser_fidelity import DenoiserFidelity
 from pelap.measure.machine import machine, versions
 from pelap.measure.model_quality import References, make_references
 from pelap.measure.side_by_side_record import SideBySide
 from pelap.models.loaded import LoadedModel
-from pelap.models.model_pictures import describe_pictures
 from pelap.pages.drawn_rows import describe_rows, rows_section
 from pelap.pages.fidelity_table import describe_fidelity, fidelity_section
 from pelap.pages.tradeoff_page import PAGE, Findings, find, write_tradeoff
@@ -109,14 +109,16 @@ def compare(
         ConfigError: If a setting is wrong.
         ModelError: If a model cannot be opened, or has no denoiser.
         DataError: If the pictures cannot be read.
+        RunError: If another command writes to `output`.
     """
     chosen, output = TradeoffSettings(**settings), Path(output)
     path = None if prompts is None else Path(prompts)
     rows = RowSettings(path, num_prompts, guidance, drawn_steps)
     check_comparison(output, chosen, rows)
-    subjects = open_subjects(models)
-    config = as_pictures(giver_of(subjects), pictures)
-    return compare_subjects(subjects, output, config, chosen, rows)
+    with locked(output):
+        subjects = open_subjects(models)
+        config = as_pictures(giver_of(subjects), pictures)
+        return compare_subjects(subjects, output, config, chosen, rows)
 
 
 def check_comparison(output: Path, settings: TradeoffSettings, rows: RowSettings) -> None:
@@ -151,7 +153,7 @@ def compare_subjects(
         models, config, rows or RowSettings(), settings.seed, references.extractor
     )
     fidelity = measure_denoisers(models, config)
-    notes = _notes(subjects, config, settings, references)
+    notes = _notes(subjects, settings, references)
     notes += [] if drawn is not None else [reason]
     result = ModelComparison(
         output / PAGE, tuple(points), tuple(measured), find(points, points[0]), tuple(notes),
@@ -186,14 +188,13 @@ def _measure_once(
 
 def _notes(
     subjects: Sequence[ComparedModel],
-    config: RunConfig,
     settings: TradeoffSettings,
     references: References,
 ) -> list[str]:
     num_references = len(references.originals)
     num_decoded = len(references.reconstructions)
     notes = [
-        f"Pictures: {describe_pictures(config)}. PSNR and rFD: {num_decoded:,} test pictures, "
+        f"Pictures: {references.pictures}. PSNR and rFD: {num_decoded:,} test pictures, "
         "decoded from the encoder's mean; intervals resample the pictures.",
         f"Time: whole samplings ({settings.sampler}, {settings.steps} steps, decoding included) in "
         f"alternation with {subjects[0].model.name}, relative to it; the median of "

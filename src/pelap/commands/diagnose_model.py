@@ -19,6 +19,7 @@ from pelap.config.run_folder import RunFolder
 from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError, RunError, in_one_line
 from pelap.core.files import write_whole
+from pelap.core.output import locked
 from pelap.core.records import from_json_dict, to_json, to_json_dict
 from pelap.core.seeding import generator
 from pelap.data.load import load_pictures
@@ -231,10 +232,22 @@ def diagnose_model(
     Raises:
         ConfigError: If the model cannot take pictures of that size, or the budget cannot be met.
         DataError: If the pictures cannot be read.
+        RunError: If another command writes to that folder.
     """
     if num_pictures < 1:
         raise ConfigError(f"--num-pictures is {num_pictures}: it must be at least 1.")
-    config = config or model.config
+    folder = output or (model.run.path if model.run else None)
+    with locked(folder):
+        diagnosis = _diagnose(model, config or model.config, num_pictures)
+        if folder is not None:
+            (folder / "figures").mkdir(parents=True, exist_ok=True)
+            for name, png in draw_all({model.name: diagnosis}).items():
+                write_whole(folder / "figures" / f"{name}.png", png)
+            write_whole(RunFolder(folder).diagnosis_path, to_json(diagnosis, indent=2).encode())
+    return to_json_dict(diagnosis)
+
+
+def _diagnose(model: Diagnosable, config: RunConfig, num_pictures: int) -> Diagnosis:
     splits, drawn = _draw_pictures(config, num_pictures)
     system, conditions = model.system, None
     if model.untold is not None:
@@ -258,7 +271,7 @@ def diagnose_model(
 
     diagnosis = noise_levels.diagnose(system, batches, seed=config.evaluation.seed, tell=tell)
     data = config.data
-    diagnosis = replace(
+    return replace(
         diagnosis,
         model=model.name,
         split="test",
@@ -266,13 +279,6 @@ def diagnose_model(
         seed=config.evaluation.seed,
         versions=versions(),
     )
-    folder = output or (model.run.path if model.run else None)
-    if folder is not None:
-        (folder / "figures").mkdir(parents=True, exist_ok=True)
-        for name, png in draw_all({model.name: diagnosis}).items():
-            write_whole(folder / "figures" / f"{name}.png", png)
-        write_whole(RunFolder(folder).diagnosis_path, to_json(diagnosis, indent=2).encode())
-    return to_json_dict(diagnosis)
 
 
 @dataclass(frozen=True)

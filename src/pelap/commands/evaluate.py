@@ -103,9 +103,17 @@ class EvaluatedModel(Result):
         return to_json_dict(self.evaluation)
 
     def save(self, folder: str | Path) -> None:
-        """Write evaluation.json."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        write_json(Path(folder) / EVALUATION_FILE, self.as_dict())
+        """Write evaluation.json.
+
+        Raises:
+            RunError: If another command writes to that folder.
+        """
+        from pelap.core.output import locked
+
+        folder = Path(folder)
+        with locked(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / EVALUATION_FILE, self.as_dict())
 
 
 def evaluate(

@@ -294,7 +294,7 @@ def _measured_on(model: LoadedModel, config: RunConfig, num_pictures: int | None
         Batches(pictures, indices, 32, seed, conditions)
         for pictures, indices, conditions in zip(both, first, told or (None, None), strict=True)
     )
-    return _Measured(train, test, told_model.condition, describe_pictures(config))
+    return _Measured(train, test, told_model.condition, describe_pictures(config, splits))
 
 
 def _costs(

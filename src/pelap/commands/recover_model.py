@@ -174,7 +174,7 @@ def _train(
         shown = read_shown(model, path, names, is_told=not forgets)
     facts: RecoveryFacts = {
         "teacher": teacher.name if teacher else None,
-        "data": describe_pictures(config),
+        "data": describe_pictures(config, splits),
         "unconditional": model.condition is not None and told is None,
         "conditions": for_training.kind if for_training else None,
     }

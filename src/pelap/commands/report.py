@@ -39,12 +39,16 @@ def report(runs: Sequence[str | Path | RunFolder], output: str | Path | None = N
         Where the page is.
 
     Raises:
-        RunError: If there is no such run, or it has not been evaluated.
+        RunError: If there is no such run, it has not been evaluated, or another command writes to
+            `output`.
     """
+    from pelap.core.output import locked
     from pelap.pages.run_page import write_report
 
     folders = [run if isinstance(run, RunFolder) else open_run(run) for run in runs]
-    return Written(write_report(folders, Path(output) if output else folders[0].path))
+    folder = Path(output) if output else folders[0].path
+    with locked(folder):
+        return Written(write_report(folders, folder))
 
 
 def run(settings: ReportSettings) -> Written:

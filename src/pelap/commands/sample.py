@@ -99,12 +99,25 @@ def sample(
             pipeline is told nothing that wants a prompt or a class.
         DataError: If the prompts cannot be read.
         ModelError: If a pipeline cannot be loaded or called.
-        RunError: If the run has no model yet, or an adaptive gate was not evaluated.
+        RunError: If the run has no model yet, or an adaptive gate was not evaluated; or another
+            command writes to `output`.
     """
+    from pelap.core.output import locked
+
     how, output = DrawSettings(**settings), Path(output)
+    with locked(output):
+        _sample(model, output, how)
+    return Written(output)
+
+
+def _sample(
+    model: "str | Path | RunFolder | LoadedModel | ModelResult | DiffusionPipeline",
+    output: Path,
+    how: DrawSettings,
+) -> None:
     if isinstance(model, RunFolder) or (isinstance(model, str | Path) and not is_model(model)):
         _sample_run(model if isinstance(model, RunFolder) else open_run(model), output, how)
-        return Written(output)
+        return
     from pelap.commands.any_model import as_model
     from pelap.measure.model_sampling import ModelSampling, sample_model
     from pelap.measure.run_sampling import check_output
@@ -114,7 +127,6 @@ def sample(
     asked.check()  # refused before the model is opened
     check_output(output)
     sample_model(as_model(model), output, asked)
-    return Written(output)
 
 
 def _sample_run(run: RunFolder, output: Path, how: DrawSettings) -> None:

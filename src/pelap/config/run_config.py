@@ -64,9 +64,9 @@ class DataConfig:
     flip: bool = True
     """Random horizontal flips in training."""
     num_train: MaybeCount = None
-    """Use only the first so many training pictures."""
+    """Use only the first so many training pictures that are whole."""
     num_test: MaybeCount = None
-    """Use only the first so many test pictures."""
+    """Use only the first so many test pictures that are whole."""
     image_column: str | None = None
     """Column of the pictures (source dataset); found by itself where there is one."""
     label_column: str | None = None
@@ -78,6 +78,8 @@ class DataConfig:
     """Keep the decoded pictures in memory up to this size, else decode again for each batch."""
     labels: bool = True
     """Read the labels (source dataset); without them all pictures are of one class."""
+    strict: bool = False
+    """Refuse broken pictures instead of leaving them out."""
 
 
 @dataclass(frozen=True)

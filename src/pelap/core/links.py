@@ -1,4 +1,5 @@
-"""Links in folders from elsewhere: followed only where they cannot lead to the user's own files."""
+"""What folders from elsewhere may hold: links only where they cannot lead to the user's own files,
+and nothing that is read without end."""
 
 import os
 from pathlib import Path
@@ -6,11 +7,12 @@ from pathlib import Path
 from pelap.core.errors import ModelError
 
 
-def refuse_links_outside(folder: Path) -> None:
-    """Refuse links that lead out of a folder, but to the blobs of a hub cache.
+def check_contents(folder: Path) -> None:
+    """Refuse links that lead out of a folder, but to the blobs of a hub cache; and pipes, sockets
+    and devices, which would be waited for.
 
     Raises:
-        ModelError: Names the link.
+        ModelError: Names the first.
     """
     home = folder.resolve()
     for place, folders, files in os.walk(folder):
@@ -21,6 +23,8 @@ def refuse_links_outside(folder: Path) -> None:
                     f"{path} is a link out of {folder}, which is not followed: put a copy of what "
                     "it leads to in its place."
                 )
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise ModelError(f"{path} is neither a file nor a folder: remove it.")
 
 
 def _may_be_followed(target: Path, home: Path) -> bool:

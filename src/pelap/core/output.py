@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -50,21 +50,53 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 @contextmanager
 def claimed(output: Path | None, overwrite: bool) -> Iterator[None]:
-    """Keep other commands from writing to `output` meanwhile; nothing is written by this.
-
-    Of several processes of one command the first claims for all.
+    """Keep other commands from writing to the folder `output` meanwhile, and check that it may be
+    written; nothing is written by this.
 
     Raises:
         ConfigError: See `check_output`.
         RunError: If another command is about to write there.
     """
-    if output is None or int(os.environ.get("RANK", "0")):
+    with locked(output):
+        if output is not None and not _is_a_further_process():
+            output = output.resolve()
+            _put_back(output)
+            check_output(output, overwrite)
+        yield
+
+
+@contextmanager
+def locked(output: Path | None) -> Iterator[None]:
+    """Keep other commands from writing to a file or folder meanwhile.
+
+    Of several processes of one command the first has it for all. The system gives the lock up when
+    the process dies. It lies beside `output`, or in it where only there may be written.
+
+    Raises:
+        ConfigError: If `output` is no place for a file or folder.
+        RunError: If another command is about to write there.
+    """
+    if output is None or _is_a_further_process():
         yield
         return
     output = output.resolve()
     if not output.name:
         raise ConfigError(f"--output {output} is no folder that can be made.")
-    home = next(parent for parent in output.parents if parent.is_dir())
+    missing = [parent for parent in output.parents if not parent.exists()]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _lock(output):
+            yield
+    finally:
+        for parent in missing:  # nothing was written there
+            with suppress(OSError):
+                parent.rmdir()
+
+
+@contextmanager
+def _lock(output: Path) -> Iterator[None]:
+    is_inside = output.is_dir() and not os.access(output.parent, os.W_OK)
+    home = output if is_inside else output.parent
     digest = hashlib.sha256(str(output).encode()).hexdigest()[:8]
     path = home / f".{output.name}.{digest}.lock"
     lock = FileLock(path, timeout=0, is_singleton=True)
@@ -75,13 +107,15 @@ def claimed(output: Path | None, overwrite: bool) -> Iterator[None]:
             f"{output} is being written by another command: wait for it, or give another --output."
         ) from error
     try:
-        _put_back(output)
-        check_output(output, overwrite)
         yield
     finally:
         if lock.lock_counter == 1:
             path.unlink(missing_ok=True)
         lock.release()
+
+
+def _is_a_further_process() -> bool:
+    return int(os.environ.get("RANK", "0")) > 0
 
 
 def write_output(output: Path, write: Callable[[Path], None], *, overwrite: bool = False) -> None:
@@ -100,7 +134,6 @@ def write_output(output: Path, write: Callable[[Path], None], *, overwrite: bool
         RunError: If another command is about to write there.
     """
     output = output.resolve()
-    output.parent.mkdir(parents=True, exist_ok=True)  # the lock lies there
     with claimed(output, overwrite):
         partial, old = _beside(output, "partial"), _beside(output, "old")
         for leftover in (partial, old):

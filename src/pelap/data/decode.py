@@ -1,5 +1,6 @@
 """From an encoded picture, whatever its colours, to RGB bytes of one size."""
 
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -10,40 +11,97 @@ from pelap.core.errors import DataError
 
 FORMATS = ("WEBP", "PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM")
 """Naming them spares Pillow, and small pictures half of their time, the trial of all others."""
+THUMBNAIL = (1, 1)
+"""Decoded at an eighth of its side, a JPEG file shows in a quarter of the time whether it is whole:
+all of it is read."""
 RARER = ("AVIF", "JPEG2000", "TGA", "ICO", "MPO")
 """Tried where none of FORMATS fits, if Pillow was built with them; others run programs."""
 
 
-def decode_picture(encoded: bytes | Path, name: str, size: int, resize: bool) -> np.ndarray:
-    """Decode one picture.
+class BrokenPictureError(DataError):
+    """A picture that cannot be decoded; others can go on without it.
 
     Args:
-        encoded: A picture file, or its content, in one of FORMATS or RARER.
-        name: What to call the picture in messages.
-        size: Wanted height and width in pixels.
-        resize: Scale the shorter side to `size` (Lanczos) and cut out the centre, instead of
-            refusing a picture of another size.
-
-    Returns:
-        uint8, shape (size, size, 3).
-
-    Raises:
-        DataError: If the picture is broken, or has another size and `resize` is off.
+        name: What to call the picture.
+        place: The same in few words, for records.
+        reason: What is wrong with it.
     """
-    try:
-        source = BytesIO(encoded) if isinstance(encoded, bytes) else encoded
-        with _open(source) as image:
-            picture = to_rgb(image)
-    except Exception as error:  # Pillow raises a dozen kinds for broken files
-        raise DataError(f"{name} cannot be read as a picture: {one_line(error)}.") from error
-    if picture.size != (size, size):
-        if not resize:
-            raise DataError(
-                f"{name} is {picture.width}×{picture.height} pixels, wanted {size}×{size}: "
-                "add --data.resize to resize and crop such pictures."
-            )
-        picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
-    return np.asarray(picture)
+
+    def __init__(self, name: str, place: str, reason: str):
+        super().__init__(f"{name} cannot be read as a picture: {reason}.")
+        self.name = name
+        self.place = place
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class EncodedPicture:
+    """A picture that is not decoded yet.
+
+    Args:
+        content: A picture file, or what stands in one, in one of FORMATS or RARER.
+        name: What to call the picture in messages.
+        place: The same in few words, for records: the name of its file, or its row.
+    """
+
+    content: bytes | Path
+    name: str
+    place: str
+
+    def decode(self, size: int, resize: bool) -> np.ndarray:
+        """Decode the picture.
+
+        Args:
+            size: Wanted height and width in pixels.
+            resize: Scale the shorter side to `size` (Lanczos) and cut out the centre, instead of
+                refusing a picture of another size.
+
+        Returns:
+            uint8, shape (size, size, 3).
+
+        Raises:
+            BrokenPictureError: If it is broken, no file, or too large to be decoded.
+            DataError: If it has another size and `resize` is off.
+        """
+        picture = self._read(as_thumbnail=False)
+        if picture.size != (size, size):
+            if not resize:
+                raise DataError(
+                    f"{self.name} is {picture.width}×{picture.height} pixels, wanted "
+                    f"{size}×{size}: add --data.resize to resize and crop such pictures."
+                )
+            picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+        return np.asarray(picture)
+
+    def check(self, size: int, resize: bool) -> None:
+        """Raise what `decode` would, in less time."""
+        if resize:
+            self._read(as_thumbnail=True)
+        else:
+            self.decode(size, resize)
+
+    def _read(self, *, as_thumbnail: bool) -> Image.Image:
+        """The picture in RGB; as_thumbnail allows any size."""
+        try:
+            if isinstance(self.content, Path) and not self.content.is_file():
+                # opening a pipe or a device would wait for ever
+                raise ValueError("it is no file" if self.content.exists() else "there is no file")
+            source = BytesIO(self.content) if isinstance(self.content, bytes) else self.content
+            with _open(source) as image:
+                if as_thumbnail and image.format == "JPEG":
+                    image.draft(None, THUMBNAIL)
+                return to_rgb(image)
+        except MemoryError:
+            raise
+        except Image.DecompressionBombError as error:
+            reason = f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
+            raise BrokenPictureError(self.name, self.place, reason) from error
+        except OSError as error:
+            if error.errno is not None:  # the system's word, not the picture's
+                raise DataError(f"{self.name} cannot be read: {error.strerror}.") from error
+            raise BrokenPictureError(self.name, self.place, one_line(error)) from error
+        except Exception as error:  # Pillow raises a dozen kinds for broken files
+            raise BrokenPictureError(self.name, self.place, one_line(error)) from error
 
 
 def _open(source: BytesIO | Path) -> Image.Image:

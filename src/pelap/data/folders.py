@@ -1,8 +1,10 @@
 """Source folder: picture files in class folders, with captions in a table or beside them."""
 
 import csv
+import hashlib
 import json
 import os
+from collections.abc import Iterable
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -11,8 +13,8 @@ import torch
 
 from pelap.config.run_config import DataConfig
 from pelap.core.errors import DataError
-from pelap.data.decode import decode_picture, one_line
-from pelap.data.pictures import DecodedPictures
+from pelap.data.decode import EncodedPicture, one_line
+from pelap.data.pictures import DecodedPictures, PictureSource
 
 SUFFIXES = {
     ".avif", ".bmp", ".gif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pgm",
@@ -111,13 +113,33 @@ def _pictures(
     in_turns = [pair for pair in chain(*zip_longest(*labelled)) if pair is not None]
     labels = torch.tensor([label for _, label in in_turns])
 
-    def decode(row: int) -> np.ndarray:
+    def picture(row: int) -> EncodedPicture:
         path, _ = in_turns[row]
-        return decode_picture(path, str(path), config.size, config.resize)
+        return EncodedPicture(path, str(path), path.name)
+
+    def decode(row: int) -> np.ndarray:
+        return picture(row).decode(config.size, config.resize)
+
+    def check(row: int) -> None:
+        picture(row).check(config.size, config.resize)
 
     said = tuple(captions.get(p) or captions.get(p.with_suffix(""), "") for p, _ in in_turns)
     rows, told = torch.arange(len(in_turns)), said if any(said) else None
-    return DecodedPictures(labels, names, rows, decode, config.size, captions=told)
+
+    def key() -> str:
+        return f"{config.resize} {files_key(path for path, _ in in_turns)}"
+
+    source = PictureSource(decode, config.size, check, key)
+    return DecodedPictures(labels, names, rows, source, captions=told)
+
+
+def files_key(paths: Iterable[Path]) -> str:
+    """What changes whenever one of the files does: names, sizes and times."""
+    found = hashlib.sha256()
+    for path in paths:
+        facts = path.stat()
+        found.update(f"{path.absolute()}\0{facts.st_size} {facts.st_mtime_ns}\0".encode())
+    return found.hexdigest()
 
 
 def _captions(root: Path, column: str | None) -> dict[Path, str]:
@@ -129,9 +151,9 @@ def _captions(root: Path, column: str | None) -> dict[Path, str]:
     found: dict[Path, str] = {}
     tables = []
     for path in _files_below(root):
-        if path.name in TABLES:
+        if path.name in TABLES and path.is_file():
             tables.append(path)
-        elif path.suffix == ".txt":
+        elif path.suffix == ".txt" and path.is_file():
             found[path.with_suffix("")] = " ".join(path.read_text("utf-8", "replace").split())
     if column is not None and not tables:
         raise DataError(

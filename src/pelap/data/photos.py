@@ -10,7 +10,7 @@ from pelap.config.run_config import DataConfig
 from pelap.core.errors import DataError
 from pelap.core.seeding import generator
 from pelap.data.decode import one_line, to_rgb
-from pelap.data.pictures import DecodedPictures
+from pelap.data.pictures import DecodedPictures, PictureSource
 
 PHOTOGRAPHS = (
     "astronaut.png",
@@ -80,4 +80,4 @@ def _crops(
         return photographs[int(labels[row])][top : top + size, left : left + size]
 
     names = tuple(name.partition(".")[0] for name in PHOTOGRAPHS)
-    return DecodedPictures(labels, names, rows, crop, size)
+    return DecodedPictures(labels, names, rows, PictureSource(crop, size))

@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pelap.core.progress import ProgressBar
 from pelap.core.seeding import generator
 
 DECODE_CHUNK = 32
@@ -53,6 +52,20 @@ class InMemoryPictures(Pictures):
         return self.pixels[indices]
 
 
+@dataclass(frozen=True, eq=False)
+class PictureSource:
+    """How the pictures of a source are made, by their rows."""
+
+    decode: Callable[[int], np.ndarray]
+    """From a row to its picture, uint8 (H, W, 3)."""
+    size: int
+    """Height and width in pixels."""
+    check: Callable[[int], None] | None = None
+    """Raises what `decode` would, in less time; None where no picture can be broken."""
+    key: Callable[[], str | None] = lambda: None
+    """Of all its files as they are now; None where that cannot be told."""
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class DecodedPictures(Pictures):
@@ -60,47 +73,38 @@ class DecodedPictures(Pictures):
 
     rows: Tensor
     """int64, shape (N,): the row of each picture in its source."""
-    decode: Callable[[int], np.ndarray]
-    """From a row to its picture, uint8 (H, W, 3)."""
-    size: int
-    """Height and width in pixels."""
+    source: PictureSource
 
     def fetch(self, indices: Tensor) -> Tensor:
-        return self._decode_rows(self.rows[indices].tolist(), show_done=None)
+        rows, size = self.rows[indices].tolist(), self.source.size
+        pixels = np.empty((len(rows), 3, size, size), np.uint8)
+
+        def fill(index: int) -> None:
+            pixels[index] = self.source.decode(rows[index]).transpose(2, 0, 1)
+
+        for _ in in_threads(fill, len(rows)):
+            pass
+        return torch.from_numpy(pixels)
 
     def select(self, indices: Tensor | slice) -> "DecodedPictures":
         """Some of the pictures, in the order of `indices`."""
         rows, labels, captions = self.rows[indices], self.labels[indices], self.captions
         if captions is not None:
             captions = tuple(captions[place] for place in torch.arange(len(self))[indices].tolist())
-        return DecodedPictures(
-            labels, self.class_names, rows, self.decode, self.size, captions=captions
-        )
+        return DecodedPictures(labels, self.class_names, rows, self.source, captions=captions)
 
-    def in_memory(self) -> InMemoryPictures:
-        """The same pictures, decoded now, with a progress bar at a terminal.
 
-        Raises:
-            DataError: If a picture is broken or of the wrong size.
-        """
-        with ProgressBar("Decoding pictures", len(self)) as bar:
-            pixels = self._decode_rows(self.rows.tolist(), bar.move_to)
-        return InMemoryPictures(self.labels, self.class_names, pixels, captions=self.captions)
+def in_threads(work: Callable[[int], None], num: int) -> Iterator[int]:
+    """Call `work` with 0, 1, … below `num`; how many of them are done, now and then."""
 
-    def _decode_rows(self, rows: list[int], show_done: Callable[[int], None] | None) -> Tensor:
-        pixels = np.empty((len(rows), 3, self.size, self.size), np.uint8)
+    def do(start: int) -> int:
+        stop = min(start + DECODE_CHUNK, num)
+        for index in range(start, stop):
+            work(index)
+        return stop
 
-        def fill(start: int) -> int:
-            chunk = rows[start : start + DECODE_CHUNK]
-            for index, row in enumerate(chunk, start):
-                pixels[index] = self.decode(row).transpose(2, 0, 1)
-            return start + len(chunk)
-
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
-            for done in threads.map(fill, range(0, len(rows), DECODE_CHUNK)):
-                if show_done is not None:
-                    show_done(done)
-        return torch.from_numpy(pixels)
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
+        yield from threads.map(do, range(0, num, DECODE_CHUNK))
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ class Splits:
 
     train: Pictures
     test: Pictures
+    left_out: tuple[str, ...] = ()
+    """The broken pictures of both, by file name or row."""
 
 
 @lru_cache(maxsize=2)

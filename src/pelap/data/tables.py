@@ -17,9 +17,9 @@ from torch import Tensor
 
 from pelap.config.run_config import DataConfig
 from pelap.core.errors import DataError
-from pelap.data.decode import decode_picture, one_line
-from pelap.data.folders import CAPTION_COLUMNS, TEST_SPLITS, TRAIN_SPLITS
-from pelap.data.pictures import DecodedPictures
+from pelap.data.decode import BrokenPictureError, EncodedPicture, one_line
+from pelap.data.folders import CAPTION_COLUMNS, TEST_SPLITS, TRAIN_SPLITS, files_key
+from pelap.data.pictures import DecodedPictures, PictureSource
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,6 +46,8 @@ class _Table:
     """What `datasets` says of the columns, e.g. {"label": {"_type": "ClassLabel", ...}}."""
     folder: Path
     """Where the paths of its pictures begin."""
+    files: tuple[Path, ...] = ()
+    """That it was read from, where they are known."""
 
     def find_column(self, kind: str, names: tuple[str, ...]) -> str | None:
         """The first column of a kind of feature, or else with one of some names; None for none."""
@@ -112,20 +114,42 @@ def _pictures(
 ) -> DecodedPictures:
     column = table.arrow.column(image)
 
-    def decode(row: int) -> np.ndarray:
+    def picture(row: int) -> EncodedPicture:
         name, value = f"Row {row} of {table.name}", column[row].as_py()
         if isinstance(value, dict):
             value = value.get("bytes") or value.get("path")
         if not value or not isinstance(value, bytes | str):
-            raise DataError(f"{name} holds no picture.")
+            raise BrokenPictureError(name, f"row {row}", "it holds no picture")
         encoded = table.folder / value if isinstance(value, str) else value
-        return decode_picture(encoded, name, config.size, config.resize)
+        return EncodedPicture(encoded, name, f"row {row}")
+
+    def decode(row: int) -> np.ndarray:
+        return picture(row).decode(config.size, config.resize)
+
+    def check(row: int) -> None:
+        picture(row).check(config.size, config.resize)
 
     captions = None
     if caption is not None and caption in table.arrow.column_names:
         captions = tuple(map(_caption, table.arrow.column(caption).to_pylist()))
-    rows = torch.arange(len(column))
-    return DecodedPictures(labels, names, rows, decode, config.size, captions=captions)
+
+    def key() -> str | None:
+        known = table.files and _holds_bytes(column)
+        return f"{config.resize} {image} {files_key(table.files)}" if known else None
+
+    source = PictureSource(decode, config.size, check, key)
+    return DecodedPictures(labels, names, torch.arange(len(column)), source, captions=captions)
+
+
+def _holds_bytes(column: "pa.ChunkedArray") -> bool:
+    """Whether all pictures stand in the table, and not in files that it names."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(column.type):
+        place = column.type.get_field_index("bytes")
+        column = column.flatten()[place] if place >= 0 else column
+    is_bytes = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
+    return is_bytes and column.null_count == 0
 
 
 def _caption(value: Any) -> str:
@@ -142,6 +166,8 @@ def _read_tables(path: str) -> dict[str, _Table]:
     local = Path(path).expanduser()
     if not local.exists() and not re.fullmatch(HUB_ID, path):
         raise DataError(f"--data.path is {path}: there is no such file or folder.")
+    if local.exists() and not local.is_file() and not local.is_dir():
+        raise DataError(f"--data.path is {path}, which is neither a file nor a folder.")
     files = {"train": [local]} if local.is_file() else _parquet_splits(local)
     if not files:
         return _load_dataset(path, local if local.exists() else None)
@@ -171,7 +197,7 @@ def _choose_splits(tables: dict[str, _Table], config: DataConfig) -> list[_Table
 def _parquet_splits(folder: Path) -> dict[str, list[Path]]:
     """The parquet files by the split that their name, or a folder's, holds as a word."""
     splits: dict[str, list[Path]] = {}
-    for file in sorted(folder.rglob("*.parquet")):
+    for file in sorted(path for path in folder.rglob("*.parquet") if path.is_file()):
         words = re.split(r"[^a-z]+", str(file.relative_to(folder)).lower())
         split = next((word for word in words if word in (*TRAIN_SPLITS, *TEST_SPLITS)), "train")
         splits.setdefault(split, []).append(file)
@@ -188,7 +214,7 @@ def _read_parquet(files: list[Path], name: str) -> _Table:
         raise DataError(f"{name} cannot be read as parquet: {one_line(error)}.") from error
     metadata = json.loads((arrow.schema.metadata or {}).get(b"huggingface", b"{}"))
     features = metadata.get("info", {}).get("features") or {}
-    return _Table(name, arrow, features, files[0].parent)
+    return _Table(name, arrow, features, files[0].parent, tuple(files))
 
 
 def _load_dataset(path: str, local: Path | None) -> dict[str, _Table]:

@@ -28,7 +28,7 @@ from pelap.models.model_pictures import describe_pictures, load_splits
 
 @dataclass(frozen=True)
 class _Subject:
-    """A model that can be run, with its pictures on the side of the computer's memory."""
+    """A model that can be run, and its pictures."""
 
     system: LatentDiffusion
     originals: Tensor
@@ -37,6 +37,8 @@ class _Subject:
     """Where they are classes of CIFAR-10."""
     told: ToldPictures | None
     config: RunConfig
+    data: str
+    """Which pictures, in words."""
 
     def __iter__(self) -> Iterator[Tensor]:
         """Images in [-1, 1], those that the denoiser's losses are measured on."""
@@ -72,7 +74,7 @@ def evaluate_model(
     found = diagnose(subject.system, subject, seed=used.seed, tell=subject.tell)
     return ModelEvaluation(
         model=model.name,
-        data=describe_pictures(config),
+        data=subject.data,
         split="test",
         num_pictures=len(subject.originals),
         num_diagnosed=found.num_pictures,
@@ -116,7 +118,8 @@ def _prepare(model: LoadedModel, config: RunConfig) -> tuple[_Subject, str | Non
     labels = test.labels if test.class_names == CIFAR10_CLASSES else None
     originals = test.fetch(torch.arange(len(test)))
     kind = None if conditions is None else conditions.kind
-    return _Subject(system, originals, labels, told, config), kind
+    data = describe_pictures(config, splits)
+    return _Subject(system, originals, labels, told, config, data), kind
 
 
 def _quality(subject: _Subject, metrics: Sequence[str], name: str) -> dict[str, MetricValue] | None:

@@ -18,7 +18,7 @@ from pelap.method.sampling import build_sampler, denoise, to_uint8
 from pelap.method.system import LatentDiffusion
 from pelap.models.conditions import NONE, Conditions, find_conditions
 from pelap.models.loaded import LoadedModel
-from pelap.models.model_pictures import load_splits
+from pelap.models.model_pictures import describe_pictures, load_splits
 
 TO_UNPRUNED = "-to-unpruned"
 """Ends the name of the distance from samples to the unpruned model's reconstructions."""
@@ -74,6 +74,8 @@ class References:
     """Test pictures, at least as many as are reconstructed."""
     reconstructions: Tensor
     """The first of the originals, decoded by the unpruned model."""
+    pictures: str
+    """Which these are, in words."""
     extractor: str | None
     """Name for `load_extractor`; None where there is none, and no Fréchet distances."""
     reason: str | None = None
@@ -108,7 +110,8 @@ def make_references(
     chosen = originals[: settings.num_pictures]
     system = unpruned.measured_system(device)
     decoded = reconstruct(system, chosen, config.evaluation.batch_size)
-    return References(originals, decoded, extractor, reason, told)
+    said = describe_pictures(config, splits)
+    return References(originals, decoded, said, extractor, reason, told)
 
 
 def measure_model_quality(

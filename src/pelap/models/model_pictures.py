@@ -13,6 +13,7 @@ from pelap.config.run_config import DataConfig, RunConfig
 from pelap.core.errors import ConfigError, ModelError
 from pelap.data.load import load_pictures
 from pelap.data.pictures import Splits, to_batch
+from pelap.data.whole import NUM_NAMED
 from pelap.models.foreign_autoencoder import ForeignAutoencoder
 from pelap.models.loaded import LoadedModel
 
@@ -101,7 +102,12 @@ def picture_size(model: LoadedModel) -> int:
     return DataConfig.size if factor <= 4 else LEAST_LATENT_SIDE * factor
 
 
-def describe_pictures(config: RunConfig) -> str:
-    """Source and size in words, for cards and JSON; a local path by its last part only."""
+def describe_pictures(config: RunConfig, splits: Splits) -> str:
+    """Source, size and what was left out in words, for cards and JSON; a local path by its last
+    part only."""
     path = f" {Path(config.data.path).name}" if config.data.path else ""
-    return f"{config.data.source}{path}, {config.data.size} pixels"
+    said, out = f"{config.data.source}{path}, {config.data.size} pixels", splits.left_out
+    if not out:
+        return said
+    more = f" and {len(out) - NUM_NAMED:,} more" if len(out) > NUM_NAMED else ""
+    return f"{said}, without {len(out):,} broken: {', '.join(out[:NUM_NAMED])}{more}"

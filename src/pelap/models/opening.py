@@ -16,7 +16,7 @@ from torch import nn
 from pelap.config.run_config import load_config
 from pelap.core.errors import ModelError, in_one_line
 from pelap.core.files import read_object
-from pelap.core.links import refuse_links_outside
+from pelap.core.links import check_contents
 from pelap.core.weight_files import check_loaded, find_variant, find_weights, refuse_pickles
 from pelap.families.registry import autoencoder_families, denoiser_families, denoiser_family
 from pelap.method import paper_networks
@@ -140,7 +140,7 @@ def _open_folder(path: Path, source: Path) -> LoadedModel:
             f"{source} is the denoiser of a pipeline, on its own: give the pipeline's folder, "
             f"{source.parent}."
         )
-    refuse_links_outside(path)
+    check_contents(path)
     autoencoder = load_part(path, "diffusers", config["_class_name"], autoencoder_families())
     return LoadedModel(name, autoencoder, folder=path, variants={"": find_variant(path)})
 
@@ -171,7 +171,7 @@ def _open_run(path: Path, name: str) -> LoadedModel:
 
 
 def _open_pipeline(path: Path, name: str) -> LoadedModel:
-    refuse_links_outside(path)
+    check_contents(path)
     parts = read_json(path / "model_index.json")
     for part in parts:
         if Path(part).name != part or part in (".", ".."):

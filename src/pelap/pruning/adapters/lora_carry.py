@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from pelap.core.errors import ModelError
+from pelap.core.errors import DataError, ModelError
+from pelap.core.records import read_record
 from pelap.models.kept_units import KeptUnits, LayerUnits, take_units
 from pelap.models.loaded import LoadedModel
 from pelap.pruning.adapters.lora_names import MARK, Lora, LowRank, read_lora
@@ -91,6 +93,24 @@ def carry_lora(path: Path, model: LoadedModel, output: Path) -> tuple[bytes, Car
         prefix = f"{model.denoiser_name}."
         named = {f"base_model.model.{n.removeprefix(prefix)}": t for n, t in named.items()}
     return save(named, metadata=metadata), record
+
+
+def is_carried(path: Path) -> bool:
+    """Whether a file is a LoRA that `carry_lora` made."""
+    try:
+        with safe_open(path, "pt") as file:
+            return MARK in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
+def is_record(path: Path) -> bool:
+    """Whether a file is the JSON of what became of a LoRA."""
+    try:
+        read_record(CarriedLora, path)
+    except (OSError, DataError):
+        return False
+    return True
 
 
 def find_units(model: LoadedModel) -> KeptUnits:
