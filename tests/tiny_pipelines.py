@@ -117,11 +117,11 @@ def unet_with_text(**more: Any) -> UNet2DConditionModel:
     """A U-Net that reads prompt embeddings."""
     return made(
         UNet2DConditionModel,
-        sample_size=8, out_channels=4, block_out_channels=(8, 16),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), layers_per_block=1, norm_num_groups=4,
-        cross_attention_dim=16,
+        sample_size=8, out_channels=4, layers_per_block=1, cross_attention_dim=16,
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         **{
-            "in_channels": 4, "attention_head_dim": 4,
+            "in_channels": 4, "attention_head_dim": 4, "block_out_channels": (8, 16),
+            "norm_num_groups": 4,
             "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
         } | more,
     )  # fmt: skip

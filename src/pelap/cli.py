@@ -52,7 +52,10 @@ VERBS = {
         "folder.",
     ),
     "recover": ("RecoverSettings", "Train a pruned model for a few steps; call again to go on."),
-    "adapt": ("AdaptSettings", "Carry LoRAs of the original to a pruned model."),
+    "adapt": (
+        "AdaptSettings",
+        "Carry LoRAs, a ControlNet or an IP-Adapter of the original to a pruned model.",
+    ),
     "export": ("ExportSettings", "Write a model's networks as ONNX files, checked against torch."),
     "describe": ("DescribeSettings", "Parameters, shapes and MACs."),
     "settings": ("PresetListSettings", "List every setting of a preset with its value."),

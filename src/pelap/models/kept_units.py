@@ -210,4 +210,5 @@ def _read(layer: _Layer, tensors: dict[str, Tensor]) -> LayerUnits:
         found = tensors[name]
         return found if found.is_floating_point() else found.long()
 
-    return LayerUnits(layer.name, layer.sizes, find(layer.outputs), find(layer.inputs), layer.scale)
+    units = (find(layer.outputs), find(layer.inputs))
+    return LayerUnits(layer.name, layer.sizes, *units, layer.scale, layer.fitted)

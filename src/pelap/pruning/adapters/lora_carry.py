@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pelap.core.errors import DataError, ModelError
-from pelap.core.records import read_record
+from pelap.core.files import read_object
 from pelap.models.kept_units import KeptUnits, LayerUnits, take_units
 from pelap.models.loaded import LoadedModel
 from pelap.pruning.adapters.lora_names import MARK, Lora, LowRank, read_lora
@@ -105,12 +105,11 @@ def is_carried(path: Path) -> bool:
 
 
 def is_record(path: Path) -> bool:
-    """Whether a file is the JSON of what became of a LoRA."""
+    """Whether a file is the JSON of what became of an adapter."""
     try:
-        read_record(CarriedLora, path)
+        return {"output", "small", "num_carried"} <= set(read_object(path, DataError))
     except (OSError, DataError):
         return False
-    return True
 
 
 def find_units(model: LoadedModel) -> KeptUnits:

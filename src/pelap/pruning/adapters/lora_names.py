@@ -78,7 +78,7 @@ def read_lora(path: Path, model: LoadedModel, units: KeptUnits) -> Lora:
     Raises:
         ModelError: If it is no LoRA, or one that cannot be carried; names what is wrong.
     """
-    tensors, metadata = _load(path)
+    tensors, metadata = load_tensors(path)
     if MARK in metadata:
         raise ModelError(
             f"{path} was carried to a pruned model already ({metadata[MARK]}): give the LoRA of "
@@ -88,15 +88,20 @@ def read_lora(path: Path, model: LoadedModel, units: KeptUnits) -> Lora:
         for name in tensors:
             if part in name:
                 raise ModelError(f"{path} cannot be carried: {name} is {what}.")
-    _check_values(path, tensors)
+    check_values(path, tensors)
     configs = _configs(path, metadata, model.denoiser_name)
     tensors, alphas = _diffusers_names(path, tensors, model, units)
     return _pairs(path, tensors, alphas, configs, model.denoiser_name)
 
 
-def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        ModelError: If there is none, or it is damaged.
+    """
     if not path.is_file():
-        raise ModelError(f"{path} is no file: give a LoRA's safetensors file.")
+        raise ModelError(f"{path} is no file: give the adapter's safetensors file.")
     if path.suffix != ".safetensors":
         raise ModelError(f"{path} is no safetensors file: only those are read, never pickles.")
     try:
@@ -110,7 +115,12 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def _check_values(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def check_values(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse what is no finite floating-point number.
+
+    Raises:
+        ModelError: Names the tensor.
+    """
     for name, tensor in tensors.items():
         if name.endswith("alpha"):
             if tensor.numel() != 1 or not bool(tensor.float().isfinite().all()):
