@@ -2,7 +2,8 @@
 
     python tests/stock_generate.py FOLDER [FOLDER ...] OUT.json
 
-OUT.json becomes a list with one entry per folder, in the order given.
+OUT.json becomes a list with one entry per folder, in the order given. FOLDER@FILE loads the LoRA
+in FILE as well.
 """
 
 import importlib
@@ -173,8 +174,11 @@ ARGUMENTS: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 def generate(folder: Path) -> dict[str, Any]:
     """What one picture from a saved pipeline looks like, in numbers."""
-    pipeline: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
+    path, _, lora = str(folder).partition("@")
+    pipeline: Any = DiffusionPipeline.from_pretrained(path, use_safetensors=True)
     pipeline.set_progress_bar_config(disable=True)
+    if lora:
+        pipeline.load_lora_weights(lora)
     name = type(pipeline).__name__
     torch.manual_seed(0)
     arguments = ARGUMENTS[name](pipeline)

@@ -1,5 +1,8 @@
 """A LoRA of the original, carried to what was pruned from it and loaded by stock diffusers."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from pelap.families.registry import example_inputs
 from tiny_loras import by_peft_names, fuse, random_pairs
 from tiny_pipelines import PIPELINES
 
+SCRIPT = Path(__file__).parents[1] / "stock_generate.py"
 LATENTS = {"keep": [0, 2], "fill": "zero"}
 WIDTHS: dict[str, tuple[int, ...]] = {
     "stable_diffusion": (4, 8), "stable_diffusion_xl": (4, 8), "stable_diffusion_3": (1, 2),
@@ -110,3 +114,22 @@ def test_a_rotation_and_a_linear_fill_are_carried(tmp_path: Path) -> None:
     assert difference(predict(small.loaded().denoiser), wanted) > 0.02
     loaded = load(tmp_path / "small", tmp_path / "new.safetensors")
     assert difference(predict(loaded), wanted) < 1e-5
+
+
+def test_it_loads_where_there_is_no_pelap(tmp_path: Path) -> None:
+    pipeline: Any = PIPELINES["stable_diffusion"]()
+    pipeline.save_pretrained(tmp_path / "original")
+    lora = tmp_path / "lora.safetensors"
+    save_file(by_peft_names(random_pairs(pipeline.unet), "unet"), lora)
+    small = pelap.prune(pelap.open_model(tmp_path / "original"), denoiser_widths=(4, 8),
+                        denoiser_criterion="magnitude")  # fmt: skip
+    small.save(tmp_path / "small")
+    found = pelap.adapt(tmp_path / "small", lora, tmp_path / "small_lora.safetensors")
+    assert found.loras[0].fitted == ["time_embedding.linear_1"]  # read back from the folder
+    plain, drawn = str(tmp_path / "small"), tmp_path / "out.json"
+    command = [sys.executable, str(SCRIPT), plain, f"{plain}@{tmp_path / 'small_lora.safetensors'}"]
+    subprocess.run([*command, str(drawn)], check=True, capture_output=True)
+    without, with_lora = json.loads(drawn.read_text())
+    assert with_lora["finite"]
+    assert with_lora["denoiser_parameters"] > without["denoiser_parameters"]
+    assert abs(with_lora["mean"] - without["mean"]) > 1e-4
