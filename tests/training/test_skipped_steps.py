@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder
+from pelap.core.errors import RunError
 from pelap.method.losses import LossTerms
 from pelap.training.checkpoint import TrainingState
 from pelap.training.loop import MOST_SKIPPED, DivergenceError, Loop, Objective
@@ -23,6 +24,7 @@ class Fitting(Objective):
     """A line fitted to another, with batch normalisation before it, and losses made worse."""
 
     stage, remedy, steps_per_epoch, max_gradient_norm = "fit", "lower --rate (now 1)", 10, 1.0
+    tried, smaller = "8 rows a step", "take fewer"
 
     def __init__(self, network: nn.Module, spoil: Callable[[int, Tensor], Tensor]):
         self.network, self.spoil = network, spoil
@@ -132,3 +134,12 @@ def test_a_run_that_diverges_names_what_to_change(tiny_config: RunConfig, tmp_pa
     ):
         train(replace(tiny_config, optimizer=optimizer, run=loop), tmp_path / "run")
     assert RunFolder(tmp_path / "run").metrics("skipped")
+
+
+def test_too_little_memory_names_the_batch_that_was_tried(tmp_path: Path):
+    def take_much(step: int, inputs: Tensor) -> Tensor:
+        return torch.empty(1 << 60) if step == 2 else inputs
+
+    with pytest.raises(RunError) as caught:
+        fit(tmp_path, 4, take_much)
+    assert str(caught.value) == "There is not enough memory for 8 rows a step: take fewer."

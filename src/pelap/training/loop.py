@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pelap.config.run_folder import RunFolder
-from pelap.core.errors import RunError
+from pelap.core.errors import RunError, naming_batch
 from pelap.core.files import write_whole
 from pelap.method.losses import LossTerms
 from pelap.method.step import StepOutput, update
@@ -46,6 +46,10 @@ class Objective(ABC):
     """What metrics.jsonl calls it."""
     remedy: str
     """What to do where the loss diverges, with the option and its value."""
+    tried: str
+    """The batch, where there is too little memory for it."""
+    smaller: str
+    """What to do then."""
     steps_per_epoch: int
     clipped: Sequence[Sequence[torch.nn.Parameter]]
     """Weights whose gradients are clipped together."""
@@ -133,9 +137,10 @@ class Loop:
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("rate_factor", 1.0)
         buffers = [buffer.clone() for buffer in self.state.trained.buffers()]
-        result = objective.backward(step, self.accelerator)
         clipped, limit = objective.clipped, objective.max_gradient_norm
-        norm = update(optimizer, clipped, limit, self.accelerator, result.total_loss)
+        with naming_batch(objective.tried, objective.smaller):
+            result = objective.backward(step, self.accelerator)
+            norm = update(optimizer, clipped, limit, self.accelerator, result.total_loss)
         if not torch.isfinite(norm):
             for buffer, before in zip(self.state.trained.buffers(), buffers, strict=True):
                 buffer.copy_(before)  # running statistics

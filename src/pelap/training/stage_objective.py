@@ -65,6 +65,9 @@ class StageObjective(Objective):
         self.stage = plan.stage
         rate = self.config.optimizer.learning_rate
         self.remedy = f"lower --optimizer.learning-rate (now {rate})"
+        data = self.config.data
+        self.tried = f"{data.batch_size} pictures of {data.size} pixels a step"
+        self.smaller = "lower --data.batch-size, or --data.size"
         self.steps_per_epoch = parts.steps_per_epoch
         self.clipped = [list(parts.model.parameters())]
         self.max_gradient_norm = self.config.optimizer.max_gradient_norm or float("inf")
