@@ -159,9 +159,10 @@ class Tries:
         return {"verb": verb, **how, **self._again(verb)}
 
     def _again(self, verb: str) -> dict[str, Any]:
-        """What is wrong after the same command is typed again."""
+        """What is wrong after the same command is typed again; it may find that all is done, for
+        the other died after its last step."""
         whole = self._undisturbed(verb)
-        is_there, left = (self.place / "out").exists(), listing(self.place)
+        is_there = (self.place / "out").exists()
         words = ["resume", "out"] if verb == "train" and is_there else VERBS[verb]
         ended = run_command(words, self.place, timeout=600)
         now, said = listing(self.place), ended.said.strip().splitlines()[-1:]
@@ -170,7 +171,7 @@ class Tries:
             fault = "traceback"
         elif ended.is_hung or ended.was_stopped:
             fault = "hang"
-        elif ended.code != 0 and not (left == whole.files and ended.is_one_line):
+        elif ended.code != 0 and not (now == whole.files and ended.is_one_line):
             fault = "refused"
         elif set(now) - set(whole.files):
             fault, said = "leftover", sorted(set(now) - set(whole.files))
