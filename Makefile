@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test test-slow coverage check docs-check bench docs
+.PHONY: setup demo test test-slow coverage check docs-check bench docs audit
 
 setup: $(STAMP)
 
@@ -42,3 +42,8 @@ bench: setup
 
 docs: setup
 	$(BIN)/python docs/build.py
+
+# known holes in the pinned packages; asks pypi.org, so it is no part of `check`
+audit: setup
+	@$(BIN)/python -c 'import pip_audit' 2>/dev/null || { echo "make audit needs pip-audit, which is not installed: $(BIN)/python -m pip install pip-audit" >&2; exit 2; }
+	$(BIN)/python -m pip_audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off

@@ -101,6 +101,7 @@ def tables() -> Iterator[tuple[str, str]]:
     import paper_small
     import prompts
     import recovery
+    import reliability
     import sampling
     import width
 
@@ -130,6 +131,7 @@ def tables() -> Iterator[tuple[str, str]]:
     yield "docs/prune.md", width.table(experiment("width")["narrowed"])
     yield "results/sampling/README.md", sampling.table(sampling.rows_of(experiment("sampling")))
     yield "results/prompts/README.md", prompts.table(experiment("prompts")["models"])
+    yield "results/reliability/README.md", reliability.table(experiment("reliability")["counts"])
     for page in ("results/recovery/README.md", "docs/recover.md"):
         yield page, recovery.table(experiment("recovery")["tried"])
 

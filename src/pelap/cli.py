@@ -16,7 +16,7 @@ from io import TextIOWrapper
 from typing import Any
 
 from pelap import __version__
-from pelap.core.errors import ConfigError, PelapError, in_one_line
+from pelap.core.errors import ConfigError, PelapError, in_one_line, is_out_of_memory
 from pelap.core.notes import printable
 
 VERBS = {
@@ -123,7 +123,7 @@ def _complaint(error: Exception) -> str | None:
     kind, text = type(error).__name__, in_one_line(error)
     if kind == "SafetensorError" and "os error" in text:  # has no errno
         return f"{text.removeprefix('Error while serializing: ')}."
-    if kind in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in text:
+    if is_out_of_memory(error):
         return (
             "There is not enough memory: give a smaller batch (--data.batch-size of a run, "
             "--batch-size and --accumulate of `recover`), or smaller pictures."

@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -163,6 +164,17 @@ def test_what_was_whole_is_not_looked_at_again_until_its_file_changes(
     assert numbers(again.train) == numbers(first.train)
     (folder / "b" / "12.jpg").write_bytes(encoded(12)[:300])
     assert "12.jpg" in load(folder, memory_gb=LAZY).left_out
+
+
+def test_a_saved_data_set_is_looked_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PELAP_CACHE", str(tmp_path / "cache"))
+    cells = [encoded(number, "PNG") for number in range(6)]
+    cells[4] = b"broken"
+    datasets.Dataset.from_dict({"image": cells}).save_to_disk(str(tmp_path / "set"))
+    for _ in range(2):
+        assert load(tmp_path / "set", "dataset", memory_gb=LAZY).left_out == ("row 4",)
+        (known,) = cache_folder("whole").iterdir()
+        assert np.frombuffer(known.read_bytes(), bool).sum() == 5
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(

@@ -1,6 +1,7 @@
 """A damaged checkpoint or line is named, and what is whole goes on."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from pelap.config.overrides import apply_overrides
 from pelap.config.presets import get_preset
 from pelap.config.run_folder import RunFolder
-from pelap.core.errors import RunError
+from pelap.core.errors import ModelError, RunError
+from pelap.method.pipeline import load_pipeline
 from pelap.training.checkpoint import last_checkpoint, list_checkpoints
 from pelap.training.trainer import resume, train
 
@@ -83,3 +85,11 @@ def test_a_broken_line_is_reported_and_the_others_are_kept(
     assert "line 2 is broken" in capsys.readouterr().err
     resume(run.path)
     assert len(run.metrics_path.read_text().splitlines()) == len(lines) - 1
+
+
+def test_a_pipe_in_a_runs_model_is_not_waited_for(run: RunFolder):
+    weights = run.model / "denoiser" / "diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    os.mkfifo(weights)
+    with pytest.raises(ModelError, match="is neither a file nor a folder"):
+        load_pipeline(run.model)

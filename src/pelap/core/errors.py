@@ -1,5 +1,8 @@
 """Mistakes a user can make and mend. The command line prints them in one line and exits 2."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 def in_one_line(error: BaseException, most: int = 200) -> str:
     """What an error of a library says, without line breaks and at most so many characters."""
@@ -24,3 +27,24 @@ class RunError(PelapError):
 
 class ModelError(PelapError):
     """A model that is missing, of a class that is not supported, or does not fit the others."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is one of too little memory, of a GPU or of the machine."""
+    is_named = type(error).__name__ in ("OutOfMemoryError", "MemoryError")
+    return is_named or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def naming_batch(tried: str, remedy: str) -> Iterator[None]:
+    """Say which batch there was too little memory for, and what needs less.
+
+    Raises:
+        RunError: In the place of an error of too little memory.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunError(f"There is not enough memory for {tried}: {remedy}.") from error

@@ -7,7 +7,9 @@ import what they need.
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,8 +48,8 @@ class _Table:
     """What `datasets` says of the columns, e.g. {"label": {"_type": "ClassLabel", ...}}."""
     folder: Path
     """Where the paths of its pictures begin."""
-    files: tuple[Path, ...] = ()
-    """That it was read from, where they are known."""
+    key: Callable[[], str] | None = None
+    """Of its content as it is now; None where that cannot be told."""
 
     def find_column(self, kind: str, names: tuple[str, ...]) -> str | None:
         """The first column of a kind of feature, or else with one of some names; None for none."""
@@ -134,8 +136,9 @@ def _pictures(
         captions = tuple(map(_caption, table.arrow.column(caption).to_pylist()))
 
     def key() -> str | None:
-        known = table.files and _holds_bytes(column)
-        return f"{config.resize} {image} {files_key(table.files)}" if known else None
+        if table.key is None or not _holds_bytes(column):
+            return None
+        return f"{config.resize} {image} {table.key()}"
 
     source = PictureSource(decode, config.size, check, key)
     return DecodedPictures(labels, names, torch.arange(len(column)), source, captions=captions)
@@ -214,7 +217,7 @@ def _read_parquet(files: list[Path], name: str) -> _Table:
         raise DataError(f"{name} cannot be read as parquet: {one_line(error)}.") from error
     metadata = json.loads((arrow.schema.metadata or {}).get(b"huggingface", b"{}"))
     features = metadata.get("info", {}).get("features") or {}
-    return _Table(name, arrow, features, files[0].parent, tuple(files))
+    return _Table(name, arrow, features, files[0].parent, lambda: files_key(files))
 
 
 def _load_dataset(path: str, local: Path | None) -> dict[str, _Table]:
@@ -241,6 +244,7 @@ def _load_dataset(path: str, local: Path | None) -> dict[str, _Table]:
             part.flatten_indices().data.table,
             cast(dict[str, Any], part.features.to_dict()),
             local or Path(),
+            partial(getattr, part, "_fingerprint"),
         )
         for split, part in parts.items()
     }

@@ -19,6 +19,7 @@ from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder
 from pelap.core.errors import RunError, in_one_line
 from pelap.core.files import read_object
+from pelap.core.links import refuse_endless
 from pelap.core.weight_files import check_loaded, find_weights
 from pelap.families.conditioned import ConditionedDenoiser, bare, class_condition, tell_classes
 from pelap.families.registry import denoiser_family
@@ -173,7 +174,8 @@ def load_pipeline(folder: Path) -> LatentDiffusionPipeline | DiTPipeline:
 
     Raises:
         RunError: If there is none at `folder`, or it cannot be loaded.
-        ModelError: If a part's weights are missing, damaged, not finite, or pickles.
+        ModelError: If a part's weights are missing, damaged, not finite, or pickles, or the folder
+            holds what is no file.
     """
     if not (folder / "model_index.json").is_file():
         if not RunFolder(folder.parent).config_path.is_file():
@@ -182,6 +184,7 @@ def load_pipeline(folder: Path) -> LatentDiffusionPipeline | DiTPipeline:
             f"No model at {folder}: the run has not finished its first epoch; "
             f"continue it with `pelap resume {folder.parent}`."
         )
+    refuse_endless(folder)
     index = read_object(folder / "model_index.json", RunError)
     is_dit = index.get("_class_name") == DiTPipeline.__name__
     weights = {

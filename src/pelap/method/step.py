@@ -137,7 +137,7 @@ def training_step(
     output = forward_step(model, images, draws, config)
     limit = config.optimizer.max_gradient_norm or float("inf")
     accelerator.backward(output.total_loss)
-    update(optimizer, [list(model.parameters())], limit, accelerator)
+    update(optimizer, [list(model.parameters())], limit, accelerator, output.total_loss)
     return output
 
 
@@ -146,22 +146,32 @@ def update(
     clipped: Sequence[Sequence[nn.Parameter]],
     max_norm: float,
     accelerator: Accelerator,
+    loss: Tensor,
 ) -> Tensor:
-    """Clip the gradients, step, and begin new ones.
+    """Clip the gradients, step, and begin new ones; without the step where loss or gradients are
+    not finite in any process.
 
     Args:
         optimizer: Of the weights.
         clipped: Weights whose gradients are clipped together, at `max_norm`.
         max_norm: Greatest norm, infinite for none.
         accelerator: Whose `backward` made the gradients.
+        loss: That they are of, scalar.
 
     Returns:
-        The norm of all their gradients before clipping, scalar.
+        The norm of all their gradients before clipping, scalar; not finite if there was no step.
     """
     norms = [accelerator.clip_grad_norm_(weights, max_norm) for weights in clipped]
-    optimizer.step()
+    norm = torch.stack([torch.as_tensor(norm) for norm in norms]).norm()
+    if accelerator.num_processes > 1:  # gradients are the same in all, losses are not
+        summed = accelerator.reduce(loss.detach())
+        assert isinstance(summed, Tensor)
+        loss = summed
+    norm = torch.where(loss.detach().isfinite().to(norm.device), norm, torch.nan)
+    if torch.isfinite(norm):
+        optimizer.step()
     optimizer.zero_grad()
-    return torch.stack([torch.as_tensor(norm) for norm in norms]).norm()
+    return norm
 
 
 def _attention(config: RunConfig, device: torch.device) -> AbstractContextManager[object]:

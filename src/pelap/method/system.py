@@ -27,6 +27,7 @@ from pelap.families.latent_axes import by_channel, by_picture
 from pelap.method.build_networks import build_networks
 from pelap.method.forward_process import build_scheduler
 from pelap.method.gates import Gate, GateOutput, build_gate
+from pelap.method.halving import Halving
 from pelap.method.importance import ImportancePredictor
 from pelap.method.normalizer import LatentNormalizer
 
@@ -142,6 +143,8 @@ class LatentDiffusion(nn.Module):
         self.normalizer = normalizer
         self.scheduler = scheduler
         self.options = options or ObjectiveConfig()
+        self._encoding, self._decoding = Halving("encoded"), Halving("decoded")
+        self._predicting = Halving("denoised")
 
     def encode(self, images: Tensor, latent_noise: Tensor) -> LatentBatch:
         """Latents (B, C, …) of images (B, 3, H, W) in [-1, 1]."""
@@ -159,8 +162,11 @@ class LatentDiffusion(nn.Module):
         return torch.cat([mean, logvar], dim=1)
 
     def _moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        distribution = self.autoencoder.encode(images).latent_dist
-        return distribution.mean.float(), distribution.logvar.float()
+        def moments(images: Tensor) -> tuple[Tensor, Tensor]:
+            distribution = self.autoencoder.encode(images).latent_dist
+            return distribution.mean.float(), distribution.logvar.float()
+
+        return self._encoding(moments, images)
 
     def mask(self, latents: Tensor, gate_noise: Tensor | None = None) -> GateOutput:
         """Mask (B, C) of latents (B, C, …)."""
@@ -172,7 +178,7 @@ class LatentDiffusion(nn.Module):
         """Images (B, 3, H, W) in [-1, 1] of latents (B, C, …)."""
         if self.normalizer is not None:
             latents = self.normalizer.inverse(latents)
-        return self.autoencoder.decode(latents).sample.float()
+        return self._decoding(lambda part: self.autoencoder.decode(part).sample.float(), latents)
 
     def noised(
         self, latents: Tensor, noise: Tensor, timesteps: Tensor, mask: Tensor | None = None
@@ -206,7 +212,9 @@ class LatentDiffusion(nn.Module):
     def predict(self, noisy: Tensor, timesteps: Tensor, told: Told | None = None) -> Tensor:
         """What the denoiser says (B, C, …) of noisy latents, told so much of each picture."""
         told_too = (told,) if told is not None else ()
-        return self.denoiser(noisy, timesteps, *told_too).sample.float()
+        return self._predicting(
+            lambda *part: self.denoiser(*part).sample.float(), noisy, timesteps, *told_too
+        )
 
     def predict_noise(self, noisy: Tensor, timesteps: Tensor, told: Told | None = None) -> Tensor:
         """The denoiser's guess (B, C, …) of the noise in noisy latents, whatever it predicts."""

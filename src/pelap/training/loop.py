@@ -8,13 +8,14 @@ of the seed and the step, so a training that was killed ends bit for bit as an u
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from pelap.config.run_folder import RunFolder
-from pelap.core.errors import RunError
+from pelap.core.errors import RunError, naming_batch
 from pelap.core.files import write_whole
 from pelap.method.losses import LossTerms
 from pelap.method.step import StepOutput, update
@@ -25,6 +26,9 @@ from pelap.training.checkpoint import (
     save_checkpoint,
 )
 from pelap.training.tracking import Tracker
+
+MOST_SKIPPED = 10
+"""Steps in a row whose loss or gradient is not finite: with so many, it will not be any more."""
 
 
 class DivergenceError(RunError):
@@ -42,6 +46,10 @@ class Objective(ABC):
     """What metrics.jsonl calls it."""
     remedy: str
     """What to do where the loss diverges, with the option and its value."""
+    tried: str
+    """The batch, where there is too little memory for it."""
+    smaller: str
+    """What to do then."""
     steps_per_epoch: int
     clipped: Sequence[Sequence[torch.nn.Parameter]]
     """Weights whose gradients are clipped together."""
@@ -86,16 +94,29 @@ class Loop:
     def run(self, objective: Objective, steps: range) -> None:
         """Take these steps; at their end the weights are their moving average.
 
+        A step whose loss or gradient is not finite changes nothing, and has a line of its own in
+        the metrics.
+
         Raises:
-            DivergenceError: If the loss stops being finite.
+            DivergenceError: If none of MOST_SKIPPED steps in a row changed anything, or none of the
+                last half.
         """
         self.tracker.restart_clock(steps.start)  # what caching latents took is no training
+        num_skipped = 0
         for step in steps:
             result, norm = self._step(objective, step)
             done = step + 1
             self.tracker.bar.move_to(done)
-            if objective.is_logged(done):
-                self._log(objective, done, result, norm)
+            if not torch.isfinite(norm):
+                num_skipped += 1
+                is_too_many = num_skipped == MOST_SKIPPED or (
+                    done == steps.stop and 2 * num_skipped >= len(steps)
+                )
+                self._report_skipped(objective, done, result, num_skipped, stop=is_too_many)
+            else:
+                num_skipped = 0
+                if objective.is_logged(done):
+                    self._log(objective, done, result, norm)
             objective.end_step(self, done)
             if done == steps.stop:
                 self.state.keep_average()
@@ -115,19 +136,49 @@ class Loop:
         rate, optimizer = objective.learning_rate(step), self.state.optimizer
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("rate_factor", 1.0)
-        result = objective.backward(step, self.accelerator)
+        buffers = [buffer.clone() for buffer in self.state.trained.buffers()]
         clipped, limit = objective.clipped, objective.max_gradient_norm
-        norm = update(optimizer, clipped, limit, self.accelerator)
-        if self.state.ema is not None:
+        with naming_batch(objective.tried, objective.smaller):
+            result = objective.backward(step, self.accelerator)
+            norm = update(optimizer, clipped, limit, self.accelerator, result.total_loss)
+        if not torch.isfinite(norm):
+            for buffer, before in zip(self.state.trained.buffers(), buffers, strict=True):
+                buffer.copy_(before)  # running statistics
+        elif self.state.ema is not None:
             self.state.ema.step(self.state.trained.parameters())
         return result, norm
 
+    def _report_skipped(
+        self, objective: Objective, done: int, result: StepResult, num: int, *, stop: bool
+    ) -> None:
+        """Say that a step was skipped.
+
+        Args:
+            objective: What is trained towards.
+            done: Steps, with this one.
+            result: Of the step.
+            num: Steps skipped in a row, with this one.
+            stop: Whether these are too many.
+
+        Raises:
+            DivergenceError: If they are.
+        """
+        result = result.from_vector(reduced(self.accelerator, result.to_vector(), "mean"))
+        figures = [(name, v) for name, v in result.figures().items() if isinstance(v, float)]
+        wrong = [f"{name.replace('_', ' ')} is {v}" for name, v in figures if not isfinite(v)]
+        why = ", ".join(wrong) or "the gradient is not finite"
+        fields = {"stage": objective.stage, "why": why}
+        words = f"step {done} skipped: {why}" if num == 1 else ""
+        epoch = done / objective.steps_per_epoch
+        self.tracker.record("skipped", done, epoch, fields, words, "bold red")
+        if stop:
+            raise DivergenceError(
+                f"The loss is not finite in {num} steps in a row, up to step {done} ({why}): "
+                f"{objective.remedy}."
+            )
+
     def _log(self, objective: Objective, done: int, result: StepResult, norm: Tensor) -> None:
         result = result.from_vector(reduced(self.accelerator, result.to_vector(), "mean"))
-        if not torch.isfinite(result.total_loss):
-            raise DivergenceError(
-                f"The loss is {float(result.total_loss)} at step {done}: {objective.remedy}."
-            )
         fields = {
             "stage": objective.stage,
             **result.figures(),

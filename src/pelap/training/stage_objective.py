@@ -20,7 +20,7 @@ from pelap.method.gates import follow_budget
 from pelap.method.pipeline import to_pipeline
 from pelap.method.step import StepOutput, forward_step, make_draws, uses_bf16
 from pelap.method.system import Draws, LatentDiffusion
-from pelap.training.loop import Loop, Objective, reduced
+from pelap.training.loop import DivergenceError, Loop, Objective, reduced
 from pelap.training.stages import StagePlan
 from pelap.training.training_batches import StageInputs, draw_pictures, share_of
 
@@ -65,6 +65,9 @@ class StageObjective(Objective):
         self.stage = plan.stage
         rate = self.config.optimizer.learning_rate
         self.remedy = f"lower --optimizer.learning-rate (now {rate})"
+        data = self.config.data
+        self.tried = f"{data.batch_size} pictures of {data.size} pixels a step"
+        self.smaller = "lower --data.batch-size, or --data.size"
         self.steps_per_epoch = parts.steps_per_epoch
         self.clipped = [list(parts.model.parameters())]
         self.max_gradient_norm = self.config.optimizer.max_gradient_norm or float("inf")
@@ -104,8 +107,14 @@ class StageObjective(Objective):
             has_classes = self.stage != "autoencoder" and self.config.network.num_classes
             if run.samples_every and has_classes and self._is_due(done, run.samples_every):
                 self._draw_samples(loop, done)
-        if output is not None:
-            self._watch_for_collapse(loop, done, output)
+        if output is None:
+            return
+        if not torch.isfinite(output.total_loss):
+            raise DivergenceError(
+                f"The loss is {float(output.total_loss)} in validation after step {done}: "
+                f"{self.remedy}."
+            )
+        self._watch_for_collapse(loop, done, output)
 
     def _ends_epoch(self, done: int) -> bool:
         whole = (done - self.plan.first_step) % self.steps_per_epoch == 0

@@ -73,12 +73,13 @@ class Tracker:
         """Write one line of metrics, and say it.
 
         Args:
-            split: "train" or "validation"; "samples" or "event" for what happened beside these.
+            split: "train" or "validation"; "samples", "skipped" or "event" for what happened
+                beside these.
             step: Optimiser steps done.
             epoch: Passes over the training pictures done, with fraction.
             fields: Means over all processes, a list has one a latent channel; an accelerate tracker
                 gets the floats and the mean mask.
-            words: What to print of it; by default its losses stand beside the bar.
+            words: What to print of it, "" for nothing; by default its losses stand beside the bar.
             style: Of the words at a terminal.
         """
         if not self.accelerator.is_main_process:
@@ -92,7 +93,8 @@ class Tracker:
             self.accelerator.log({f"{split}/{k}": v for k, v in scalars.items()}, step=step)
         told = f"{self.label} · epoch {epoch:g} · "
         if words is not None:
-            self.bar.print(told + words, style)
+            if words:
+                self.bar.print(told + words, style)
             return
         named = [f"{word} {scalars[name]:.4f}" for name, word in SHOWN.items() if name in scalars]
         self.bar.show(" ".join(named))

@@ -161,6 +161,12 @@ class RecoveryObjective(Objective):
         self.training, self.model = training, model
         self.settings = training.settings
         self.remedy = f"lower --learning-rate (now {self.settings.learning_rate:g})"
+        size, parts = self.settings.batch_size, self.settings.accumulate
+        self.tried = f"{size // parts} pictures at a time (--batch-size {size})"
+        self.smaller = (
+            f"raise --accumulate (now {parts}), add --gradient-checkpointing or --train lora, or "
+            "lower --batch-size"
+        )
         self.steps_per_epoch = len(training.pictures) // self.settings.batch_size
         student = training.student  # decoder and denoiser each on their own: they share nothing
         groups = (student.decoder_weights, student.denoiser_weights)

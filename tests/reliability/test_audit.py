@@ -1,0 +1,24 @@
+"""`make audit` says in one line what it lacks."""
+
+import importlib.util
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pip_audit") is not None, reason="pip-audit is there")
+@pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="make was not used here")
+def test_without_pip_audit_one_line_says_how_to_get_it():
+    done = subprocess.run(
+        ["make", "--assume-old", ".venv/.installed", "audit"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith("make audit needs pip-audit, which is not installed: ")
+    assert all(line.startswith("make: ***") for line in rest)
+    assert "Traceback" not in done.stdout + done.stderr
