@@ -1,5 +1,6 @@
 """`pelap prune --denoiser-macs` and what `pelap recover` makes of it, from the command line."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,13 @@ from torch import nn
 
 from pelap.analysis.taylor import TimestepLosses
 from pelap.cli import main
+from pelap.config.run_config import DataConfig, RunConfig
+from pelap.measure.encoded_batches import Batches
 from pelap.measure.macs import count_denoiser_macs
 from pelap.models.loaded import LoadedModel
+from pelap.models.model_pictures import load_splits
 from pelap.models.opening import open_model
+from pelap.pruning.width.judging import NUM_LEVELS, NUM_PICTURES, PredictionJudge
 from pelap.pruning.width.latency import latency_ratio
 from pelap.training.recovery.student import find_encode
 from pelap.training.recovery.taps import Listener, find_taps
@@ -49,6 +54,23 @@ def test_width_alone_leaves_the_latents(
     assert "75% of the denoiser's MACs" not in (tmp_path / "narrow/README.md").read_text()
     share = record["width"]["macs"] / record["width"]["macs_before"]
     assert f"{share:.0%} of the denoiser's MACs" in (tmp_path / "narrow/README.md").read_text()
+    candidates = record["width"]["candidates"]
+    errors = [one["error"] for one in candidates]
+    assert 0 < errors[0] == min(errors)
+    assert candidates[0]["widths"][:2] == list(narrow.denoiser.config["block_out_channels"])  # type: ignore[union-attr]
+
+
+def test_the_judge_measures_the_relative_error_of_predictions(ldm: Path) -> None:
+    model = open_model(ldm)
+    config = RunConfig(data=DataConfig(source="photos", size=16))
+    batches = Batches(load_splits(model, config).train, torch.arange(40), 16, 0)
+    judge = PredictionJudge(model, batches)
+    assert judge(model.denoiser) == 0.0  # type: ignore[arg-type]
+    doubled: Any = copy.deepcopy(model.denoiser)
+    for weight in (doubled.conv_out.weight, doubled.conv_out.bias):
+        weight.data *= 2
+    assert judge(doubled) == pytest.approx(1.0)
+    assert sum(len(noisy) for noisy, *_ in judge.given) == NUM_PICTURES * NUM_LEVELS
 
 
 def test_both_are_shares_of_the_original(ldm: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Make a model's denoiser narrower: gather the evidence, choose, rebuild, and say what was done."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import torch
@@ -14,10 +14,12 @@ from pelap.models.loaded import LoadedModel
 from pelap.models.pipeline_limits import check_width_free
 from pelap.pruning.pruned_units import after_width, kept_units
 from pelap.pruning.pruning_record import WidthRecord
+from pelap.pruning.width.judging import PredictionJudge
 from pelap.pruning.width.latency import latency_ratio
 from pelap.pruning.width.shapes import find_freedom
+from pelap.pruning.width.width_choice import NarrowDenoiser, find_layout
 from pelap.pruning.width.width_criteria import LOSS_SHARE, WidthEvidence
-from pelap.pruning.width.width_plan import NarrowDenoiser, WidthRequest, find_layout, narrow
+from pelap.pruning.width.width_plan import Judge, WidthRequest, narrow
 
 NEED_SLOPES = ("taylor", "diff_pruning")
 
@@ -68,8 +70,26 @@ def gather_evidence(
     return replace(evidence, slopes=slopes)
 
 
+def find_judge(model: LoadedModel, request: WidthRequest, batches: Batches | None) -> Judge | None:
+    """What chooses among shapes that meet a target of MACs; None where nothing can.
+
+    Args:
+        model: With a denoiser.
+        request: Says whether there is a choice.
+        batches: Pictures to run it on, or None.
+    """
+    has_choice = request.widths is None and request.latency is None
+    if batches is None or not has_choice or model.system().denoiser is None:
+        return None
+    return PredictionJudge(model, batches)
+
+
 def narrow_model(
-    model: LoadedModel, request: WidthRequest, evidence: WidthEvidence, original: LoadedModel
+    model: LoadedModel,
+    request: WidthRequest,
+    evidence: WidthEvidence,
+    original: LoadedModel,
+    judge: Judge | None = None,
 ) -> tuple[LoadedModel, NarrowDenoiser]:
     """The model with a narrower denoiser.
 
@@ -78,6 +98,7 @@ def narrow_model(
         request: What is wanted.
         evidence: Of its denoiser.
         original: What the shares of the request are of.
+        judge: From `find_judge`.
 
     Raises:
         ConfigError: If the request cannot be met.
@@ -87,7 +108,7 @@ def narrow_model(
     assert original.denoiser is not None
     macs = count_denoiser_macs(original.denoiser)
     timer = partial(latency_ratio, original=original.denoiser)
-    found = narrow(model.denoiser, request, evidence, macs, timer)
+    found = narrow(model.denoiser, request, evidence, macs, timer, judge)
     units = after_width(kept_units(model), model.denoiser, found)
     return replace(model, denoiser=found.denoiser, kept_units=units), found
 
@@ -95,7 +116,7 @@ def narrow_model(
 def width_record(narrower: NarrowDenoiser, original: LoadedModel) -> WidthRecord:
     """What was done, for the history, the card and JSON."""
     config = config_of(original.denoiser)
-    return {
+    record: WidthRecord = {
         "criterion": narrower.criterion,
         "macs_before": count_denoiser_macs(original.denoiser),  # type: ignore[arg-type]
         "macs": narrower.shape.macs,
@@ -108,3 +129,13 @@ def width_record(narrower: NarrowDenoiser, original: LoadedModel) -> WidthRecord
         "differences": narrower.differences,
         "features": {name: list(entry) for name, entry in narrower.features.items()},
     }
+    if narrower.candidates:
+        record["candidates"] = [
+            {**asdict(one), "widths": list(one.widths)} for one in narrower.candidates
+        ]
+    if narrower.nearest is not None:
+        record["nearest"] = [
+            None if shape is None else {"widths": list(shape.widths), "macs": shape.macs}
+            for shape in narrower.nearest
+        ]
+    return record
