@@ -60,17 +60,24 @@ def test_width_alone_leaves_the_latents(
     assert candidates[0]["widths"][:2] == list(narrow.denoiser.config["block_out_channels"])  # type: ignore[union-attr]
 
 
-def test_the_judge_measures_the_relative_error_of_predictions(ldm: Path) -> None:
+def test_the_judge_refits_the_last_layer_and_measures_what_is_left(ldm: Path) -> None:
     model = open_model(ldm)
     config = RunConfig(data=DataConfig(source="photos", size=16))
     batches = Batches(load_splits(model, config).train, torch.arange(40), 16, 0)
     judge = PredictionJudge(model, batches)
+    for given in (judge.fitted, judge.measured):
+        assert sum(len(one.noisy) for one in given) == NUM_PICTURES // 2 * NUM_LEVELS
     assert judge(model.denoiser) == 0.0  # type: ignore[arg-type]
-    doubled: Any = copy.deepcopy(model.denoiser)
-    for weight in (doubled.conv_out.weight, doubled.conv_out.bias):
-        weight.data *= 2
-    assert judge(doubled) == pytest.approx(1.0)
-    assert sum(len(noisy) for noisy, *_ in judge.given) == NUM_PICTURES * NUM_LEVELS
+    other: Any = copy.deepcopy(model.denoiser)
+    shared = other.conv_out.weight
+    other.conv_out.weight = torch.nn.Parameter(2 * shared.detach())
+    error = judge(other)
+    assert 0 < error < 0.1
+    torch.testing.assert_close(other.conv_out.weight, shared, atol=0.1, rtol=0.1)
+    assert shared.requires_grad == other.conv_out.weight.requires_grad
+    with torch.no_grad():  # nothing of the last layer can mend this
+        other.conv_in.weight.zero_()
+    assert judge(other) > error
 
 
 def test_both_are_shares_of_the_original(ldm: Path, tmp_path: Path) -> None:

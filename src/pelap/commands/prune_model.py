@@ -257,7 +257,7 @@ def prune_model(
         if measured is not None:
             subject, batches = measured.tell(subject), measured.train
         evidence = gather_evidence(subject, width, batches)
-        judge = find_judge(subject, width, batches)
+        judge = find_judge(subject, batches)
         narrower, found = narrow_model(pruned.model, width, evidence, model, judge)
         pruned = PrunedModel(plan, narrower, width_record(found, model))
     costs: PruningCosts = {

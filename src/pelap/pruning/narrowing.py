@@ -70,16 +70,14 @@ def gather_evidence(
     return replace(evidence, slopes=slopes)
 
 
-def find_judge(model: LoadedModel, request: WidthRequest, batches: Batches | None) -> Judge | None:
-    """What chooses among shapes that meet a target of MACs; None where nothing can.
+def find_judge(model: LoadedModel, batches: Batches | None) -> Judge | None:
+    """What refits narrower denoisers and chooses among them; None where it cannot be run.
 
     Args:
         model: With a denoiser.
-        request: Says whether there is a choice.
         batches: Pictures to run it on, or None.
     """
-    has_choice = request.widths is None and request.latency is None
-    if batches is None or not has_choice or model.system().denoiser is None:
+    if batches is None or batches.num_pictures < 2 or model.system().denoiser is None:
         return None
     return PredictionJudge(model, batches)
 

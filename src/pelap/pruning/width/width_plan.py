@@ -21,7 +21,8 @@ LADDER = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 NUM_TIMED = 3
 """Shapes timed at each of them."""
 Judge = Callable[[nn.Module], float]
-"""How far a denoiser's predictions are from the original's; lower is better."""
+"""How far a denoiser's predictions are from the original's, lower is better; its last layer may be
+refitted before."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ def narrow(
         evidence: Of this denoiser.
         macs_before: What the shares are of: a step before anything was removed.
         measure_latency: Time of a step of a network over that of the original.
-        judge: Chooses among shapes that meet a target of MACs; without it the criterion does, by
-            the share of its scores that is kept.
+        judge: Refits what comes out, and chooses among shapes that meet a target of MACs; without
+            it the criterion does, by the share of its scores that is kept.
 
     Raises:
         ConfigError: If the request cannot be met.
@@ -107,11 +108,15 @@ def narrow(
     name, scores = _find_criterion(request, evidence)
     if request.widths is not None:
         choice = choose(denoiser, make_shape(denoiser, request.widths), scores)
-        return build(denoiser, choice, name)
-    search = _Search(denoiser, name, scores, macs_before)
-    if request.latency is not None:
-        return search.fast_enough(request.latency, request.macs or 1.0, measure_latency)
-    return search.best(request.macs or 1.0, judge)
+        found = build(denoiser, choice, name)
+    else:
+        search = _Search(denoiser, name, scores, macs_before)
+        if request.latency is None:
+            return search.best(request.macs or 1.0, judge)
+        found = search.fast_enough(request.latency, request.macs or 1.0, measure_latency)
+    if judge is not None:
+        judge(found.denoiser)
+    return found
 
 
 class _Search:
