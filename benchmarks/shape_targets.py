@@ -117,7 +117,8 @@ def main() -> None:
     found = {"command": command_of(__doc__), "machine": machine(), "models": models}
     of_widths = read_experiment(path).get("machine")
     write_experiment(path, width.__doc__, {"shape_targets": found}, of_widths)
-    put_table(output / "README.md", "targets", table(models))
+    for page in (output / "README.md", Path("docs/prune.md")):
+        put_table(page, "targets", table(models))
 
 
 if __name__ == "__main__":

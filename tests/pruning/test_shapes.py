@@ -11,6 +11,8 @@ from torch import nn
 from pelap.core.errors import ConfigError
 from pelap.families.registry import example_inputs
 from pelap.measure.macs import count_denoiser_macs
+from pelap.models.kept_units import all_units
+from pelap.pruning.pruned_units import after_width
 from pelap.pruning.rebuild import weightless
 from pelap.pruning.width.shape_search import MAX_SHAPES, WINDOW, find_shapes
 from pelap.pruning.width.shape_space import ShapeSpace, open_space
@@ -210,6 +212,11 @@ def test_idle_layers_of_a_unet_go_and_nothing_changes() -> None:
     assert found.layers["mid_block.attentions.0.transformer_blocks"] == [0, 2]
     assert found.denoiser.config["layers_per_block"] == 2
     assert found.denoiser.config["transformer_layers_per_block"] == (1, 2)
+    layers = after_width(all_units("unet", unet), unet, found).layers
+    moved = "up_blocks.0.attentions.{}.transformer_blocks.{}.attn1.to_q"
+    assert layers[moved.format(3, 2)].name == moved.format(2, 1)
+    assert layers[moved.format(2, 0)].name is None
+    assert layers[moved.format(0, 1)].name is None
     inputs = example_inputs(unet, 2, SIDE)
     given, expected = found.denoiser(**inputs).sample, unet(**inputs).sample
     torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-5)
