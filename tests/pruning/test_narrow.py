@@ -17,7 +17,7 @@ from pelap.measure.macs import count_denoiser_macs
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import load_splits
 from pelap.models.opening import open_model
-from pelap.pruning.width.judging import NUM_LEVELS, NUM_PICTURES, PredictionJudge
+from pelap.pruning.width.judging import PredictionJudge
 from pelap.pruning.width.latency import latency_ratio
 from pelap.training.recovery.student import find_encode
 from pelap.training.recovery.taps import Listener, find_taps
@@ -65,14 +65,14 @@ def test_the_judge_refits_the_last_layer_and_measures_what_is_left(ldm: Path) ->
     config = RunConfig(data=DataConfig(source="photos", size=16))
     batches = Batches(load_splits(model, config).train, torch.arange(40), 16, 0)
     judge = PredictionJudge(model, batches)
-    for given in (judge.fitted, judge.measured):
-        assert sum(len(one.noisy) for one in given) == NUM_PICTURES // 2 * NUM_LEVELS
+    assert not torch.equal(judge.fitted[0].noisy, judge.fitted[1].noisy)
+    assert len(judge.fitted[0].noisy) == len(judge.measured[0].noisy)
     assert judge(model.denoiser) == 0.0  # type: ignore[arg-type]
     other: Any = copy.deepcopy(model.denoiser)
     shared = other.conv_out.weight
     other.conv_out.weight = torch.nn.Parameter(2 * shared.detach())
     error = judge(other)
-    assert 0 < error < 0.1
+    assert 0 < error < 0.2
     torch.testing.assert_close(other.conv_out.weight, shared, atol=0.1, rtol=0.1)
     assert shared.requires_grad == other.conv_out.weight.requires_grad
     with torch.no_grad():  # nothing of the last layer can mend this

@@ -15,8 +15,10 @@ from pelap.method.system import LatentDiffusion
 from pelap.models.loaded import LoadedModel
 from pelap.pruning.width.output_refit import OutputFit, calls_of
 
-NUM_PICTURES = 16
-"""Half of them to fit, half to measure."""
+FEWEST_PICTURES, MOST_PICTURES = 8, 64
+"""To fit, and as many others to measure."""
+PLACES_A_FEATURE = 8
+"""Places of noisy latents to fit, for each of the last layer's inputs: fewer would fit the noise."""
 NUM_LEVELS = 5
 """Noise levels at which each picture is compared."""
 
@@ -44,7 +46,7 @@ class PredictionJudge:
 
     Args:
         model: With a denoiser that can be run.
-        batches: Pictures, with what the denoiser is told; the first NUM_PICTURES are taken.
+        batches: Pictures, with what the denoiser is told, of which the first are taken.
     """
 
     def __init__(self, model: LoadedModel, batches: Batches):
@@ -52,13 +54,20 @@ class PredictionJudge:
         self.device = torch_device()
         self.last = denoiser_ports(model.denoiser).output.layer  # type: ignore[arg-type]
         system = model.measured_system(self.device)
-        half = min(NUM_PICTURES, batches.num_pictures) // 2
-        size = min(batches.batch_size, max(1, half))
-        parts = (batches.indices[:half], batches.indices[half : 2 * half])
-        self.fitted, self.measured = (
-            self._given(system, replace(batches, indices=indices, batch_size=size))
-            for indices in parts
+        half = min(self._num_pictures(system, batches), batches.num_pictures // 2)
+        fitted, measured = batches.indices[:half], batches.indices[half : 2 * half]
+        self.fitted = self._given(system, replace(batches, indices=fitted))
+        self.measured = self._given(
+            system, replace(batches, indices=measured, seed=batches.seed + 1)
         )
+
+    def _num_pictures(self, system: LatentDiffusion, batches: Batches) -> int:
+        """As many as the last layer's inputs ask for."""
+        first = replace(batches, indices=batches.indices[:1]).encode(system, 0).latents
+        places = first[0, 0].numel() * NUM_LEVELS
+        weight: Any = self._last_layer(system).weight
+        wanted = -(-PLACES_A_FEATURE * weight[0].numel() // places)
+        return min(max(wanted, FEWEST_PICTURES), MOST_PICTURES)
 
     @torch.no_grad()
     def _given(self, system: LatentDiffusion, batches: Batches) -> list[_Given]:
@@ -68,8 +77,8 @@ class PredictionJudge:
         for number in range(len(batches)):  # all of them in each process, so that all agree
             batch = batches.encode(system, number)
             source = generator(batches.seed, "sampling", number, batch.latents.device)
-            noise = torch.randn(batch.latents.shape, generator=source, device=source.device)
             for timestep in timesteps:
+                noise = torch.randn(batch.latents.shape, generator=source, device=source.device)
                 steps = torch.full((len(noise),), timestep, device=noise.device)
                 noisy, _ = system.noised(batch.latents, noise, steps)
                 with calls_of(self._last_layer(system)) as calls:

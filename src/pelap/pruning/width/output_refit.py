@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-DAMPING = 1e-3
+DAMPING = 0.1
 """How much the old weights count, against the mean square of the layer's inputs."""
 
 
