@@ -18,7 +18,7 @@ from pelap.pruning.width.output_refit import OutputFit, calls_of
 FEWEST_PICTURES, MOST_PICTURES = 8, 64
 """To fit, and as many others to measure."""
 PLACES_A_FEATURE = 8
-"""Places of noisy latents to fit, for each of the last layer's inputs: fewer would fit the noise."""
+"""Places of latents to fit, for each of the last layer's inputs: fewer would fit the noise."""
 NUM_LEVELS = 5
 """Noise levels at which each picture is compared."""
 
