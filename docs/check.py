@@ -103,6 +103,7 @@ def tables() -> Iterator[tuple[str, str]]:
     import recovery
     import reliability
     import sampling
+    import shape_targets
     import width
 
     found = experiment("paper_small")["runs"]
@@ -128,7 +129,10 @@ def tables() -> Iterator[tuple[str, str]]:
     for page in ("README.md", "results/headline/README.md"):
         yield page, headline.quality_table(found["units"], found["time"])
     yield "results/headline/README.md", headline.speed_table(found["time"])
-    yield "docs/prune.md", width.table(experiment("width")["narrowed"])
+    found = experiment("width")
+    yield "docs/prune.md", width.table(found["narrowed"])
+    for page in ("results/width/README.md", "docs/prune.md"):
+        yield page, shape_targets.table(found["shape_targets"]["models"])
     yield "results/sampling/README.md", sampling.table(sampling.rows_of(experiment("sampling")))
     yield "results/prompts/README.md", prompts.table(experiment("prompts")["models"])
     yield "results/reliability/README.md", reliability.table(experiment("reliability")["counts"])

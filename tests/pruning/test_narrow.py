@@ -1,5 +1,6 @@
 """`pelap prune --denoiser-macs` and what `pelap recover` makes of it, from the command line."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,13 @@ from torch import nn
 
 from pelap.analysis.taylor import TimestepLosses
 from pelap.cli import main
+from pelap.config.run_config import DataConfig, RunConfig
+from pelap.measure.encoded_batches import Batches
 from pelap.measure.macs import count_denoiser_macs
 from pelap.models.loaded import LoadedModel
+from pelap.models.model_pictures import load_splits
 from pelap.models.opening import open_model
+from pelap.pruning.width.judging import PredictionJudge
 from pelap.pruning.width.latency import latency_ratio
 from pelap.training.recovery.student import find_encode
 from pelap.training.recovery.taps import Listener, find_taps
@@ -49,6 +54,30 @@ def test_width_alone_leaves_the_latents(
     assert "75% of the denoiser's MACs" not in (tmp_path / "narrow/README.md").read_text()
     share = record["width"]["macs"] / record["width"]["macs_before"]
     assert f"{share:.0%} of the denoiser's MACs" in (tmp_path / "narrow/README.md").read_text()
+    candidates = record["width"]["candidates"]
+    errors = [one["error"] for one in candidates]
+    assert 0 < errors[0] == min(errors)
+    assert candidates[0]["widths"][:2] == list(narrow.denoiser.config["block_out_channels"])  # type: ignore[union-attr]
+
+
+def test_the_judge_refits_the_last_layer_and_measures_what_is_left(ldm: Path) -> None:
+    model = open_model(ldm)
+    config = RunConfig(data=DataConfig(source="photos", size=16))
+    batches = Batches(load_splits(model, config).train, torch.arange(40), 16, 0)
+    judge = PredictionJudge(model, batches)
+    assert not torch.equal(judge.fitted[0].noisy, judge.fitted[1].noisy)
+    assert len(judge.fitted[0].noisy) == len(judge.measured[0].noisy)
+    assert judge(model.denoiser) == 0.0  # type: ignore[arg-type]
+    other: Any = copy.deepcopy(model.denoiser)
+    shared = other.conv_out.weight
+    other.conv_out.weight = torch.nn.Parameter(2 * shared.detach())
+    error = judge(other)
+    assert 0 < error < 0.2
+    torch.testing.assert_close(other.conv_out.weight, shared, atol=0.1, rtol=0.1)
+    assert shared.requires_grad == other.conv_out.weight.requires_grad
+    with torch.no_grad():  # nothing of the last layer can mend this
+        other.conv_in.weight.zero_()
+    assert judge(other) > error
 
 
 def test_both_are_shares_of_the_original(ldm: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from itertools import product
 from typing import Any
 
 import pytest
@@ -20,15 +19,20 @@ from pelap.families.registry import example_inputs
 from pelap.measure.macs import count_denoiser_macs
 from pelap.models.loaded import LoadedModel
 from pelap.pruning.narrowing import check_width
+from pelap.pruning.rebuild import rebuild
+from pelap.pruning.width.layers import take_layers
 from pelap.pruning.width.refit import match_positions, refit_time
-from pelap.pruning.width.shapes import find_freedom, find_shapes, make_shape
 from pelap.pruning.width.unit_slicing import choose_units, mask_weights, slice_weights
+from pelap.pruning.width.width_choice import NarrowDenoiser, find_layout
 from pelap.pruning.width.width_criteria import WidthEvidence
-from pelap.pruning.width.width_plan import NarrowDenoiser, WidthRequest, find_layout, narrow
+from pelap.pruning.width.width_plan import WidthRequest, narrow
 from tiny_models import DENOISERS, SIDE, randomize
 
 TOLERANCE = 1e-5
 CLASSES = [name for name in DENOISERS if name != "paper"]
+DEPTH = (
+    "layers_per_block", "transformer_layers_per_block", "num_layers", "num_single_layers",
+)  # fmt: skip
 
 
 def same_when_masked(
@@ -194,7 +198,7 @@ def test_a_whole_network_differs_by_statistics_and_embeddings_only(name: str) ->
     original = variant(name) if name in VARIANTS else tiny(name)
     found = narrowed(original, WidthRequest(macs=0.8))
     narrower, layout = found.denoiser, found.layout
-    masked = mask_weights(copy.deepcopy(original), layout, found.kept)
+    masked = mask_weights(_shallow(original, found), layout, found.kept)
     _share_embeddings(original, masked, narrower, found)
     inputs = example_inputs(original, 2, SIDE)
     with torch.no_grad():
@@ -203,6 +207,13 @@ def test_a_whole_network_differs_by_statistics_and_embeddings_only(name: str) ->
         expected, given = masked(**inputs).sample, narrower(**inputs).sample
     assert given.std() > 0.01
     torch.testing.assert_close(given, expected, atol=2e-5 * float(expected.abs().max()), rtol=0)
+
+
+def _shallow(original: Any, found: NarrowDenoiser) -> Any:
+    """A copy of the original, as wide as before, with the kept layers alone."""
+    depth = {name: found.shape.updates[name] for name in DEPTH if name in found.shape.updates}
+    state = take_layers(copy.deepcopy(original.state_dict()), found.layers)
+    return rebuild(original, depth, state)
 
 
 def _share_embeddings(original: Any, masked: Any, narrower: Any, found: NarrowDenoiser) -> None:
@@ -283,28 +294,6 @@ def test_of_each_norm_group_as_many_channels_stay() -> None:
         if group.parts > 1 and group.size == 16:
             counts = torch.bincount(found.kept[name] // (group.size // group.parts))
             assert counts.tolist() == [3] * 4
-
-
-@pytest.mark.parametrize("name", ["unet_2d", "unet_condition", "sd3"])
-def test_shapes_are_all_that_cannot_be_widened_within_the_target(name: str) -> None:
-    denoiser = DENOISERS[name].build(6)
-    freedom = find_freedom(denoiser)
-    most = 0.7 * count_denoiser_macs(denoiser)
-    costs = {
-        widths: make_shape(denoiser, widths).macs
-        for widths in product(*freedom.options)
-        if freedom.allows(widths)
-    }
-    fitting = {widths for widths, macs in costs.items() if macs <= most}
-    largest = {
-        widths
-        for widths in fitting
-        if not any(
-            other != widths and all(o >= w for o, w in zip(other, widths, strict=True))
-            for other in fitting
-        )
-    }
-    assert {shape.widths for shape in find_shapes(denoiser, most)} == largest
 
 
 def test_the_fastest_shape_that_keeps_most_is_taken() -> None:

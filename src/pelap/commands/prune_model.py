@@ -46,6 +46,7 @@ from pelap.pruning.latents.latent_plan import PrunePlan, PruneRequest, check_req
 from pelap.pruning.narrowing import (
     NEED_SLOPES,
     check_width,
+    find_judge,
     gather_evidence,
     narrow_model,
     width_record,
@@ -262,7 +263,8 @@ def prune_model(
         if measured is not None:
             subject, batches = measured.tell(subject), measured.train
         evidence = gather_evidence(subject, width, batches)
-        narrower, found = narrow_model(pruned.model, width, evidence, model)
+        judge = find_judge(subject, batches)
+        narrower, found = narrow_model(pruned.model, width, evidence, model, judge)
         pruned = PrunedModel(plan, narrower, width_record(found, model))
     costs: PruningCosts = {
         "parameters_before": _parameters(model),
@@ -348,11 +350,32 @@ def _describe_width(width: WidthRecord) -> list[str]:
         f"{name.replace('_', ' '):24} {before} → {after}"
         for name, (before, after) in width["config"].items()
     ]
+    lines += _describe_choice(width)
     lines.append(f"{'units chosen by':24} {width['criterion']}")
     lines += [
         f"{name + ' differs':24} {share:.1%} of its size"
         for name, share in width["differences"].items()
     ]
+    return lines
+
+
+def _describe_choice(width: WidthRecord) -> list[str]:
+    """Which shapes there were for the target."""
+    lines = []
+    if "nearest" in width:
+        shares = " and ".join(
+            f"{shape['macs'] / width['macs_before']:.3f} ({', '.join(map(str, shape['widths']))})"
+            for shape in width["nearest"]
+            if shape is not None
+        )
+        lines.append(f"{'nearest shapes':24} {shares} of the MACs: none meets the target")
+    candidates = width.get("candidates", [])
+    if len(candidates) > 1:
+        what = "kept scores"
+        if candidates[0]["error"] is not None:
+            first, last = candidates[0]["error"], candidates[-1]["error"]
+            what = f"error of the prediction, {first:.1%} to {last:.1%}"
+        lines.append(f"{'shape chosen by':24} {what}, of {len(candidates)} that meet the target")
     return lines
 
 

@@ -1,7 +1,6 @@
 """Chroma, diffusers' ChromaTransformer2DModel: Flux with one small network for all modulations."""
 
 import copy
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -28,7 +27,7 @@ class ChromaFamily(FluxFamily):
     """
 
     class_name = "ChromaTransformer2DModel"
-    depth: ClassVar[Mapping[str, str]] = {}
+    depth: ClassVar[tuple[str, ...]] = ()
     rules = (
         *EMBEDDING,
         (r"distilled_guidance_layer\.out_proj\..*", {0: STREAM}),
@@ -58,7 +57,13 @@ class ChromaFamily(FluxFamily):
         found.time_text_embed = _TraceableEmbedding(found.time_text_embed)
         return found
 
-    def updates(self, config: Config, num_heads: int, num_layers: int | None = None) -> Updates:
+    def updates(
+        self,
+        config: Config,
+        num_heads: int,
+        num_layers: int | None = None,
+        num_single_layers: int | None = None,
+    ) -> Updates:
         """Its heads alone."""
         return {"num_attention_heads": num_heads}
 

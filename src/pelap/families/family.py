@@ -1,11 +1,10 @@
 """What pelap knows of one class of models: the bases that every family's file builds on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,15 +18,13 @@ Inputs = dict[str, Any]
 Normal = Callable[..., Tensor]
 """From a shape to standard normal values (B, *shape)."""
 Widths = tuple[int, ...]
-"""A UNet's channels by level; a transformer's heads and layers."""
+"""A UNet's channels by level, then its layers; a transformer's heads and layers."""
 Layers = dict[str, list[int]]
-"""Numbers of kept layers, rising, by the name of their list."""
+"""Numbers of kept layers, rising, by the dotted name of their list."""
 
 TEXT_LENGTH = 77
 """Tokens of the text in example inputs."""
 EXAMPLE_TIMESTEP = 500
-MAX_STEPS = 8
-"""Values tried at most for each width."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +41,39 @@ class Freedom:
     """What may change in a class of denoisers."""
 
     options: tuple[Widths, ...]
-    """Values that each width may take, rising; the last is today's."""
+    """Values that each number may take, rising; the last is today's. First the widths, by level,
+    then the counts of layers."""
     names: tuple[str, ...]
     updates: Callable[[Widths], Updates]
     """Config fields that change for these widths."""
     steps: tuple[bool, ...] = ()
     """Whether each width differs from the one before it, which must stay so: where two levels of a
     UNet are as wide, there is no shortcut convolution between them."""
+    levels: tuple[tuple[int, ...], ...] = ()
+    """Of each count, the levels whose layers it counts."""
+    spares_first: bool = False
+    """Whether the first width shall stay where it can: a UNet's first level."""
+
+    @property
+    def num_widths(self) -> int:
+        """Numbers in front of the counts."""
+        return len(self.options) - len(self.levels)
 
     def allows(self, widths: Widths) -> bool:
         """Whether levels differ where they differ today, and nowhere else."""
         pairs = zip(widths, widths[1:], self.steps, strict=False)
         return all((one != other) == differs for one, other, differs in pairs)
+
+
+@dataclass(frozen=True)
+class LayerList:
+    """Layers of which some may go."""
+
+    names: tuple[str, ...]
+    """Dotted names of lists whose layers of the same number go together."""
+    num_kept: int
+    fixed: tuple[int, ...] = ()
+    """Those that always stay; negative ones are counted from the end."""
 
 
 class DenoiserFamily(ABC):
@@ -76,9 +94,8 @@ class DenoiserFamily(ABC):
     """diffusers' pipeline of a run's networks, where the denoiser is one that runs here train."""
     can_narrow: ClassVar[bool] = False
     """Whether it has `freedom` and `layout`."""
-    depth: ClassVar[Mapping[str, str]] = {}
-    """Names of its lists of layers, by the config field that says how long each is; without those
-    that must stay as long as they are."""
+    depth: ClassVar[tuple[str, ...]] = ()
+    """Config fields that say how many layers there are."""
 
     @abstractmethod
     def example_inputs(self, config: Config, side: int, normal: Normal) -> Inputs:
@@ -111,6 +128,10 @@ class DenoiserFamily(ABC):
         """
         raise NotImplementedError
 
+    def layer_lists(self, denoiser: Any, updates: Config) -> list[LayerList]:
+        """Its lists of layers, with how many stay in a network with these config fields."""
+        return []
+
     def depth_updates(self, config: Config, updates: Config, kept: Layers) -> Updates:
         """Those config fields of `updates` that make it as shallow, but no narrower."""
         return {field: updates[field] for field in self.depth if field in updates}
@@ -141,11 +162,3 @@ class DenoiserFamily(ABC):
 def example_timestep(latents: Tensor) -> Tensor:
     """The same timestep for each of the latents (B, …), int64, (B,)."""
     return torch.full((len(latents),), EXAMPLE_TIMESTEP, device=latents.device)
-
-
-def spread(values: Sequence[int]) -> Widths:
-    """At most MAX_STEPS of rising values, evenly, the last among them."""
-    if len(values) <= MAX_STEPS:
-        return tuple(values)
-    places = np.linspace(0, len(values) - 1, MAX_STEPS).round().astype(int)
-    return tuple(values[place] for place in places)

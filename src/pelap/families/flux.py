@@ -1,11 +1,17 @@
 """Flux.1, diffusers' FluxTransformer2DModel."""
 
-from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
-from pelap.families.family import TEXT_LENGTH, Config, Inputs, Normal, example_timestep
+from pelap.families.family import (
+    TEXT_LENGTH,
+    Config,
+    Inputs,
+    LayerList,
+    Normal,
+    example_timestep,
+)
 from pelap.families.packing import Packing
 from pelap.families.ports import DenoiserPorts, Port, Updates
 from pelap.families.transformer import (
@@ -37,10 +43,7 @@ class FluxFamily(TransformerFamily):
     has_float_timesteps = True
     timestep_divisor = NUM_TIMESTEPS
     streams = (STREAM,)
-    depth: ClassVar[Mapping[str, str]] = {
-        "num_layers": "transformer_blocks",
-        "num_single_layers": "single_transformer_blocks",
-    }
+    depth: ClassVar[tuple[str, ...]] = ("num_layers", "num_single_layers")
     rules = (
         *EMBEDDING,
         *joint_text(STREAM),
@@ -67,12 +70,25 @@ class FluxFamily(TransformerFamily):
             inputs["guidance"] = normal()
         return inputs
 
-    def updates(self, config: Config, num_heads: int, num_layers: int | None = None) -> Updates:
-        """Also the number of single blocks, in proportion."""
+    def updates(
+        self,
+        config: Config,
+        num_heads: int,
+        num_layers: int | None = None,
+        num_single_layers: int | None = None,
+    ) -> Updates:
+        """Also the number of single blocks."""
         updates = super().updates(config, num_heads, num_layers)
-        layers = config["num_layers"]
-        singles = config["num_single_layers"] * (num_layers or layers) / layers
-        return updates | {"num_single_layers": max(1, round(singles))}
+        singles = config["num_single_layers"] if num_single_layers is None else num_single_layers
+        return updates | {"num_single_layers": singles}
+
+    def layer_lists(self, denoiser: Any, updates: Config) -> list[LayerList]:
+        """Also the single blocks."""
+        found = super().layer_lists(denoiser, updates)
+        if not found:
+            return []
+        singles = updates.get("num_single_layers", denoiser.config["num_single_layers"])
+        return [*found, LayerList(("single_transformer_blocks",), singles)]
 
 
 def example_places(rows: int, like: torch.Tensor) -> Inputs:

@@ -5,7 +5,6 @@ here and its own.
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pelap.families.family import (
@@ -13,9 +12,9 @@ from pelap.families.family import (
     DenoiserFamily,
     Freedom,
     Inputs,
+    LayerList,
     Normal,
     example_timestep,
-    spread,
 )
 from pelap.families.layout import WidthLayout
 from pelap.families.ports import State, Updates
@@ -98,7 +97,7 @@ class TransformerFamily(DenoiserFamily):
     """Groups as wide as all heads together. Text that becomes one sequence with the picture shares
     the picture's."""
     can_narrow = True
-    depth: ClassVar[Mapping[str, str]] = {"num_layers": "transformer_blocks"}
+    depth: ClassVar[tuple[str, ...]] = ("num_layers",)
 
     def example_inputs(self, config: Config, side: int, normal: Normal) -> Inputs:
         """Latents and timestep."""
@@ -109,16 +108,25 @@ class TransformerFamily(DenoiserFamily):
         """Heads and layers down to a quarter."""
         config = denoiser.config
         heads = config["num_attention_heads"]
-        options = [spread(range(max(1, heads // 4), heads + 1))]
-        if self.depth:
-            layers = config["num_layers"]
-            least = max(min(2, layers), layers // 4)  # first and last always stay
-            options.append(spread(range(least, layers + 1)))
+        options = [tuple(range(max(1, heads // 4), heads + 1))]
+        for field in self.depth:
+            layers, fewest = config[field], 2 if field == "num_layers" else 1  # see layer_lists
+            options.append(tuple(range(min(layers, max(fewest, layers // 4)), layers + 1)))
+        names = (field.removeprefix("num_").replace("_", " ") for field in self.depth)
         return Freedom(
             tuple(options),
-            ("heads", "layers")[: len(options)],
+            ("heads", *names),
             lambda widths: self.updates(config, *widths),
+            levels=((0,),) * len(self.depth),
         )
+
+    def layer_lists(self, denoiser: Any, updates: Config) -> list[LayerList]:
+        """Of the main list the first stays, since DiT takes the condition of its output from it,
+        and the last, since SD3's is made without a way for the text."""
+        if not self.depth:
+            return []
+        layers = updates.get("num_layers", denoiser.config["num_layers"])
+        return [LayerList(("transformer_blocks",), layers, (0, -1))]
 
     def updates(self, config: Config, num_heads: int, num_layers: int | None = None) -> Updates:
         """Config fields for so many heads, and layers where these are free."""

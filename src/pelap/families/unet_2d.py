@@ -7,7 +7,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from pelap.config.run_config import NetworkConfig
 from pelap.families.family import Config
 from pelap.families.ports import DenoiserPorts, Port
-from pelap.families.unet import UNetFamily
+from pelap.families.unet import LAYERS, Depth, UNetFamily
 
 
 class UNet2DFamily(UNetFamily):
@@ -42,6 +42,11 @@ class UNet2DFamily(UNetFamily):
             groups = math.lcm(groups, config["attn_norm_num_groups"])
         least = max(width // 4, (config["attention_head_dim"] or 1) if attends else 1)
         return [value for value in range(groups, width, groups) if value >= least]
+
+    def depths(self, config: Config) -> list[Depth]:
+        """One number for all levels."""
+        layers, levels = config[LAYERS], tuple(range(len(config["block_out_channels"])))
+        return [Depth("layers", LAYERS, levels, layers)] if layers > 1 else []
 
 
 UNET_2D = UNet2DFamily()

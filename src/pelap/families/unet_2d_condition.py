@@ -6,7 +6,7 @@ from typing import Any
 from pelap.core.errors import ModelError
 from pelap.families.family import TEXT_LENGTH, Config, Inputs, Normal, Widths
 from pelap.families.ports import DenoiserPorts, Port, Updates
-from pelap.families.unet import UNetFamily
+from pelap.families.unet import LAYERS, TRANSFORMERS, Depth, UNetFamily, by_level
 
 TOLD_WITHOUT_PICTURES = {
     "addition_embed_type": ("text", "text_time"),
@@ -58,13 +58,33 @@ class UNet2DConditionFamily(UNetFamily):
             step = math.lcm(step, width // _heads(config)[level])
         return [value for value in range(step, width, step) if value >= width // 4]
 
-    def updates(self, unet: Any, widths: Widths) -> Updates:
+    def depths(self, config: Config) -> list[Depth]:
+        """Layers of each level, and transformer blocks where it attends to text; none where the
+        way up has numbers of its own."""
+        per_attention = config.get(TRANSFORMERS) or 1
+        nested = not isinstance(per_attention, int) and any(
+            not isinstance(value, int) for value in per_attention
+        )
+        if nested or config.get("reverse_transformer_layers_per_block") is not None:
+            return []
+        found = [
+            Depth(f"layers of level {level}", LAYERS, (level,), layers)
+            for level, layers in enumerate(by_level(config, LAYERS))
+        ]
+        attends = [str(name).startswith("CrossAttn") for name in config["down_block_types"]]
+        for level, blocks in enumerate(by_level(config, TRANSFORMERS)):
+            if attends[level]:
+                name = f"transformer blocks of level {level}"
+                found.append(Depth(name, TRANSFORMERS, (level,), blocks))
+        return [depth for depth in found if depth.most > 1]
+
+    def updates(self, unet: Any, numbers: Widths) -> Updates:
         """Also the number of heads by level, each of which stays as wide."""
         config, heads = unet.config, _heads(unet.config)
-        found = super().updates(unet, widths)
+        found = super().updates(unet, numbers)
         changes = tuple(
             max(1, new * count // old)
-            for new, old, count in zip(widths, config["block_out_channels"], heads, strict=True)
+            for new, old, count in zip(numbers, config["block_out_channels"], heads, strict=False)
         )
         return found if changes == heads else found | {"attention_head_dim": changes}
 

@@ -33,14 +33,64 @@ def count_denoiser_macs(denoiser: nn.Module, side: int | None = None) -> int:
     Raises:
         ModelError: If the class is unknown.
     """
+    weightless, inputs = _on_meta(denoiser, side)
+    return count_call_macs(lambda: weightless(**inputs))
+
+
+def _on_meta(denoiser: nn.Module, side: int | None) -> tuple[nn.Module, dict[str, Any]]:
+    """The denoiser and its example inputs without values."""
     inputs = example_inputs(denoiser, 1, side)
     has_weights = any(not parameter.is_meta for parameter in denoiser.parameters())
     weightless = copy.deepcopy(denoiser).to("meta") if has_weights else denoiser
-    moved = {name: _to_meta(value) for name, value in inputs.items()}
-    return count_call_macs(lambda: weightless(**moved))
+    return weightless, {name: _to_meta(value) for name, value in inputs.items()}
 
 
 def _to_meta(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.to("meta")
     return {k: _to_meta(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+class PartCounts:
+    """MACs of smaller networks of a denoiser's class, from one count of the denoiser.
+
+    A layer's MACs go with the number of its weights, as the same places pass it; what an attention
+    computes beside its layers goes with the width of its queries.
+
+    Args:
+        denoiser: Whose layers' names are among those of the smaller networks.
+    """
+
+    def __init__(self, denoiser: nn.Module):
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            weightless, inputs = _on_meta(denoiser, None)
+            with torch.no_grad():
+                weightless(**inputs)
+        counts = counter.get_flop_counts()
+        root = type(denoiser).__name__
+        totals = {
+            name: sum(counts.get(f"{root}.{name}".rstrip("."), {}).values()) / 2
+            for name, _ in denoiser.named_modules()
+        }
+        own = dict(totals)
+        for name, total in totals.items():
+            owner = name
+            while owner and total:  # lists of layers are never called themselves
+                owner = owner.rpartition(".")[0]
+                if totals[owner]:
+                    own[owner] -= total
+                    break
+        modules = dict(denoiser.named_modules())
+        self.per_size = {name: macs / _size(modules[name]) for name, macs in own.items() if macs}
+
+    def of(self, network: nn.Module) -> int:
+        """MACs of a smaller network of the class."""
+        modules = dict(network.named_modules())
+        sizes = ((name, _size(modules[name])) for name in self.per_size if name in modules)
+        return round(sum(self.per_size[name] * size for name, size in sizes))
+
+
+def _size(module: Any) -> int:
+    if isinstance(getattr(module, "weight", None), Tensor):
+        return module.weight.numel()
+    return module.to_q.out_features if hasattr(module, "to_q") else 1

@@ -1,6 +1,6 @@
 """Make a model's denoiser narrower: gather the evidence, choose, rebuild, and say what was done."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import torch
@@ -15,10 +15,12 @@ from pelap.models.loaded import LoadedModel
 from pelap.models.pipeline_limits import check_width_free
 from pelap.pruning.pruned_units import after_width, kept_units
 from pelap.pruning.pruning_record import WidthRecord
+from pelap.pruning.width.judging import PredictionJudge
 from pelap.pruning.width.latency import latency_ratio
 from pelap.pruning.width.shapes import find_freedom
+from pelap.pruning.width.width_choice import NarrowDenoiser, find_layout
 from pelap.pruning.width.width_criteria import LOSS_SHARE, WidthEvidence
-from pelap.pruning.width.width_plan import NarrowDenoiser, WidthRequest, find_layout, narrow
+from pelap.pruning.width.width_plan import Judge, WidthRequest, narrow
 
 NEED_SLOPES = ("taylor", "diff_pruning")
 
@@ -69,8 +71,24 @@ def gather_evidence(
     return replace(evidence, slopes=slopes)
 
 
+def find_judge(model: LoadedModel, batches: Batches | None) -> Judge | None:
+    """What refits narrower denoisers and chooses among them; None where it cannot be run.
+
+    Args:
+        model: With a denoiser.
+        batches: Pictures to run it on, or None.
+    """
+    if batches is None or batches.num_pictures < 2 or model.system().denoiser is None:
+        return None
+    return PredictionJudge(model, batches)
+
+
 def narrow_model(
-    model: LoadedModel, request: WidthRequest, evidence: WidthEvidence, original: LoadedModel
+    model: LoadedModel,
+    request: WidthRequest,
+    evidence: WidthEvidence,
+    original: LoadedModel,
+    judge: Judge | None = None,
 ) -> tuple[LoadedModel, NarrowDenoiser]:
     """The model with a narrower denoiser.
 
@@ -79,6 +97,7 @@ def narrow_model(
         request: What is wanted.
         evidence: Of its denoiser.
         original: What the shares of the request are of.
+        judge: From `find_judge`.
 
     Raises:
         ConfigError: If the request cannot be met.
@@ -88,7 +107,7 @@ def narrow_model(
     assert original.denoiser is not None
     macs = count_denoiser_macs(original.denoiser)
     timer = partial(latency_ratio, original=original.denoiser)
-    found = narrow(model.denoiser, request, evidence, macs, timer)
+    found = narrow(model.denoiser, request, evidence, macs, timer, judge)
     units = after_width(kept_units(model), model.denoiser, found)
     return replace(model, denoiser=found.denoiser, kept_units=units), found
 
@@ -96,7 +115,7 @@ def narrow_model(
 def width_record(narrower: NarrowDenoiser, original: LoadedModel) -> WidthRecord:
     """What was done, for the history, the card and JSON."""
     config = config_of(original.denoiser)
-    return {
+    record: WidthRecord = {
         "criterion": narrower.criterion,
         "macs_before": count_denoiser_macs(original.denoiser),  # type: ignore[arg-type]
         "macs": narrower.shape.macs,
@@ -109,3 +128,13 @@ def width_record(narrower: NarrowDenoiser, original: LoadedModel) -> WidthRecord
         "differences": narrower.differences,
         "features": {name: list(entry) for name, entry in narrower.features.items()},
     }
+    if narrower.candidates:
+        record["candidates"] = [
+            {**asdict(one), "widths": list(one.widths)} for one in narrower.candidates
+        ]
+    if narrower.nearest is not None:
+        record["nearest"] = [
+            None if shape is None else {"widths": list(shape.widths), "macs": shape.macs}
+            for shape in narrower.nearest
+        ]
+    return record

@@ -13,7 +13,7 @@ from pelap.models.loaded import LoadedModel
 from pelap.pruning.latents.latent_slicing import map_axis, output_port, stand_in_map
 from pelap.pruning.width.layers import new_name
 from pelap.pruning.width.refit import mix_time, timed_layers
-from pelap.pruning.width.width_plan import NarrowDenoiser
+from pelap.pruning.width.width_choice import NarrowDenoiser
 
 
 def kept_units(model: LoadedModel) -> KeptUnits:

@@ -19,6 +19,10 @@ class WidthRecord(TypedDict):
     """Shares by which layers differ that no weight can make the same."""
     features: dict[str, list[object]]
     """By block: its name before, and the features that it kept."""
+    candidates: NotRequired[list[JsonObject]]
+    """Shapes that met the target and were compared, best first: fields of `Candidate`."""
+    nearest: NotRequired[list[JsonObject | None]]
+    """Where no shape met the target: widths and macs of the nearest below and above."""
 
 
 class PruningCosts(TypedDict, total=False):

@@ -1,36 +1,52 @@
-"""Keep some of a transformer's layers, under new numbers."""
+"""Keep some of a network's layers, under new numbers."""
 
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
-from pelap.families.family import Layers
-from pelap.families.ports import Config, State
-
-MAIN = "transformer_blocks"
+from pelap.families.family import LayerList, Layers
+from pelap.families.ports import State
 
 
-def choose_layers(scores: dict[str, Tensor], depth: Mapping[str, str], updates: Config) -> Layers:
-    """Layers to keep, rising: those with the highest scores.
-
-    Of the main list the first stays, since DiT takes the condition of its output from it, and the
-    last, since SD3's is made without a way for the text.
+def choose_layers(scores: Sequence[Tensor], lists: Sequence[LayerList]) -> Layers:
+    """Layers to keep, rising: the fixed ones, and those with the highest scores.
 
     Args:
-        scores: One a layer, by the name of their list.
-        depth: Names of the lists, by the config field that says how long each is.
-        updates: Config fields that change, among them those that say how many layers stay.
+        scores: Of each list, one a layer.
+        lists: How many of each stay.
+
+    Returns:
+        By the name of every list.
     """
     kept = {}
-    for field, owner in depth.items():
-        values = scores[owner].clone()
-        if owner == MAIN:
-            values[-1] = values[0] = math.inf
+    for values, one in zip(scores, lists, strict=True):
+        values = values.clone()
+        values[list(one.fixed)] = math.inf
         ranked = values.argsort(descending=True, stable=True)
-        kept[owner] = sorted(ranked[: updates.get(field, len(values))].tolist())
+        numbers = sorted(ranked[: one.num_kept].tolist())
+        kept |= dict.fromkeys(one.names, numbers)
     return kept
+
+
+def sum_by_layer(sums: Mapping[str, float], lists: Sequence[LayerList]) -> list[Tensor]:
+    """What the weights of each layer come to together, float64.
+
+    Args:
+        sums: Of each weight, by name.
+        lists: Lists of layers.
+    """
+    found = []
+    for one in lists:
+        layers: dict[int, float] = {}
+        for name, value in sums.items():
+            for owner in one.names:
+                if name.startswith(f"{owner}."):
+                    number = int(name[len(owner) + 1 :].split(".")[0])
+                    layers[number] = layers.get(number, 0.0) + value
+        found.append(torch.tensor([layers[i] for i in range(len(layers))], dtype=torch.float64))
+    return found
 
 
 def take_layers(state: State, kept: Layers) -> State:
@@ -40,9 +56,14 @@ def take_layers(state: State, kept: Layers) -> State:
 
 
 def new_name(name: str, kept: Layers) -> str | None:
-    """A weight's name once only these layers are kept; None if its layer is not."""
-    match = re.match(r"(\w+)\.(\d+)\.(.*)", name)
-    if match is None or match[1] not in kept:
-        return name
-    owner, number, rest = match[1], int(match[2]), match[3]
-    return f"{owner}.{kept[owner].index(number)}.{rest}" if number in kept[owner] else None
+    """A weight's name once only these layers are kept; None if one that it is in is not."""
+    parts = name.split(".")
+    found = list(parts)
+    for place, part in enumerate(parts):
+        numbers = kept.get(".".join(parts[:place]))
+        if numbers is None:
+            continue
+        if int(part) not in numbers:
+            return None
+        found[place] = str(numbers.index(int(part)))
+    return ".".join(found)

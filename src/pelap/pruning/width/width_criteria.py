@@ -1,18 +1,19 @@
 """Criteria for a denoiser's inner units, behind the interface of those for latent channels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from pelap.analysis.criteria import Criterion
 from pelap.core.seeding import generator
-from pelap.families.family import Layers
+from pelap.families.family import LayerList, Layers
 from pelap.families.layout import WidthLayout
 from pelap.families.ports import State
-from pelap.families.registry import denoiser_family
-from pelap.pruning.width.layers import take_layers
+from pelap.pruning.width.layers import sum_by_layer, take_layers
 from pelap.pruning.width.unit_slicing import score_units
 
 LOSS_SHARE = 0.05
@@ -50,18 +51,18 @@ class WidthScores:
             for name, group in layout.groups.items()
         }
 
-    def of_layers(self, denoiser: Any) -> dict[str, Tensor]:
-        """One a layer, by the name of their list, float64; empty where none may go."""
-        found = {}
-        for owner in denoiser_family(denoiser).depth.values():
-            sums = torch.zeros(len(getattr(denoiser, owner)), dtype=torch.float64)
-            for name, scores in self.weights.items():
-                if name.startswith(f"{owner}."):
-                    sums[int(name.split(".")[1])] += scores.double().sum().cpu()
-            if self.seed is not None:
-                sums = torch.rand(len(sums), generator=generator(self.seed, "order", 1))
-            found[owner] = sums
-        return found
+    @cached_property
+    def sums(self) -> dict[str, float]:
+        """Of each weight, by name."""
+        return {name: float(scores.double().sum()) for name, scores in self.weights.items()}
+
+    def of_layers(self, lists: Sequence[LayerList]) -> list[Tensor]:
+        """Of each list, one a layer, float64."""
+        found = sum_by_layer(self.sums, lists)
+        if self.seed is None:
+            return found
+        source = generator(self.seed, "order", 1)
+        return [torch.rand(len(sums), generator=source).double() for sums in found]
 
     def of_kept_layers(self, kept: Layers) -> Self:
         """Without the layers that go."""

@@ -1,29 +1,28 @@
-"""From a target to a narrower denoiser: which shape, which units, and what then differs."""
+"""From a target to a narrower denoiser: the shapes that meet it, and the best of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pelap.core.errors import ConfigError, ModelError
-from pelap.families.family import Layers, Widths
-from pelap.families.layout import Kept, WidthLayout
-from pelap.families.ports import State
-from pelap.families.registry import config_of, denoiser_family
-from pelap.families.transformer import STREAM
-from pelap.pruning.rebuild import empty, rebuild, weightless
-from pelap.pruning.width.layers import choose_layers, take_layers
-from pelap.pruning.width.refit import match_positions, refit_time
-from pelap.pruning.width.shapes import Shape, find_shapes, make_shape
-from pelap.pruning.width.unit_slicing import choose_units, slice_weights
+from pelap.core.errors import ConfigError
+from pelap.core.progress import track
+from pelap.families.family import Widths
+from pelap.pruning.width.shape_search import ShapesFound, find_shapes
+from pelap.pruning.width.shape_space import ShapeSpace, open_space
+from pelap.pruning.width.shapes import Shape, make_shape
+from pelap.pruning.width.width_choice import Candidate, Choice, NarrowDenoiser, build, choose
 from pelap.pruning.width.width_criteria import WIDTH_CRITERIA, WidthEvidence, WidthScores
 
 LADDER = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 """Shares of the MACs at which shapes are timed."""
 NUM_TIMED = 3
 """Shapes timed at each of them."""
+Judge = Callable[[nn.Module], float]
+"""How far a denoiser's predictions are from the original's, lower is better; its last layer may be
+refitted before."""
 
 
 @dataclass(frozen=True)
@@ -66,35 +65,6 @@ class WidthRequest:
             )
 
 
-@dataclass(frozen=True)
-class NarrowDenoiser:
-    """What comes out."""
-
-    denoiser: nn.Module
-    shape: Shape
-    criterion: str
-    kept_score: float
-    """Share of the sum of the criterion's scores over all weights that was kept."""
-    differences: dict[str, float]
-    """What a narrower network of this class computes differently, relative to its size."""
-    features: dict[str, tuple[str, list[int]]]
-    """By block: the block of the original that it was, and the features kept of what leaves it."""
-    layers: Layers
-    """Those of the original that stay."""
-    layout: WidthLayout
-    """Of the original, without the layers that went."""
-    kept: Kept
-
-
-def find_layout(denoiser: Any) -> WidthLayout:
-    """The groups of a denoiser.
-
-    Raises:
-        ModelError: If this class, or this variant of it, is not supported.
-    """
-    return denoiser_family(denoiser).layout(denoiser)
-
-
 def _find_criterion(request: WidthRequest, evidence: WidthEvidence) -> tuple[str, WidthScores]:
     """The scores by the criterion that was asked for, or by the best one there is.
 
@@ -118,8 +88,9 @@ def narrow(
     evidence: WidthEvidence,
     macs_before: int,
     measure_latency: Callable[[nn.Module], float],
+    judge: Judge | None = None,
 ) -> NarrowDenoiser:
-    """The narrower denoiser that meets the targets and keeps most of the criterion's scores.
+    """The narrower denoiser that meets the targets and predicts most as the original does.
 
     Args:
         denoiser: Left as it is.
@@ -127,137 +98,113 @@ def narrow(
         evidence: Of this denoiser.
         macs_before: What the shares are of: a step before anything was removed.
         measure_latency: Time of a step of a network over that of the original.
+        judge: Refits what comes out, and chooses among shapes that meet a target of MACs; without
+            it the criterion does, by the share of its scores that is kept.
 
     Raises:
         ConfigError: If the request cannot be met.
         ModelError: If the class is not supported.
     """
     name, scores = _find_criterion(request, evidence)
-    if request.latency is not None:
-        return _fast_enough(denoiser, request, (name, scores), macs_before, measure_latency)
     if request.widths is not None:
-        shapes = [make_shape(denoiser, request.widths)]
+        choice = choose(denoiser, make_shape(denoiser, request.widths), scores)
+        found = build(denoiser, choice, name)
     else:
-        shapes = find_shapes(denoiser, (request.macs or 1.0) * macs_before)
-    return _build(denoiser, _ranked(denoiser, shapes, scores)[0], name)
-
-
-def _fast_enough(
-    denoiser: nn.Module,
-    request: WidthRequest,
-    criterion: tuple[str, WidthScores],
-    macs_before: int,
-    measure_latency: Callable[[nn.Module], float],
-) -> NarrowDenoiser:
-    """Time shapes with fewer and fewer MACs, those that keep most first, until one is fast."""
-    name, scores = criterion
-    assert request.latency is not None
-    fastest = 1.0
-    for share in LADDER:
-        try:
-            shapes = find_shapes(denoiser, share * (request.macs or 1.0) * macs_before)
-        except ConfigError:  # nothing is that narrow
-            break
-        for choice in _ranked(denoiser, shapes, scores)[:NUM_TIMED]:
-            found = _build(denoiser, choice, name)
-            ratio = measure_latency(found.denoiser)
-            if ratio <= request.latency:
-                return found
-            fastest = min(fastest, ratio)
-    raise ConfigError(
-        f"--denoiser-latency is {request.latency:g}: the fastest shape tried takes {fastest:.2f} "
-        "of the time."
-    )
-
-
-def _ranked(denoiser: nn.Module, shapes: list[Shape], scores: WidthScores) -> list["_Choice"]:
-    choices = [_choose(denoiser, shape, scores) for shape in shapes]
-    return sorted(choices, key=lambda choice: choice.kept_score, reverse=True)
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """One shape with the layers and units that it would keep."""
-
-    shape: Shape
-    layers: Layers
-    layout: WidthLayout
-    """Of the network with these layers, as wide as before."""
-    kept: Kept
-    kept_score: float
-
-
-def _choose(denoiser: nn.Module, shape: Shape, scores: WidthScores) -> _Choice:
-    family = denoiser_family(denoiser)
-    layers = choose_layers(scores.of_layers(denoiser), family.depth, shape.updates)
-    depth = family.depth_updates(config_of(denoiser), shape.updates, layers)
-    shape = replace(shape, updates=shape.updates | depth)
-    layout = find_layout(weightless(denoiser, depth))
-    shallow = scores.of_kept_layers(layers)
-    narrow_layout = find_layout(weightless(denoiser, shape.updates))
-    kept = choose_units(shallow.of_units(layout), layout, narrow_layout)
-    held = slice_weights(shallow.weights, layout, kept)
-    return _Choice(shape, layers, layout, kept, _sum(held) / max(_sum(scores.weights), 1e-300))
-
-
-def _sum(scores: State) -> float:
-    return sum(float(score.double().sum()) for score in scores.values())
-
-
-def _build(denoiser: Any, choice: _Choice, criterion: str) -> NarrowDenoiser:
-    layout, kept = choice.layout, dict(choice.kept)
-    new: Any = empty(denoiser, choice.shape.updates)
-    state = take_layers(dict(denoiser.state_dict()), choice.layers)
-    differences: dict[str, float] = {}
-    moved = _moved_positions(denoiser, new, state)
-    if moved is not None:
-        old, narrow_table = moved
-        kept[STREAM], difference = match_positions(old, narrow_table, kept[STREAM])
-        differences["position embedding"] = difference
-        state = slice_weights(state, layout, kept)
-        shift = (old[:, kept[STREAM]] - narrow_table).mean(dim=0)
-        bias = state["pos_embed.proj.bias"]
-        state["pos_embed.proj.bias"] = bias + shift.to(bias)
-    else:
-        state = slice_weights(state, layout, kept)
-    if hasattr(denoiser, "time_proj"):
-        differences["time embedding"] = refit_time(denoiser, new, state)
-    _check_fit(new, state)
-    narrower = rebuild(denoiser, choice.shape.updates, state)
-    return NarrowDenoiser(
-        narrower, choice.shape, criterion, choice.kept_score,
-        {name: value for name, value in differences.items() if value > 0}, _features(choice, kept),
-        choice.layers, layout, kept,
-    )  # fmt: skip
-
-
-def _check_fit(new: nn.Module, state: State) -> None:
-    """Refuse what the layout does not know, before anything is made of it."""
-    wanted = {name: weight.shape for name, weight in new.state_dict().items()}
-    for name in wanted.keys() | state.keys():
-        if name not in wanted or name not in state or state[name].shape != wanted[name]:
-            raise ModelError(
-                f"The width of this {type(new).__name__} cannot be pruned: {name} is not known in "
-                "this variant of the class."
-            )
-
-
-def _moved_positions(denoiser: Any, new: Any, state: State) -> tuple[Tensor, Tensor] | None:
-    """Both tables (positions, D) and (positions, K) where the class computes them from its width;
-    None where they are weights, or there are none, or nothing changed."""
-    table = getattr(getattr(denoiser, "pos_embed", None), "pos_embed", None)
-    if table is None or "pos_embed.pos_embed" in state:
-        return None
-    narrow_table = new.pos_embed.pos_embed
-    return None if table.shape == narrow_table.shape else (table[0].cpu(), narrow_table[0])
-
-
-def _features(choice: _Choice, kept: Kept) -> dict[str, tuple[str, list[int]]]:
-    found = {}
-    for name, stream in choice.layout.features.items():
-        owner, _, number = name.rpartition(".")
-        original = name
-        if owner in choice.layers:
-            original = f"{owner}.{choice.layers[owner][int(number)]}"
-        found[name] = (original, choice.layout.features_of(stream, kept).tolist())
+        search = _Search(denoiser, name, scores, macs_before)
+        if request.latency is None:
+            return search.best(request.macs or 1.0, judge)
+        found = search.fast_enough(request.latency, request.macs or 1.0, measure_latency)
+    if judge is not None:
+        judge(found.denoiser)
     return found
+
+
+class _Search:
+    """The shapes of one denoiser, with what the criterion keeps of each.
+
+    Args:
+        denoiser: Whose shapes.
+        criterion: Its name.
+        scores: What it says of the weights.
+        macs_before: What shares of MACs are of.
+    """
+
+    def __init__(self, denoiser: nn.Module, criterion: str, scores: WidthScores, macs_before: int):
+        self.denoiser = denoiser
+        self.criterion = criterion
+        self.scores = scores
+        self.macs_before = macs_before
+        self.space = open_space(denoiser)
+        self.worth = _predict_kept(self.space, scores)
+
+    def best(self, share: float, judge: Judge | None) -> NarrowDenoiser:
+        """The one that the judge prefers of those that meet a share of the MACs."""
+        found, choices = self._choices(share)
+        if judge is None:
+            best, errors = build(self.denoiser, choices[0], self.criterion), [None] * len(choices)
+        else:
+            best, choices, errors = self._judged(choices, judge)
+        compared = zip(choices, errors, strict=True)
+        return replace(
+            best,
+            candidates=tuple(
+                Candidate(c.shape.widths, c.shape.macs, c.kept_score, error)
+                for c, error in compared
+            ),
+            nearest=found.nearest,
+        )
+
+    def _judged(
+        self, choices: list[Choice], judge: Judge
+    ) -> tuple[NarrowDenoiser, list[Choice], list[float]]:
+        """The best, and all with their errors, rising; one network is held beside the best."""
+        best, errors = None, []
+        for choice in track(choices, "Comparing shapes"):
+            built = build(self.denoiser, choice, self.criterion)
+            errors.append(judge(built.denoiser))
+            if best is None or errors[-1] < min(errors[:-1]):
+                best = built
+        assert best is not None
+        order = sorted(range(len(choices)), key=lambda place: errors[place])
+        return best, [choices[place] for place in order], [errors[place] for place in order]
+
+    def fast_enough(
+        self, latency: float, share: float, measure_latency: Callable[[nn.Module], float]
+    ) -> NarrowDenoiser:
+        """Time shapes with fewer and fewer MACs, those that keep most first, until one is fast."""
+        fastest = 1.0
+        for step in LADDER:
+            try:
+                _, choices = self._choices(step * share)
+            except ConfigError:  # nothing is that narrow
+                break
+            for choice in choices[:NUM_TIMED]:
+                found = build(self.denoiser, choice, self.criterion)
+                ratio = measure_latency(found.denoiser)
+                if ratio <= latency:
+                    return found
+                fastest = min(fastest, ratio)
+        raise ConfigError(
+            f"--denoiser-latency is {latency:g}: the fastest shape tried takes {fastest:.2f} of "
+            "the time."
+        )
+
+    def _choices(self, share: float) -> tuple[ShapesFound, list[Choice]]:
+        """What there is for a share of the MACs, those that keep most first."""
+        found = find_shapes(self.space, share, self.macs_before, self.worth)
+        return found, _ranked(self.denoiser, found.shapes, self.scores)
+
+
+def _predict_kept(space: ShapeSpace, scores: WidthScores) -> np.ndarray:
+    """About what share of the scores each shape keeps, (N,), from some that were tried."""
+
+    def lost(widths: Widths) -> float:
+        shape = Shape(widths, space.freedom.updates(widths), 0)
+        return 1 - choose(space.denoiser, shape, scores).kept_score
+
+    return space.interpolate(lost)
+
+
+def _ranked(denoiser: nn.Module, shapes: list[Shape], scores: WidthScores) -> list[Choice]:
+    choices = [choose(denoiser, shape, scores) for shape in shapes]
+    return sorted(choices, key=lambda choice: choice.kept_score, reverse=True)
