@@ -19,10 +19,10 @@ demo: setup
 	@echo "Open runs/demo/report.html"
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations 15
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --durations 5
 
 # apart from `test`: tracing makes the tests half as long again
 coverage: setup
