@@ -38,6 +38,7 @@ def test_a_process_that_computes_elsewhere_is_left_there():
     here = torch_device()
     with pytest.raises(ConfigError, match=f"computes on {here} already"):
         choose_device("meta")
+    assert CHOSEN not in os.environ
 
 
 def test_all_that_follows_computes_there():

@@ -34,8 +34,12 @@ def choose_device(name: str) -> None:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         here = ", ".join(_devices())
         raise ConfigError(f"--device {name}: torch finds none here; there is {here}.") from error
+    before = os.environ.get(CHOSEN)
     os.environ[CHOSEN] = name
     if torch_device() != device:
+        del os.environ[CHOSEN]
+        if before is not None:
+            os.environ[CHOSEN] = before
         raise ConfigError(
             f"--device {name}: this process computes on {PartialState().device} already."
         )
