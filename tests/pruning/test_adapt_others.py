@@ -159,7 +159,7 @@ def test_a_narrower_time_embedding_says_nearly_the_same(tmp_path: Path):
     small = pelap.prune(open_model(tmp_path / "original"), **way)
     found = pelap.adapt(small, controlnet=tmp_path / "canny", output=tmp_path / "out").controlnet
     assert found is not None
-    assert 0 < found.time_difference < 0.05
+    assert 0 < found.time_difference < 1e-3  # docs/adapters.md says how much
 
 
 def test_what_is_not_carried_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
