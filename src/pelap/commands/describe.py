@@ -83,7 +83,7 @@ def measure_model_size(name: str) -> Size:
 def run(settings: DescribeSettings) -> Size:
     """Count what the preset, the run or the model has."""
     if settings.subject not in PRESETS and is_model(settings.subject):
-        if settings.overrides and given_settings(settings.overrides):
+        if given_settings(settings.overrides):
             raise ConfigError(f"{settings.subject} is a model, which no setting of a run changes.")
         return measure_model_size(settings.subject)
     if settings.subject in PRESETS or not Path(settings.subject).exists():

@@ -60,6 +60,7 @@ class EvaluationResult(Result):
     """What evaluation.json holds."""
 
     def describe(self) -> str:
+        """A figure a line, then the verdict with its reasons."""
         found = self.evaluation
         shown = ("diffusion_loss", "zero_latent_diffusion_loss", "reconstruction_mse_sum",
                  "masked_reconstruction_mse_sum", "active_channels")  # fmt: skip
@@ -77,6 +78,7 @@ class EvaluationResult(Result):
         return "\n".join(lines)
 
     def as_dict(self) -> JsonObject:
+        """What evaluation.json holds."""
         return to_json_dict(self.evaluation)
 
 
@@ -87,6 +89,7 @@ class EvaluatedModel(Result):
     evaluation: ModelEvaluation
 
     def describe(self) -> str:
+        """A figure a line, then the verdict with its reasons."""
         found = self.evaluation
         lines = [
             f"{'pictures':32} {found.num_pictures:,} of {found.data}",
@@ -100,6 +103,7 @@ class EvaluatedModel(Result):
         return "\n".join([*lines, *(f"{'':32} {reason}" for reason in found.collapse.reasons)])
 
     def as_dict(self) -> JsonObject:
+        """What evaluation.json holds."""
         return to_json_dict(self.evaluation)
 
     def save(self, folder: str | Path) -> None:
