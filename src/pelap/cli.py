@@ -101,6 +101,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             _forget_stdout()  # it may be what is full
         print(f"pelap: {printable(complaint)}", file=sys.stderr)
         return 2
+    finally:
+        if "torch" in sys.modules:
+            from pelap.core.processes import part
+
+            part()
 
 
 def _forget_stdout() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pelap.cli import main
-from pelap.core.devices import CHOSEN, choose_device, torch_device
+from pelap.core.devices import CHOSEN, choose_device, process_state, torch_device
 from pelap.core.errors import ConfigError
 
 
@@ -55,3 +55,15 @@ def test_all_that_follows_computes_there():
 def test_the_same_device_may_be_named_again():
     choose_device(str(torch_device()))
     assert torch_device() == torch.device(os.environ[CHOSEN])
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_processes_kept_to_the_cpu_know_of_each_other(
+    monkeypatch: pytest.MonkeyPatch, is_asked: bool
+):
+    """accelerate's own PartialState reads this variable only where an Accelerator came first."""
+    made: list[bool] = []
+    monkeypatch.setattr("pelap.core.devices.PartialState", lambda *, cpu: made.append(cpu))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", str(is_asked))
+    process_state()
+    assert made == [is_asked]

@@ -4,8 +4,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from pelap.analysis import channel_analysis
 from pelap.analysis.analysis_record import Analysis, AnalysisSettings
 from pelap.analysis.cost_record import AnalysisCost
@@ -15,6 +13,7 @@ from pelap.analysis.rotation_analysis import analyze_rotation
 from pelap.commands.any_model import AnyModel, AnyPictures, as_model, as_pictures, told_nothing
 from pelap.commands.verb_settings import Result
 from pelap.config.run_config import RunConfig
+from pelap.core.devices import process_state, torch_device
 from pelap.core.digests import digest
 from pelap.core.errors import ConfigError
 from pelap.core.files import write_json
@@ -75,7 +74,7 @@ class AnalysisResult(Result):
 
     def save(self, folder: str | Path) -> None:
         """Write analysis.json, figures and analysis.html; only the first process does."""
-        if not PartialState().is_main_process:
+        if not process_state().is_main_process:
             return
         from pelap.pages.analysis_page import write_analysis
 
@@ -156,7 +155,7 @@ def plan_analysis(model: AnyModel, pictures: AnyPictures = None, **settings: Any
     model = as_model(model)
     chosen = analysis_settings(settings)
     model.check()
-    system = model.measured_system(PartialState().device or "cpu")
+    system = model.measured_system(torch_device())
     splits = load_splits(model, as_pictures(model, pictures))
     try:
         cost = channel_analysis.plan_analysis(system, splits.train, chosen)
@@ -191,7 +190,7 @@ def analyze_model(
         ConfigError: If the model cannot take these pictures, or there are too few.
         DataError: If they cannot be read.
     """
-    device = PartialState().device or "cpu"
+    device = torch_device()
     model.check()
     splits = load_splits(model, config)
     try:

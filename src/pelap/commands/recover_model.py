@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 
 from pelap.commands.any_model import (
     AnyModel,
@@ -19,7 +19,7 @@ from pelap.commands.any_model import (
 from pelap.commands.recovered import Recovered, make_record
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder
-from pelap.core.devices import torch_device
+from pelap.core.devices import process_state, torch_device
 from pelap.core.errors import ConfigError
 from pelap.core.files import remove_folder
 from pelap.core.notes import note
@@ -117,7 +117,7 @@ def recover(
         with tempfile.TemporaryDirectory() as folder:
             return _train(model, original, config, chosen, RunFolder(Path(folder) / "recovery"))
     folder = recovery_folder(Path(output))
-    recovered, state = _train(model, original, config, chosen, folder), PartialState()
+    recovered, state = _train(model, original, config, chosen, folder), process_state()
     if state.is_main_process:
         recovered.save(Path(output), overwrite=overwrite)
         remove_folder(folder.path)

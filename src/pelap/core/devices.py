@@ -1,9 +1,10 @@
-"""Where networks compute."""
+"""Where networks compute, and in which of several processes."""
 
 import os
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
+from accelerate.utils.environment import parse_flag_from_env
 
 from pelap.core.errors import ConfigError
 
@@ -11,9 +12,18 @@ CHOSEN = "ACCELERATE_TORCH_DEVICE"
 """accelerate's name for it in the environment."""
 
 
+def process_state() -> PartialState:
+    """This process among those of the run, and its device, as accelerate's `Accelerator` has them.
+
+    Made first and without the flag, PartialState takes each of several processes on the CPU for the
+    only one, and so does every Accelerator after it.
+    """
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 def torch_device() -> torch.device:
     """The device that accelerate would train on."""
-    return Accelerator().device
+    return torch.device(process_state().device or "cpu")
 
 
 def choose_device(name: str) -> None:
@@ -41,7 +51,7 @@ def choose_device(name: str) -> None:
         if before is not None:
             os.environ[CHOSEN] = before
         raise ConfigError(
-            f"--device {name}: this process computes on {PartialState().device} already."
+            f"--device {name}: this process computes on {process_state().device} already."
         )
 
 

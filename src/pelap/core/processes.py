@@ -1,4 +1,7 @@
-"""Means and sums over all processes of a run, for what must not depend on how many there are."""
+"""Means and sums over all processes of a run, for what must not depend on how many there are; and
+how they part."""
+
+import gc
 
 import torch
 import torch.distributed as dist
@@ -32,3 +35,15 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     total = tensor.cuda() if dist.get_backend() == "nccl" else tensor.clone()
     dist.all_reduce(total)
     return total.to(tensor.device)
+
+
+def part() -> None:
+    """Leave the other processes, at this one's end, if there are any.
+
+    A network that was wrapped for them must not be the last to hold their group: it would wait,
+    with the interpreter's lock, for a thread of Gloo that may be waiting for that lock.
+    """
+    if num_processes() > 1:
+        group = dist.group.WORLD
+        gc.collect()
+        dist.destroy_process_group(group)

@@ -4,13 +4,12 @@ import io
 import json
 from pathlib import Path
 
-from accelerate import PartialState
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from pelap.config.prompts import CLASSES, PromptPictures
 from pelap.config.run_config import DataConfig
 from pelap.core.cache import cache_folder
-from pelap.core.devices import torch_device
+from pelap.core.devices import process_state, torch_device
 from pelap.core.digests import digest
 from pelap.core.errors import ConfigError
 from pelap.core.files import write_whole
@@ -49,7 +48,7 @@ def draw_pictures(model: LoadedModel, wanted: PromptPictures) -> DataConfig:
     key = digest(type(pipeline).__name__, scheduler, model.denoiser, model.autoencoder,
                  said, vars(how), wanted.num_drawn, wanted.seed)  # fmt: skip
     folder = cache_folder("drawn", key[:24])
-    with PartialState().local_main_process_first():
+    with process_state().local_main_process_first():
         _draw_missing(pipeline, folder, said, how, wanted)
     note(f"{wanted.num_drawn:,} pictures drawn by {model.name} lie in {folder}.")
     return DataConfig(source="folder", path=str(folder), size=size)

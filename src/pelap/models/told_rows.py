@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import PartialState
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from pelap.core.cache import cache_folder
+from pelap.core.devices import process_state
 from pelap.core.digests import digest
 from pelap.core.errors import ModelError
 from pelap.core.files import write_whole
@@ -101,7 +101,7 @@ def read_told(model: LoadedModel, prompts: Sequence[str], size: int) -> RowsOnDi
         prompts[start : start + PROMPTS_A_FILE] for start in range(0, len(prompts), PROMPTS_A_FILE)
     ]
     shapes = {name: value.shape[1:] for name, value in _flat(model.condition.arguments).items()}
-    with PartialState().local_main_process_first():
+    with process_state().local_main_process_first():
         missing = [n for n in range(len(groups)) if not _path(folder, n).is_file()]
         for number in track(missing, "Encoding captions" if missing else None):
             arguments, _ = caught_arguments(model, pipeline, groups[number], size)

@@ -50,6 +50,8 @@ class Tracker:
 
     def __exit__(self, *_: object) -> None:
         self.bar.__exit__()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
 
     def restart_clock(self, step: int) -> None:
         """Leave what was done since the last call (validation, samples, files) out of the speed."""

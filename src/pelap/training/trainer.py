@@ -128,18 +128,15 @@ def _fit(parts: RunParts, state: TrainingState, folder: RunFolder) -> None:
         if config.run.tracker is not None:
             accelerator.init_trackers("pelap", _flat(config))
         steps = range(first, plans[-1].last_step)
-        try:
-            with Tracker(folder, accelerator, folder.name, config.data.batch_size, steps) as told:
-                loop = Loop(accelerator, folder, state, told, config.run.keep_checkpoints)
-                for plan in plans:
-                    if first < plan.last_step:
-                        inputs = stage_inputs(
-                            plan.stage, config, parts.splits, parts.system, folder, accelerator
-                        )
-                        steps = range(max(first, plan.first_step), plan.last_step)
-                        loop.run(StageObjective(parts, plan, *inputs), steps)
-        finally:
-            accelerator.end_training()
+        with Tracker(folder, accelerator, folder.name, config.data.batch_size, steps) as told:
+            loop = Loop(accelerator, folder, state, told, config.run.keep_checkpoints)
+            for plan in plans:
+                if first < plan.last_step:
+                    inputs = stage_inputs(
+                        plan.stage, config, parts.splits, parts.system, folder, accelerator
+                    )
+                    steps = range(max(first, plan.first_step), plan.last_step)
+                    loop.run(StageObjective(parts, plan, *inputs), steps)
         if is_main and config.run.latent_cache is None:
             shutil.rmtree(folder.latents, ignore_errors=True)
 

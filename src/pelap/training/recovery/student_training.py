@@ -131,9 +131,6 @@ def train_student(training: StudentTraining, folder: RunFolder) -> None:
         if accelerator.is_main_process:
             remove_folder(folder.path)
         raise
-    finally:
-        for tracked in accelerator.trackers:  # end_training would also part the processes
-            tracked.finish()
     if settings.train == "lora":
         merge_adapters(bare(training.student.system.denoiser))
 
