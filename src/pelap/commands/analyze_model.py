@@ -17,6 +17,7 @@ from pelap.core.devices import process_state, torch_device
 from pelap.core.digests import digest
 from pelap.core.errors import ConfigError
 from pelap.core.files import write_json
+from pelap.core.json_values import JsonObject
 from pelap.core.output import locked
 from pelap.core.records import read_record, to_json_dict
 from pelap.method.latent_map import Rotation
@@ -62,7 +63,7 @@ class AnalysisResult(Result):
         analysis = self.analysis
         return [] if analysis.cost is None else [f"Effort {analysis.effort}: {analysis.cost.say()}"]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """What analysis.json holds."""
         return to_json_dict(replace(self.analysis, data=self.data))
 
@@ -164,7 +165,7 @@ def plan_analysis(model: AnyModel, pictures: AnyPictures = None, **settings: Any
     return AnalysisPlan(cost, chosen.effort)
 
 
-def analysis_settings(settings: dict[str, Any]) -> AnalysisSettings:
+def analysis_settings(settings: JsonObject) -> AnalysisSettings:
     """The settings of an analysis.
 
     Raises:

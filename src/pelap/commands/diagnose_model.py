@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from pelap.config.run_folder import RunFolder
 from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError, RunError, in_one_line
 from pelap.core.files import write_whole
+from pelap.core.json_values import JsonObject
 from pelap.core.output import locked
 from pelap.core.records import from_json_dict, to_json, to_json_dict
 from pelap.core.seeding import generator
@@ -216,7 +216,7 @@ def diagnose_model(
     *,
     num_pictures: int = DiagnoseSettings.num_pictures,
     output: Path | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Diagnose a model on pictures of the test split; the same call gives the same numbers.
 
     Args:
@@ -317,7 +317,7 @@ def _try_one(system: LatentDiffusion, batches: _Batches, size: int) -> None:
         ) from error
 
 
-def _some(levels: list[Any], most: int = 8) -> list[Any]:
+def _some(levels: list[JsonObject], most: int = 8) -> list[JsonObject]:
     """Evenly spread, the first and the last among them."""
     places = np.linspace(0, len(levels) - 1, min(most, len(levels))).round().astype(int)
     return [levels[place] for place in places]

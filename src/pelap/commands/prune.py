@@ -1,7 +1,7 @@
 """`pelap prune`: latent channels and the denoiser's width removed; a diffusers folder comes out."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 from pelap.analysis.analysis_record import Fill
 from pelap.commands.analyze import MeasuredOn
@@ -19,6 +19,7 @@ from pelap.commands.verb_settings import (
 )
 from pelap.config.overrides import given_settings
 from pelap.core.errors import ConfigError
+from pelap.core.json_values import JsonObject
 from pelap.core.notes import note
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def run(settings: PruneSettings) -> "Pruned":
         return pruned
 
 
-def _chosen(settings: PruneSettings) -> dict[str, Any]:
+def _chosen(settings: PruneSettings) -> JsonObject:
     """Arguments of `prune`."""
     from pelap.pruning.latents.latent_plan import parse_keep
 

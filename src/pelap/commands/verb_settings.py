@@ -161,7 +161,7 @@ class PromptSettings:
         return wanted
 
 
-def fields_of(kind: type[Part], settings: Any) -> dict[str, Any]:
+def fields_of(kind: type[Part], settings: object) -> JsonObject:
     """Those of the settings that are fields of `kind`, by name."""
     return {field.name: getattr(settings, field.name) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
 

@@ -22,11 +22,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pelap.config.run_config import RunConfig, load_config, save_config, to_dict
 from pelap.core.errors import RunError
 from pelap.core.files import read_object, sync, sync_folder, write_json
+from pelap.core.json_values import JsonObject
 from pelap.core.notes import note_once
 
 
@@ -88,12 +88,12 @@ class RunFolder:
     def config(self) -> RunConfig:
         return load_config(self.config_path)
 
-    def metrics(self, split: str | None = None) -> list[dict[str, Any]]:
+    def metrics(self, split: str | None = None) -> list[JsonObject]:
         """Lines of metrics.jsonl, of one split ("train", "validation") if given."""
         lines = [line for _, line in self.metrics_lines()]
         return [line for line in lines if split is None or line["split"] == split]
 
-    def metrics_lines(self) -> list[tuple[str, dict[str, Any]]]:
+    def metrics_lines(self) -> list[tuple[str, JsonObject]]:
         """Each line of metrics.jsonl, as text and as values; those that are broken are left out,
         aloud but for the last, which was being written when the run was killed."""
         if not self.metrics_path.exists():
@@ -108,7 +108,7 @@ class RunFolder:
                 note_once(f"{self.metrics_path}: line {number} is broken and left out.")
         return found
 
-    def evaluation(self) -> dict[str, Any]:
+    def evaluation(self) -> JsonObject:
         """What `pelap evaluate` wrote.
 
         Raises:
@@ -120,14 +120,14 @@ class RunFolder:
             )
         return read_object(self.evaluation_path, RunError)
 
-    def diagnosis(self) -> dict[str, Any] | None:
+    def diagnosis(self) -> JsonObject | None:
         """What `pelap diagnose` wrote; None if it was not run."""
         if not self.diagnosis_path.exists():
             return None
         return read_object(self.diagnosis_path, RunError)
 
 
-def _metrics_line(line: str) -> dict[str, Any] | None:
+def _metrics_line(line: str) -> JsonObject | None:
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):

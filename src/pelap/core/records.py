@@ -100,7 +100,7 @@ def _check_version(version: object, where: str) -> None:
         )
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     if dataclasses.is_dataclass(value):
         return {
             field.name: _plain(getattr(value, field.name))
@@ -134,7 +134,7 @@ def _read_record(kind: type[Record], values: object, where: str) -> Record:
     return kind(**{name: _read(values[name], hints[name], where, name) for name in values})
 
 
-def _read(value: Any, hint: Any, where: str, name: str) -> Any:
+def _read(value: Any, hint: Any, where: str, name: str) -> object:
     """`value`, which stands at `name` in `where`, in the type of `hint`."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or (hint in (None, NoneType) and value is None):
@@ -161,7 +161,7 @@ def _read(value: Any, hint: Any, where: str, name: str) -> Any:
     raise _MismatchError(f"{where}: {name} is {_short(value)}, which is not {_describe(hint)}.")
 
 
-def _read_union(value: Any, hint: Any, where: str, name: str) -> Any:
+def _read_union(value: object, hint: object, where: str, name: str) -> object:
     choices = [part for part in typing.get_args(hint) if part is not NoneType]
     if value is None and len(choices) < len(typing.get_args(hint)):
         return None
@@ -185,7 +185,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def _describe(hint: Any) -> str:
+def _describe(hint: object) -> str:
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)

@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -165,7 +164,7 @@ def _refuse_quantised(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
         return  # who loads it complains
-    said: Any = config.get("quantization_config") if isinstance(config, dict) else None
+    said = config.get("quantization_config") if isinstance(config, dict) else None
     if said is not None:
         method = said.get("quant_method") if isinstance(said, dict) else said
         raise ModelError(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pelap.config.run_config import DataConfig
 from pelap.core.errors import DataError
+from pelap.core.json_values import JsonObject
 from pelap.data.decode import BrokenPictureError, EncodedPicture, one_line
 from pelap.data.folders import CAPTION_COLUMNS, TEST_SPLITS, TRAIN_SPLITS, files_key
 from pelap.data.pictures import DecodedPictures, PictureSource
@@ -44,7 +45,7 @@ class _Table:
     name: str
     """What to call the split in messages."""
     arrow: "pa.Table"
-    features: dict[str, Any]
+    features: JsonObject
     """What `datasets` says of the columns, e.g. {"label": {"_type": "ClassLabel", ...}}."""
     folder: Path
     """Where the paths of its pictures begin."""
@@ -155,7 +156,7 @@ def _holds_bytes(column: "pa.ChunkedArray") -> bool:
     return is_bytes and column.null_count == 0
 
 
-def _caption(value: Any) -> str:
+def _caption(value: object) -> str:
     """A cell's text, the first of several."""
     if isinstance(value, list):
         value = value[0] if value else None
@@ -242,7 +243,7 @@ def _load_dataset(path: str, local: Path | None) -> dict[str, _Table]:
         str(split): _Table(
             f"{path} ({split})",
             part.flatten_indices().data.table,
-            cast(dict[str, Any], part.features.to_dict()),
+            part.features.to_dict(),
             local or Path(),
             partial(getattr, part, "_fingerprint"),
         )

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from pelap.core.network import Network
 from pelap.families.family import TEXT_LENGTH, Config, Inputs, Normal, example_timestep
 from pelap.families.flux import EMBEDDING, NUM_TIMESTEPS, FluxFamily, example_places
 from pelap.families.ports import Updates
@@ -76,7 +77,7 @@ class _TraceableEmbedding(nn.Module):
         embedding: diffusers'.
     """
 
-    def __init__(self, embedding: Any):
+    def __init__(self, embedding: Network):
         super().__init__()
         self.embedding = embedding
 

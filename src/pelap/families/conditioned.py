@@ -20,7 +20,7 @@ Told = dict[str, Any]
 class Condition:
     """What a pipeline passes to its denoiser beside latents and timestep, for one picture."""
 
-    arguments: dict[str, Any]
+    arguments: Told
     """Of `denoiser.forward`: tensors (1, …), dictionaries of them, and values."""
     latents_name: str
     """The argument that takes the latents."""
@@ -142,7 +142,7 @@ def flow_alphas_cumprod() -> Tensor:
 def _for_batch(arguments: Told, noisy: Tensor, shared: tuple[str, ...]) -> Told:
     """One picture's arguments for all pictures of a batch."""
 
-    def repeat(name: str, value: Any) -> Any:
+    def repeat(name: str, value: object) -> object:
         if isinstance(value, dict):
             return _for_batch(value, noisy, shared)
         if not isinstance(value, Tensor):

@@ -1,6 +1,6 @@
 """ControlNets of UNets: copies of a UNet's first half whose outputs are added to its skips."""
 
-from typing import Any
+from pelap.core.network import Network
 
 KIND = "ControlNetModel"
 SHARED_FIELDS = (
@@ -17,7 +17,7 @@ MID_OUTPUT = "mid_block.resnets.0.conv2"
 DOWN = "controlnet_down_blocks"
 
 
-def skip_layers(controlnet: Any) -> list[str]:
+def skip_layers(controlnet: Network) -> list[str]:
     """Layers whose output has the features of each skip, in the order of `controlnet_down_blocks`.
 
     Args:

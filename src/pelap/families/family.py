@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pelap.core.errors import ModelError
+from pelap.core.network import Network
 from pelap.families.layout import WidthLayout
 from pelap.families.packing import UNPACKED, Packing
 from pelap.families.ports import AutoencoderPorts, Config, DenoiserPorts, Updates
@@ -116,11 +117,11 @@ class DenoiserFamily(ABC):
         """
         return self.none_class(config)
 
-    def freedom(self, denoiser: Any) -> Freedom:
+    def freedom(self, denoiser: Network) -> Freedom:
         """The widths that this denoiser can have."""
         raise NotImplementedError
 
-    def layout(self, denoiser: Any) -> WidthLayout:
+    def layout(self, denoiser: Network) -> WidthLayout:
         """Which axes of which weights belong together.
 
         Raises:
@@ -128,7 +129,7 @@ class DenoiserFamily(ABC):
         """
         raise NotImplementedError
 
-    def layer_lists(self, denoiser: Any, updates: Config) -> list[LayerList]:
+    def layer_lists(self, denoiser: Network, updates: Config) -> list[LayerList]:
         """Its lists of layers, with how many stay in a network with these config fields."""
         return []
 

@@ -1,9 +1,10 @@
 """Flux.1, diffusers' FluxTransformer2DModel."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
+from pelap.core.network import Network
 from pelap.families.family import (
     TEXT_LENGTH,
     Config,
@@ -82,7 +83,7 @@ class FluxFamily(TransformerFamily):
         singles = config["num_single_layers"] if num_single_layers is None else num_single_layers
         return updates | {"num_single_layers": singles}
 
-    def layer_lists(self, denoiser: Any, updates: Config) -> list[LayerList]:
+    def layer_lists(self, denoiser: Network, updates: Config) -> list[LayerList]:
         """Also the single blocks."""
         found = super().layer_lists(denoiser, updates)
         if not found:

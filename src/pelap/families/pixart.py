@@ -1,10 +1,9 @@
 """PixArt-α and -Σ, diffusers' PixArtTransformer2DModel."""
 
-from typing import Any
-
 from torch import Tensor
 
 from pelap.core.errors import ModelError
+from pelap.core.network import Network
 from pelap.families.family import TEXT_LENGTH, Config, Inputs, Normal
 from pelap.families.layout import WidthLayout
 from pelap.families.ports import DenoiserPorts, Port, Updates
@@ -58,7 +57,7 @@ class PixArtFamily(TransformerFamily):
             updates["cross_attention_dim"] = num_heads * config["attention_head_dim"]
         return updates
 
-    def layout(self, denoiser: Any) -> WidthLayout:
+    def layout(self, denoiser: Network) -> WidthLayout:
         """As for every transformer, without embedded picture sizes, whose parts stand in a row."""
         if any("resolution_embedder" in name for name in denoiser.state_dict()):
             raise ModelError(

@@ -17,6 +17,7 @@ LATENT_SIDE = 32
 """Where the config names no `sample_size`."""
 
 Family = TypeVar("Family", AutoencoderFamily, DenoiserFamily)
+Found = TypeVar("Found")
 
 
 @cache
@@ -131,7 +132,7 @@ def config_of(network: nn.Module | None) -> Config:
     return config
 
 
-def _find(table: dict[str, Any], model: nn.Module | str, role: str) -> Any:
+def _find(table: dict[str, Found], model: nn.Module | str, role: str) -> Found:
     name = model if isinstance(model, str) else type(model).__name__
     if name not in table:
         raise ModelError(

@@ -5,8 +5,9 @@ here and its own.
 """
 
 import re
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from pelap.core.network import Network
 from pelap.families.family import (
     Config,
     DenoiserFamily,
@@ -104,7 +105,7 @@ class TransformerFamily(DenoiserFamily):
         hidden = normal(config["in_channels"], side, side)
         return {"hidden_states": hidden, "timestep": example_timestep(hidden)}
 
-    def freedom(self, denoiser: Any) -> Freedom:
+    def freedom(self, denoiser: Network) -> Freedom:
         """Heads and layers down to a quarter."""
         config = denoiser.config
         heads = config["num_attention_heads"]
@@ -120,7 +121,7 @@ class TransformerFamily(DenoiserFamily):
             levels=((0,),) * len(self.depth),
         )
 
-    def layer_lists(self, denoiser: Any, updates: Config) -> list[LayerList]:
+    def layer_lists(self, denoiser: Network, updates: Config) -> list[LayerList]:
         """Of the main list the first stays, since DiT takes the condition of its output from it,
         and the last, since SD3's is made without a way for the text."""
         if not self.depth:
@@ -133,7 +134,7 @@ class TransformerFamily(DenoiserFamily):
         layers = {} if num_layers is None else {"num_layers": num_layers}
         return {"num_attention_heads": num_heads} | layers
 
-    def layout(self, denoiser: Any) -> WidthLayout:
+    def layout(self, denoiser: Network) -> WidthLayout:
         """Groups of a diffusion transformer.
 
         The residual stream is one group; the text's stream another where it is never joined with
@@ -158,7 +159,7 @@ class TransformerFamily(DenoiserFamily):
                 layout.features[name] = (STREAM,)
         return layout
 
-    def _add_groups(self, layout: WidthLayout, transformer: Any, state: State) -> None:
+    def _add_groups(self, layout: WidthLayout, transformer: Network, state: State) -> None:
         for name, weight in state.items():
             for axis, roles in self._roles(name).items():
                 for role in roles.split("+"):
@@ -182,7 +183,7 @@ class TransformerFamily(DenoiserFamily):
         return {}
 
 
-def _hidden(role: str, transformer: Any) -> int:
+def _hidden(role: str, transformer: Network) -> int:
     """Hidden features of a feed-forward: what enters its last layer."""
     block = transformer.get_submodule(role.rpartition(".")[0])
     if hasattr(block, "proj_mlp"):

@@ -4,10 +4,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
+from pelap.core.network import Network
 from pelap.families.family import (
     Config,
     DenoiserFamily,
@@ -58,7 +59,7 @@ class UNetFamily(DenoiserFamily):
         labels = _example_labels(config, inputs["timestep"], normal)
         return inputs if labels is None else inputs | {"class_labels": labels}
 
-    def freedom(self, denoiser: Any) -> Freedom:
+    def freedom(self, denoiser: Network) -> Freedom:
         """The channels of each level, down to a quarter, and the layers of each, down to one."""
         config = denoiser.config
         attends, widths = _attending_levels(config), config["block_out_channels"]
@@ -83,7 +84,7 @@ class UNetFamily(DenoiserFamily):
     def depths(self, config: Config) -> list[Depth]:
         """Numbers of layers above 1."""
 
-    def updates(self, unet: Any, numbers: Widths) -> Updates:
+    def updates(self, unet: Network, numbers: Widths) -> Updates:
         """Config fields for so many channels by level, and layers; the time embedding stays as
         wide."""
         config = unet.config
@@ -103,7 +104,7 @@ class UNetFamily(DenoiserFamily):
                 updates[field] = after[0] if len(set(after)) == 1 else tuple(after)
         return updates
 
-    def layer_lists(self, denoiser: Any, updates: Config) -> list[LayerList]:
+    def layer_lists(self, denoiser: Network, updates: Config) -> list[LayerList]:
         """Those that get shorter. A level begins with its first layer; the last on its way up reads
         what the level above passed down."""
         config: Config = {**denoiser.config, **updates}
@@ -133,7 +134,7 @@ class UNetFamily(DenoiserFamily):
                         found.append(LayerList((inner,), count))
         return found
 
-    def layout(self, denoiser: Any) -> WidthLayout:
+    def layout(self, denoiser: Network) -> WidthLayout:
         """See `unet_layout`."""
         return unet_layout(denoiser)
 

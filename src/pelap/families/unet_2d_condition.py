@@ -1,9 +1,9 @@
 """diffusers' UNet2DConditionModel: Stable Diffusion 1, 2 and XL, and their inpainting variants."""
 
 import math
-from typing import Any
 
 from pelap.core.errors import ModelError
+from pelap.core.network import Network
 from pelap.families.family import TEXT_LENGTH, Config, Inputs, Normal, Widths
 from pelap.families.ports import DenoiserPorts, Port, Updates
 from pelap.families.unet import LAYERS, TRANSFORMERS, Depth, UNetFamily, by_level
@@ -78,7 +78,7 @@ class UNet2DConditionFamily(UNetFamily):
                 found.append(Depth(name, TRANSFORMERS, (level,), blocks))
         return [depth for depth in found if depth.most > 1]
 
-    def updates(self, unet: Any, numbers: Widths) -> Updates:
+    def updates(self, unet: Network, numbers: Widths) -> Updates:
         """Also the number of heads by level, each of which stays as wide."""
         config, heads = unet.config, _heads(unet.config)
         found = super().updates(unet, numbers)

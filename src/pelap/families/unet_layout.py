@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import replace
-from typing import Any
 
 from torch import nn
 
 from pelap.core.errors import ModelError
+from pelap.core.network import Network
 from pelap.families.layout import Stream, WidthLayout
 
 BLOCKS = (
@@ -15,7 +15,7 @@ BLOCKS = (
 )  # fmt: skip
 
 
-def unet_layout(unet: Any) -> WidthLayout:
+def unet_layout(unet: Network) -> WidthLayout:
     """Groups of a UNet of diffusers.
 
     Every resnet's inner channels are a group of their own. A residual stream is one group from the
@@ -43,7 +43,7 @@ def unet_layout(unet: Any) -> WidthLayout:
 class _Walk:
     """One pass over the modules, carrying the stream."""
 
-    def __init__(self, unet: Any):
+    def __init__(self, unet: Network):
         self.unet = unet
         self.layout = WidthLayout()
         self.num_parts = unet.config["norm_num_groups"] or 1
@@ -71,7 +71,7 @@ class _Walk:
     def _channels(self, name: str, size: int) -> Stream:
         return self.layout.add(name, size, parts=self.num_parts)
 
-    def _down(self, name: str, block: Any, stream: Stream, skips: list[Stream]) -> Stream:
+    def _down(self, name: str, block: Network, stream: Stream, skips: list[Stream]) -> Stream:
         for index, resnet in enumerate(block.resnets):
             stream = self._resnet(f"{name}.resnets.{index}", resnet, stream)
             self._attention_at(name, block, index, stream)
@@ -81,14 +81,14 @@ class _Walk:
             skips.append(stream)
         return stream
 
-    def _middle(self, name: str, block: Any, stream: Stream) -> Stream:
+    def _middle(self, name: str, block: Network, stream: Stream) -> Stream:
         for index, resnet in enumerate(block.resnets):
             if index:
                 self._attention_at(name, block, index - 1, stream)
             stream = self._resnet(f"{name}.resnets.{index}", resnet, stream)
         return stream
 
-    def _up(self, name: str, block: Any, stream: Stream, skips: list[Stream]) -> Stream:
+    def _up(self, name: str, block: Network, stream: Stream, skips: list[Stream]) -> Stream:
         for index, resnet in enumerate(block.resnets):
             stream = self._resnet(f"{name}.resnets.{index}", resnet, stream + skips.pop())
             self._attention_at(name, block, index, stream)
@@ -96,7 +96,7 @@ class _Walk:
             stream = self._sampler(f"{name}.upsamplers.{index}", sampler, stream)
         return stream
 
-    def _resnet(self, name: str, resnet: Any, stream: Stream) -> Stream:
+    def _resnet(self, name: str, resnet: Network, stream: Stream) -> Stream:
         layout = self.layout
         inner = self._channels(f"{name}.inner", resnet.conv1.out_channels)
         layout.norm(f"{name}.norm1", stream)
@@ -112,7 +112,7 @@ class _Walk:
         layout.layer(resnet.conv2, f"{name}.conv2", inner, outputs)
         return outputs
 
-    def _sampler(self, name: str, sampler: Any, stream: Stream) -> Stream:
+    def _sampler(self, name: str, sampler: Network, stream: Stream) -> Stream:
         if hasattr(sampler, "conv1"):  # a resnet that samples
             return self._resnet(name, sampler, stream)
         if not isinstance(sampler.conv, nn.Conv2d):
@@ -121,7 +121,7 @@ class _Walk:
         self.layout.layer(sampler.conv, f"{name}.conv", stream, outputs)
         return outputs
 
-    def _attention_at(self, name: str, block: Any, index: int, stream: Stream) -> None:
+    def _attention_at(self, name: str, block: Network, index: int, stream: Stream) -> None:
         attentions = getattr(block, "attentions", None)
         if attentions is None or attentions[index] is None:
             return
@@ -141,7 +141,9 @@ class _Walk:
             parts = math.lcm(group.parts, num_groups)
             self.layout.groups[name] = replace(group, parts=parts)
 
-    def _attention(self, name: str, attention: Any, stream: Stream, keys: Stream | None) -> None:
+    def _attention(
+        self, name: str, attention: Network, stream: Stream, keys: Stream | None
+    ) -> None:
         layout, size = self.layout, attention.to_q.out_features
         if self.heads_narrow:  # one head, as wide as its level
             queries = layout.add(f"{name}.queries", size)
@@ -156,7 +158,7 @@ class _Walk:
         layout.layer(attention.to_v, f"{name}.to_v", keys, values)
         layout.layer(attention.to_out[0], f"{name}.to_out.0", values, stream)
 
-    def _transformer(self, name: str, transformer: Any, stream: Stream) -> None:
+    def _transformer(self, name: str, transformer: Network, stream: Stream) -> None:
         layout = self.layout
         layout.norm(f"{name}.norm", stream)
         inner = layout.add(f"{name}.inner", transformer.inner_dim)
@@ -165,7 +167,7 @@ class _Walk:
             self._transformer_block(f"{name}.transformer_blocks.{number}", block, inner)
         layout.layer(transformer.proj_out, f"{name}.proj_out", inner, stream)
 
-    def _transformer_block(self, name: str, block: Any, inner: Stream) -> None:
+    def _transformer_block(self, name: str, block: Network, inner: Stream) -> None:
         if hasattr(block, "fuser"):
             raise ModelError(f"The width of a denoiser with {name}.fuser cannot be pruned.")
         layout = self.layout

@@ -45,7 +45,7 @@ def _on_meta(denoiser: nn.Module, side: int | None) -> tuple[nn.Module, dict[str
     return weightless, {name: _to_meta(value) for name, value in inputs.items()}
 
 
-def _to_meta(value: Any) -> Any:
+def _to_meta(value: object) -> object:
     if isinstance(value, Tensor):
         return value.to("meta")
     return {k: _to_meta(v) for k, v in value.items()} if isinstance(value, dict) else value

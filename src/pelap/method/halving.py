@@ -51,7 +51,9 @@ class Halving:
             note_once(f"the GPU's memory is short: {self.most} pictures at a time are {self.name}.")
 
     @staticmethod
-    def _in_parts(network: Callable[..., Any], batch: tuple, size: int, step: int) -> Any:
+    def _in_parts(
+        network: Callable[..., Any], batch: tuple[object, ...], size: int, step: int
+    ) -> object:
         if step == size:
             return network(*batch)
         parts = [

@@ -189,7 +189,7 @@ class LatentGate(nn.Module):
             self.gate.harden(self._wanted)
 
 
-def _check(channels: int, budget: int | None, kind: Any, harden_after: int) -> None:
+def _check(channels: int, budget: int | None, kind: object, harden_after: int) -> None:
     if kind not in (known := get_args(LatentGateKind)):
         raise ConfigError(f"kind is {kind!r}: it must be one of {', '.join(known)}.")
     if budget is None and kind != "hard_concrete":

@@ -58,7 +58,7 @@ class Autoencoder(Protocol):
 class Denoiser(Protocol):
     """What the method asks of a denoiser, as diffusers' unconditional UNet has it."""
 
-    def __call__(self, noisy: Tensor, timesteps: Any, /, *told: Any) -> Any:
+    def __call__(self, noisy: Tensor, timesteps: object, /, *told: object) -> Any:
         """A prediction (B, C, h, w) for noisy latents, as `sample`; one that takes conditions is
         told them of each picture."""
         ...

@@ -12,10 +12,11 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from torch import nn
 
 from pelap.config.run_config import NoiseConfig, RunConfig
 from pelap.core.errors import ModelError, in_one_line
+from pelap.core.json_values import JsonObject
+from pelap.core.network import Network
 from pelap.families.conditioned import Condition, ConditionedDenoiser
 from pelap.families.registry import (
     LATENT_SIDE,
@@ -39,16 +40,16 @@ class LoadedModel:
     """An autoencoder, with the denoiser and the pipeline around it where there are such."""
 
     name: str
-    autoencoder: nn.Module
-    denoiser: nn.Module | None = None
+    autoencoder: Network
+    denoiser: Network | None = None
     folder: Path | None = None
     """Its diffusers folder; None if it comes from a factory or from memory."""
-    parts: dict[str, Any] = field(default_factory=dict)
+    parts: JsonObject = field(default_factory=dict)
     """What model_index.json says; empty for an autoencoder on its own."""
     autoencoder_name: str = ""
     """The part's name in the pipeline; empty for an autoencoder on its own."""
     denoiser_name: str = ""
-    scheduler_config: dict[str, Any] = field(default_factory=dict)
+    scheduler_config: JsonObject = field(default_factory=dict)
     variants: dict[str, str | None] = field(default_factory=dict)
     """Of each part's weight files, e.g. fp16, by the part's name."""
     config: RunConfig | None = None
@@ -82,7 +83,7 @@ class LoadedModel:
         return read_statistics(ForeignAutoencoder(self.autoencoder))  # type: ignore[arg-type]
 
     @property
-    def history(self) -> list[dict[str, Any]]:
+    def history(self) -> list[JsonObject]:
         """What pelap did before, oldest first. Each step notes all of them in the config of the
         network that it changed, so the longer of two lists is the whole."""
         networks = (self.autoencoder, self.denoiser)
@@ -123,7 +124,7 @@ class LoadedModel:
         """
         if not self.parts:
             raise ModelError(f"{self.name} is no pipeline, but an autoencoder on its own.")
-        own: dict[str, Any] = {self.autoencoder_name: self.autoencoder}
+        own: JsonObject = {self.autoencoder_name: self.autoencoder}
         if self.denoiser is not None:
             own[self.denoiser_name] = self.denoiser
         if self.memory is not None:
@@ -133,7 +134,7 @@ class LoadedModel:
             taken = inspect.signature(kind.__init__).parameters
             return kind(**{name: value for name, value in known.items() if name in taken})
         if self.parts["_class_name"] == "LDMPipeline" and self.config is not None:
-            scheduler = DDIMScheduler.from_config(self.scheduler_config)
+            scheduler = DDIMScheduler.from_config(dict(self.scheduler_config))
             return diffusers.LDMPipeline(scheduler=scheduler, **own)  # type: ignore[arg-type]
         if self.folder is None:
             raise ModelError(f"{self.name} has no folder to take its other parts from.")
@@ -169,7 +170,7 @@ class LoadedModel:
             check_denoiser(self.denoiser, self.num_channels)
 
 
-def runs_on_latents(denoiser: nn.Module | None) -> bool:
+def runs_on_latents(denoiser: Network | None) -> bool:
     """Whether a denoiser needs noisy latents and a timestep, and nothing else."""
     if type(denoiser).__name__ not in denoiser_families():
         return False
@@ -177,13 +178,13 @@ def runs_on_latents(denoiser: nn.Module | None) -> bool:
     return denoiser_family(found).runs_on_latents(found.config)
 
 
-def is_flow(config: dict[str, Any]) -> bool:
+def is_flow(config: JsonObject) -> bool:
     """Whether a scheduler is of a flow: σ in place of betas."""
     kind = str(config.get("_class_name"))
     return bool(kind.startswith("FlowMatch") or config.get("use_flow_sigmas"))
 
 
-def read_forward_process(config: dict[str, Any]) -> DDPMScheduler | None:
+def read_forward_process(config: JsonObject) -> DDPMScheduler | None:
     """The forward process that a pipeline's scheduler undoes; None if it has no betas, or tells
     the denoiser other timesteps than theirs."""
     if "beta_start" not in config or is_flow(config):
@@ -193,7 +194,7 @@ def read_forward_process(config: dict[str, Any]) -> DDPMScheduler | None:
     if config.get("prediction_type", "epsilon") not in PREDICTIONS:
         return None
     try:
-        scheduler = DDPMScheduler.from_config(config | {"clip_sample": False})
+        scheduler = DDPMScheduler.from_config({**config, "clip_sample": False})
     except NotImplementedError as error:
         raise ModelError(f"The scheduler cannot be read: {error}.") from error
     assert isinstance(scheduler, DDPMScheduler)

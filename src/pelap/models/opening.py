@@ -16,6 +16,7 @@ from torch import nn
 from pelap.config.run_config import load_config
 from pelap.core.errors import ModelError, in_one_line
 from pelap.core.files import read_object
+from pelap.core.json_values import JsonObject
 from pelap.core.links import check_contents
 from pelap.core.weight_files import check_loaded, find_variant, find_weights, refuse_pickles
 from pelap.families.registry import autoencoder_families, denoiser_families, denoiser_family
@@ -78,9 +79,10 @@ def open_factory(name: str) -> LoadedModel:
         ) from error
     autoencoder = factory()
     has_methods = all(callable(getattr(autoencoder, name, None)) for name in ("encode", "decode"))
-    if not isinstance(autoencoder, nn.Module) or not has_methods:
+    if not (isinstance(autoencoder, nn.Module) and has_methods):
         raise ModelError(f"--autoencoder {name} gives no torch module with encode and decode.")
-    model = LoadedModel(attribute, autoencoder.eval())
+    network: Any = autoencoder.eval()
+    model = LoadedModel(attribute, network)
     if not hasattr(autoencoder, "config") and not hasattr(autoencoder, "latent_channels"):
         raise ModelError(f"--autoencoder {name}: the module has no attribute latent_channels.")
     return model
@@ -197,7 +199,7 @@ def _open_pipeline(path: Path, name: str) -> LoadedModel:
     )  # fmt: skip
 
 
-def find_part(parts: dict[str, Any], names: tuple[str, ...]) -> str | None:
+def find_part(parts: JsonObject, names: tuple[str, ...]) -> str | None:
     """The first of these names under which a pipeline's index has a part."""
     for name in names:
         part = parts.get(name)
@@ -206,7 +208,7 @@ def find_part(parts: dict[str, Any], names: tuple[str, ...]) -> str | None:
     return None
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonObject:
     """A JSON object from a file.
 
     Raises:

@@ -29,6 +29,10 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise ConfigError("--precision bf16: this GPU does not compute in bfloat16; give fp32.")
 
 
+Call = Callable[..., Any]
+"""A way to run a network."""
+
+
 class InPrecision(nn.Module):
     """A denoiser, or an autoencoder's decoder, whose weights have another precision.
 
@@ -58,9 +62,9 @@ class InPrecision(nn.Module):
             network = nn.Module.to(copy.deepcopy(network), device, self.dtype)
         self.network = network.eval()
         self.compiled = compiled
-        self._calls: dict[str, Any] = {}
+        self._calls: dict[str, Call] = {}
 
-    def forward(self, latents: Tensor, *others: Any, **inputs: Any) -> DecoderOutput:
+    def forward(self, latents: Tensor, *others: object, **inputs: object) -> DecoderOutput:
         """The denoiser's prediction; `inputs` are given to it as they are."""
         found = self._call("forward")(latents.to(self.dtype), *others, **inputs).sample
         return DecoderOutput(sample=found.float())
@@ -70,7 +74,7 @@ class InPrecision(nn.Module):
         """The denoiser's, where it has one."""
         return getattr(self.network, "condition", None)
 
-    def native(self, noisy: Tensor, *others: Any) -> Tensor:
+    def native(self, noisy: Tensor, *others: object) -> Tensor:
         """What a conditioned denoiser itself says, see `ConditionedDenoiser.native`."""
         return self._call("native")(noisy.to(self.dtype), *others).float()
 
@@ -80,19 +84,19 @@ class InPrecision(nn.Module):
         found = found if isinstance(found, Tensor) else found.sample
         return DecoderOutput(sample=found.float())
 
-    def _call(self, name: str) -> Any:
+    def _call(self, name: str) -> Call:
         if name not in self._calls:
             call = getattr(self.network, name)
             self._calls[name] = _compile(call) if self.compiled else call
         return self._calls[name]
 
 
-def _compile(call: Callable[..., Any]) -> Callable[..., Any]:
+def _compile(call: Call) -> Call:
     from torch._dynamo.exc import TorchDynamoException
 
     translated = torch.compile(call, dynamic=False)
 
-    def run(*arguments: Any, **inputs: Any) -> Any:
+    def run(*arguments: object, **inputs: object) -> object:
         try:
             return translated(*arguments, **inputs)
         except TorchDynamoException as error:

@@ -10,8 +10,9 @@ from typing import Any
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from safetensors.torch import save_file
-from torch import nn
 
+from pelap.core.json_values import JsonObject
+from pelap.core.network import Network
 from pelap.core.notes import note
 from pelap.core.output import write_output
 from pelap.models.card import whole_card
@@ -31,18 +32,18 @@ WEIGHTS = (
 class ChangedModel:
     """What takes the place of a loaded model's networks."""
 
-    autoencoder: nn.Module
-    denoiser: nn.Module | None
+    autoencoder: Network
+    denoiser: Network | None
     card: str
     """Markdown for the model card, in front of what the card said before."""
-    record: dict[str, Any]
+    record: JsonObject
     """What was done, for the model's history."""
     files: Mapping[str, str | bytes]
     """Further files by their path in the folder, e.g. a report as JSON."""
     keeps_autoencoder: bool = False
     """Whether the autoencoder is as it was, so that the history belongs to the denoiser."""
 
-    def note_in_config(self, history: list[dict[str, Any]]) -> None:
+    def note_in_config(self, history: list[JsonObject]) -> None:
         """Write the history, this step last, into the config of what changed."""
         part: Any = self.denoiser if self.keeps_autoencoder else self.autoencoder
         if hasattr(part, "register_to_config"):
@@ -92,7 +93,7 @@ def _write_others(model: LoadedModel, folder: Path) -> None:
     if model.config is None:
         _copy_beside(model, folder)
     if model.parts["_class_name"] == "LDMPipeline" and model.config is not None:
-        scheduler: Any = DDIMScheduler.from_config(model.scheduler_config)
+        scheduler: Any = DDIMScheduler.from_config(dict(model.scheduler_config))
         scheduler.save_pretrained(folder / "scheduler")
 
 

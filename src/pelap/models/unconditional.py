@@ -122,7 +122,9 @@ def caught_arguments(
     return {name: arguments[name] for name in arguments if name not in own}, float(passed)
 
 
-def _request(pipeline: Any, denoiser: nn.Module, prompts: Sequence[str], size: int) -> Inputs:
+def _request(
+    pipeline: DiffusionPipeline, denoiser: nn.Module, prompts: Sequence[str], size: int
+) -> Inputs:
     taken = inspect.signature(pipeline.__call__).parameters
     config = config_of(denoiser)
     asked = {**FIXED, "height": size, "width": size, "prompt": list(prompts)}

@@ -1,10 +1,9 @@
 """Note which units of a denoiser stay, as `KeptUnits`, for adapters to be carried by."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from pelap.core.network import Network
 from pelap.families.ports import Port
 from pelap.families.registry import denoiser_ports
 from pelap.method.latent_map import LatentMap
@@ -23,7 +22,7 @@ def kept_units(model: LoadedModel) -> KeptUnits:
 
 
 def after_latents(
-    units: KeptUnits, denoiser: Any, latent_map: LatentMap, stand_in: Tensor | None
+    units: KeptUnits, denoiser: Network, latent_map: LatentMap, stand_in: Tensor | None
 ) -> KeptUnits:
     """What stays after `slice_denoiser`, with the same arguments."""
     ports = denoiser_ports(denoiser)
@@ -47,7 +46,7 @@ def _port_units(
     return as_units(map_axis(torch.eye(size, dtype=torch.float64), 0, port, maps))
 
 
-def after_width(units: KeptUnits, denoiser: Any, narrower: NarrowDenoiser) -> KeptUnits:
+def after_width(units: KeptUnits, denoiser: Network, narrower: NarrowDenoiser) -> KeptUnits:
     """What stays after the denoiser was narrowed."""
     layout, kept, changes, removed = narrower.layout, narrower.kept, {}, set()
     mixed = None

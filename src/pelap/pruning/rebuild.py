@@ -9,6 +9,7 @@ from accelerate import init_empty_weights
 from diffusers.configuration_utils import ConfigMixin
 from torch import Tensor, nn
 
+from pelap.core.network import Network
 from pelap.families.ports import State, Updates
 
 HISTORY = "_pelap"
@@ -37,23 +38,23 @@ def rebuild(model: nn.Module, updates: Updates, state: State) -> nn.Module:
     return new.eval().requires_grad_(any(p.requires_grad for p in model.parameters()))
 
 
-def empty(model: nn.Module, updates: Updates) -> Any:
+def empty(model: nn.Module, updates: Updates) -> Network:
     """A model of the same class and another config, with buffers but without weights."""
     with init_empty_weights(include_buffers=False):
-        new: Any = type(model).from_config(_config(model, updates)).eval()  # type: ignore[attr-defined]
+        new: Network = type(model).from_config(_config(model, updates)).eval()  # type: ignore[attr-defined]
     config: Any = model.config
     if HISTORY in config:
         new.register_to_config(**{HISTORY: config[HISTORY]})
     return new
 
 
-def weightless(model: nn.Module, updates: Updates) -> Any:
+def weightless(model: nn.Module, updates: Updates) -> Network:
     """A model of the same class and another config on the meta device, in evaluation mode."""
     with torch.device("meta"):
         return type(model).from_config(_config(model, updates)).eval()  # type: ignore[attr-defined]
 
 
-def _config(model: Any, updates: Updates) -> Updates:
+def _config(model: Network, updates: Updates) -> Updates:
     # neither what classes add themselves, nor _use_default_values, which would bring defaults back
     known = inspect.signature(type(model).__init__).parameters
     return {name: value for name, value in model.config.items() if name in known} | updates
@@ -64,7 +65,7 @@ def _replace_layers(model: nn.Module, updates: Updates, state: State) -> nn.Modu
     for name, old in list(new.named_parameters()):
         if state[name].shape != old.shape:
             owner, _, leaf = name.rpartition(".")
-            layer = new.get_submodule(owner)
+            layer: Any = new.get_submodule(owner)
             setattr(layer, leaf, nn.Parameter(state[name], requires_grad=old.requires_grad))
             if leaf == "weight":
                 _note_sizes(layer, state[name])
@@ -75,7 +76,7 @@ def _replace_layers(model: nn.Module, updates: Updates, state: State) -> nn.Modu
     return new.eval()
 
 
-def _note_sizes(layer: Any, weight: Tensor) -> None:
+def _note_sizes(layer: Network, weight: Tensor) -> None:
     outputs, inputs = weight.shape[:2]
     if isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = outputs, inputs

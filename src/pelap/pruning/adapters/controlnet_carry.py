@@ -6,11 +6,11 @@ skips: what is added to features that stay is all that is needed.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from pelap.core.errors import ModelError
+from pelap.core.network import Network
 from pelap.families.controlnet import (
     CONDITION_OUT,
     CONV_IN,
@@ -106,7 +106,7 @@ def carry_controlnet(
     )  # fmt: skip
 
 
-def _open(folder: Path, model: LoadedModel) -> Any:
+def _open(folder: Path, model: LoadedModel) -> Network:
     if not folder.is_dir():
         raise ModelError(f"{folder} is no folder: give that of a ControlNet (config.json in it).")
     kind = read_json(folder / "config.json").get("_class_name")
@@ -116,7 +116,7 @@ def _open(folder: Path, model: LoadedModel) -> Any:
     return load_part(folder, "diffusers", KIND, (KIND,))
 
 
-def _updates(controlnet: Any, model: LoadedModel) -> Updates:
+def _updates(controlnet: Network, model: LoadedModel) -> Updates:
     """Fields of its config as the pruned UNet has them."""
     own, small = config_of(controlnet), config_of(model.denoiser)
     updates = {name: small[name] for name in SHARED_FIELDS if name in own and name in small}
@@ -167,7 +167,9 @@ def _layer_units(layer: str, skips: list[str], units: KeptUnits) -> LayerUnits:
     return replace(found, inputs=None) if found.fitted else found
 
 
-def _match_time(folder: Path, controlnet: Any, small: Any, units: KeptUnits, state: State) -> float:
+def _match_time(
+    folder: Path, controlnet: Network, small: Network, units: KeptUnits, state: State
+) -> float:
     widths = [network.time_embedding.linear_1.out_features for network in (controlnet, small)]
     if widths[0] == widths[1]:
         return refit_time(controlnet, small, state)

@@ -5,12 +5,11 @@ layers get from it is a function of the timestep alone, so a narrower embedding 
 them the same at every timestep.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
+from pelap.core.network import Network
 from pelap.families.ports import State
 from pelap.models.kept_units import KeptUnits, take_units
 
@@ -19,7 +18,7 @@ READER = ".time_emb_proj"
 NUM_TIMESTEPS = 1000
 
 
-def fit_time(controlnet: Any, small: Any, units: KeptUnits, state: State) -> float:
+def fit_time(controlnet: Network, small: Network, units: KeptUnits, state: State) -> float:
     """Write the layers of the time embedding, and those that read it, into `state`.
 
     The embedding takes every n-th of the old units; each layer that reads it gets the weights and

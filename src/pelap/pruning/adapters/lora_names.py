@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pelap.core.errors import ModelError, in_one_line
+from pelap.core.json_values import JsonObject
 from pelap.models.kept_units import KeptUnits
 from pelap.models.loaded import LoadedModel
 
@@ -131,7 +132,7 @@ def check_values(path: Path, tensors: Mapping[str, Tensor]) -> None:
             raise ModelError(f"{path}: {name} holds values that are not finite.")
 
 
-def _configs(path: Path, metadata: Mapping[str, str], denoiser_name: str) -> dict[str, Any]:
+def _configs(path: Path, metadata: Mapping[str, str], denoiser_name: str) -> JsonObject:
     """peft's config by part of the pipeline, where the file or its folder has one."""
     beside = path.with_name("adapter_config.json")
     try:
@@ -211,7 +212,7 @@ def _pairs(
     path: Path,
     tensors: Mapping[str, Tensor],
     alphas: Mapping[str, float],
-    configs: Mapping[str, Any],
+    configs: JsonObject,
     denoiser_name: str,
 ) -> Lora:
     layers: dict[str, dict[str, dict[str, Tensor]]] = defaultdict(lambda: defaultdict(dict))
@@ -248,7 +249,7 @@ def _place(name: str, denoiser_name: str) -> tuple[str, str, str]:
 
 
 def _pair(
-    where: str, found: Mapping[str, Tensor], alpha: float | None, config: Mapping[str, Any],
+    where: str, found: Mapping[str, Tensor], alpha: float | None, config: JsonObject,
     layer: str,
 ) -> LowRank:  # fmt: skip
     for role in ("down", "up"):
@@ -269,7 +270,7 @@ def _pair(
     return LowRank(down, up, scale, found.get("bias"), magnitude)
 
 
-def _config_scale(where: str, config: Mapping[str, Any], layer: str, rank: int) -> float:
+def _config_scale(where: str, config: JsonObject, layer: str, rank: int) -> float:
     patterns = config.get("alpha_pattern") or {}
     try:
         named = (a for key, a in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", layer))

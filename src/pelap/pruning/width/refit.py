@@ -1,16 +1,15 @@
 """What a narrower network computes differently although no weight says so, and its repair."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from pelap.core.network import Network
 from pelap.families.ports import State
 
 NUM_TIMESTEPS = 1000
 
 
-def refit_time(old: Any, new: Any, state: State) -> float:
+def refit_time(old: Network, new: Network, state: State) -> float:
     """Refit the layers behind the sinusoidal time embedding by least squares over all timesteps.
 
     A UNet takes the embedding's width from its first level, so with a narrower one the frequencies
@@ -32,7 +31,7 @@ def refit_time(old: Any, new: Any, state: State) -> float:
     return max(_refit(name, before, after, state) for name in timed_layers(old))
 
 
-def timed_layers(unet: Any) -> list[str]:
+def timed_layers(unet: Network) -> list[str]:
     """Layers that read sinusoidal embeddings."""
     names = ["time_embedding.linear_1"]
     if unet.config.get("class_embed_type") == "timestep":
@@ -40,7 +39,7 @@ def timed_layers(unet: Any) -> list[str]:
     return names
 
 
-def mix_time(old: Any, new: Any) -> Tensor | None:
+def mix_time(old: Network, new: Network) -> Tensor | None:
     """What maps the inputs of a change of these layers (adapters have no bias), by least squares.
 
     Returns:
@@ -52,7 +51,7 @@ def mix_time(old: Any, new: Any) -> Tensor | None:
     return torch.linalg.lstsq(after, before, driver="gelsd").solution
 
 
-def _embedded_steps(old: Any, new: Any) -> tuple[Tensor, Tensor]:
+def _embedded_steps(old: Network, new: Network) -> tuple[Tensor, Tensor]:
     """All timesteps as each embeds them, (T, old width) and (T, new width)."""
     steps = torch.arange(old.config.get("num_train_timesteps") or NUM_TIMESTEPS)
     return old.time_proj(steps).double(), new.time_proj(steps).double()

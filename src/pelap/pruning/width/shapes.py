@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import nn
 
 from pelap.core.errors import ConfigError, ModelError
+from pelap.core.network import Network
 from pelap.families.family import Freedom, Widths
 from pelap.families.ports import Updates
 from pelap.families.registry import denoiser_families, denoiser_family
@@ -26,7 +24,7 @@ class Shape:
     """Of one denoising step of one picture."""
 
 
-def find_freedom(denoiser: Any) -> Freedom:
+def find_freedom(denoiser: Network) -> Freedom:
     """What may change in this denoiser.
 
     Raises:
@@ -39,7 +37,7 @@ def find_freedom(denoiser: Any) -> Freedom:
     return family.freedom(denoiser)
 
 
-def make_shape(denoiser: nn.Module, widths: Widths) -> Shape:
+def make_shape(denoiser: Network, widths: Widths) -> Shape:
     """The shape with these widths, and these numbers of layers; those left out stay as they are.
 
     Raises:

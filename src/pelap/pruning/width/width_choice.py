@@ -1,12 +1,13 @@
 """One shape of a denoiser made real: which layers and units it keeps, and what then differs."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from pelap.core.errors import ModelError
+from pelap.core.network import Network
 from pelap.families.family import Layers, Widths
 from pelap.families.layout import Kept, WidthLayout
 from pelap.families.ports import State
@@ -35,7 +36,7 @@ class Candidate:
 class NarrowDenoiser:
     """What comes out."""
 
-    denoiser: nn.Module
+    denoiser: Network
     shape: Shape
     criterion: str
     kept_score: float
@@ -55,7 +56,7 @@ class NarrowDenoiser:
     """Where no shape meets the target: the nearest below, which is taken, and above."""
 
 
-def find_layout(denoiser: Any) -> WidthLayout:
+def find_layout(denoiser: Network) -> WidthLayout:
     """The groups of a denoiser.
 
     Raises:
@@ -76,7 +77,7 @@ class Choice:
     kept_score: float
 
 
-def choose(denoiser: nn.Module, shape: Shape, scores: WidthScores) -> Choice:
+def choose(denoiser: Network, shape: Shape, scores: WidthScores) -> Choice:
     """The layers and units of a shape with the highest scores.
 
     Raises:
@@ -97,14 +98,14 @@ def choose(denoiser: nn.Module, shape: Shape, scores: WidthScores) -> Choice:
 
 
 @torch.no_grad()
-def build(denoiser: Any, choice: Choice, criterion: str) -> NarrowDenoiser:
+def build(denoiser: Network, choice: Choice, criterion: str) -> NarrowDenoiser:
     """The network with these layers and units, and what no weight can say refitted.
 
     Raises:
         ModelError: If it has weights that its layout does not know.
     """
     layout, kept = choice.layout, dict(choice.kept)
-    new: Any = empty(denoiser, choice.shape.updates)
+    new: Network = empty(denoiser, choice.shape.updates)
     state = take_layers(dict(denoiser.state_dict()), choice.layers)
     differences: dict[str, float] = {}
     moved = _moved_positions(denoiser, new, state)
@@ -121,7 +122,7 @@ def build(denoiser: Any, choice: Choice, criterion: str) -> NarrowDenoiser:
     if hasattr(denoiser, "time_proj"):
         differences["time embedding"] = refit_time(denoiser, new, state)
     _check_fit(new, state)
-    narrower = rebuild(denoiser, choice.shape.updates, state)
+    narrower = cast(Network, rebuild(denoiser, choice.shape.updates, state))
     return NarrowDenoiser(
         narrower, choice.shape, criterion, choice.kept_score,
         {name: value for name, value in differences.items() if value > 0}, _features(choice, kept),
@@ -140,7 +141,7 @@ def _check_fit(new: nn.Module, state: State) -> None:
             )
 
 
-def _moved_positions(denoiser: Any, new: Any, state: State) -> tuple[Tensor, Tensor] | None:
+def _moved_positions(denoiser: Network, new: Network, state: State) -> tuple[Tensor, Tensor] | None:
     """Both tables (positions, D) and (positions, K) where the class computes them from its width;
     None where they are weights, or there are none, or nothing changed."""
     table = getattr(getattr(denoiser, "pos_embed", None), "pos_embed", None)
