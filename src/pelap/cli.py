@@ -174,7 +174,8 @@ def _parse(kind: Any, verb: str, words: list[str]) -> Any:
         refuse_unknown,
         split_overrides,
     )
-    from pelap.config.run_config import RunConfig, as_option
+    from pelap.config.run_checks import as_option
+    from pelap.config.run_config import RunConfig
 
     own, description = words, VERBS[verb][1]
     names = [field.name for field in fields(kind)]

@@ -18,7 +18,7 @@ from pelap.commands.compare import CompareSettings
 from pelap.commands.verb_settings import fields_of
 from pelap.config.overrides import given_settings, split_overrides
 from pelap.config.presets import tiny
-from pelap.config.run_config import as_option
+from pelap.config.run_checks import as_option
 from pelap.config.run_folder import RunFolder
 
 SOURCE = Path(str(pelap.__file__)).parent

@@ -7,13 +7,8 @@ from pathlib import Path
 import pytest
 
 from pelap.config.presets import PRESETS, as_baseline, get_preset, paper, paper_baseline
-from pelap.config.run_config import (
-    load_config,
-    save_config,
-    settings_without_effect,
-    to_dict,
-    validate,
-)
+from pelap.config.run_checks import load_config, settings_without_effect, validate
+from pelap.config.run_config import save_config, to_dict
 from pelap.core.errors import ConfigError
 
 

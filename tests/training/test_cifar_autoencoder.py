@@ -10,7 +10,8 @@ import torch
 
 from pelap.cli import main
 from pelap.config.presets import cifar, cifar_autoencoder
-from pelap.config.run_config import AutoencoderConfig, RunConfig, load_config, save_config
+from pelap.config.run_checks import load_config
+from pelap.config.run_config import AutoencoderConfig, RunConfig, save_config
 from pelap.core.errors import DataError
 from pelap.data.load import load_pictures
 from pelap.method.cifar_resnet import CifarResNet, fuse_batch_norms

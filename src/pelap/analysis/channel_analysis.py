@@ -23,18 +23,17 @@ from pelap.analysis.analysis_record import (
     AnalysisSettings,
     ChannelAnalysis,
     CriterionResult,
-    MomentsResult,
 )
 from pelap.analysis.autoencoder_calls import CallCounter, counted_calls
 from pelap.analysis.cost_record import AnalysisCost
-from pelap.analysis.criteria import CRITERIA, Evidence, agree, rank_all
+from pelap.analysis.criteria import CRITERIA, Evidence, Order, agree, rank_all
 from pelap.analysis.curves import Curves
 from pelap.analysis.decoding import LeaveOneOut
 from pelap.analysis.effort_plan import plan_cost
 from pelap.analysis.elimination import unexplained_variance
 from pelap.analysis.gathering import CROPS, plan_measuring
 from pelap.analysis.picture_parts import split_pictures
-from pelap.analysis.statistics import ACTIVE_VARIANCE
+from pelap.analysis.statistics import ACTIVE_VARIANCE, report_moments
 from pelap.data.pictures import Pictures
 from pelap.measure.encoded_batches import frozen
 from pelap.measure.noise_levels import to_db
@@ -78,7 +77,7 @@ def analyze(
         evidence = measuring.gather()
         orders, missing = rank_all(evidence)
         curves = measuring.draw_curves(orders, evidence)
-    moments = evidence.statistics.moments
+    moments, eigenvalues = report_moments(evidence.statistics.moments)
     return Analysis(
         name=name,
         num_channels=len(moments.mean),
@@ -90,23 +89,10 @@ def analyze(
         fill=settings.fill,
         timestep_bands=[list(band) for band in evidence.bands],
         channels=_describe_channels(evidence),
-        moments=MomentsResult(
-            moments.mean.tolist(),
-            moments.covariance.tolist(),
-            moments.posterior_variance.tolist(),
-        ),
-        eigenvalues=torch.linalg.eigvalsh(moments.covariance).flip(0).tolist(),
+        moments=moments,
+        eigenvalues=eigenvalues,
         decoder_metric=evidence.metric.tolist(),
-        criteria=[
-            CriterionResult(
-                name,
-                CRITERIA[name].description,
-                order.ranking,
-                None if order.values is None else order.values.tolist(),
-                curves.by_ranking[name],
-            )
-            for name, order in orders.items()
-        ],
+        criteria=[_describe_criterion(name, order, curves) for name, order in orders.items()],
         random=curves.random,
         rotations=curves.rotations,
         agreement=Agreement(list(orders), agree(list(orders.values()))),
@@ -134,6 +120,12 @@ def plan_analysis(
     cost = plan_cost(measuring, system.autoencoder.config["latent_channels"])
     probes = [stage for stage in counter.reduce() if stage.stage == CROPS]
     return replace(cost, stages=[*probes, *cost.stages])
+
+
+def _describe_criterion(name: str, order: Order, curves: Curves) -> CriterionResult:
+    values = None if order.values is None else order.values.tolist()
+    curve = curves.by_ranking[name]
+    return CriterionResult(name, CRITERIA[name].description, order.ranking, values, curve)
 
 
 def _describe_channels(evidence: Evidence) -> list[ChannelAnalysis]:

@@ -1,12 +1,12 @@
 """What one rotation to a given number of directions needs, and nothing beside it."""
 
 import torch
+from torch import Tensor
 
 from pelap.analysis.analysis_record import (
     Agreement,
     Analysis,
     AnalysisSettings,
-    MomentsResult,
     RandomCurve,
     RotationCurve,
 )
@@ -15,9 +15,9 @@ from pelap.analysis.cost_record import AnalysisCost
 from pelap.analysis.decoding import DecoderMetric, measure_maps
 from pelap.analysis.gathering import CURVES, METRIC, MOMENTS
 from pelap.analysis.picture_parts import split_pictures
-from pelap.analysis.statistics import measure_statistics
+from pelap.analysis.statistics import measure_statistics, report_moments
 from pelap.data.pictures import Pictures
-from pelap.measure.encoded_batches import frozen
+from pelap.measure.encoded_batches import Batches, frozen
 from pelap.measure.noise_levels import to_db
 from pelap.method.latent_map import Rotation, find_rotation, keep_channels
 from pelap.method.system import LatentDiffusion
@@ -50,10 +50,7 @@ def analyze_rotation(
         metric = torch.zeros(num_channels, num_channels, dtype=torch.float64)
         if kind == "decoder":
             counter.stage = METRIC
-            measured = DecoderMetric(num_channels, settings.num_probes, settings.seed)
-            for batch in parts.whole_pass.of_this_process(system, "Measuring the decoder"):
-                measured.add(system, batch)
-            metric = measured.reduce()
+            metric = _measure_metric(system, parts.whole_pass, num_channels, settings)
         rotation = find_rotation(kind, moments, metric, num_kept)
         whole = keep_channels(range(num_channels), moments, settings.fill)
         rotated = keep_channels(range(num_kept), moments, settings.fill, rotation)
@@ -61,6 +58,7 @@ def analyze_rotation(
         before, after = map(
             to_db, measure_maps(system, parts.curve, [whole, rotated], "Measuring pictures")
         )
+    reported, eigenvalues = report_moments(moments)
     return Analysis(
         name=name,
         num_channels=num_channels,
@@ -72,12 +70,8 @@ def analyze_rotation(
         fill=settings.fill,
         timestep_bands=[],
         channels=[],
-        moments=MomentsResult(
-            moments.mean.tolist(),
-            moments.covariance.tolist(),
-            moments.posterior_variance.tolist(),
-        ),
-        eigenvalues=torch.linalg.eigvalsh(moments.covariance).flip(0).tolist(),
+        moments=reported,
+        eigenvalues=eigenvalues,
         decoder_metric=metric.tolist(),
         criteria=[],
         random=RandomCurve([], [], []),
@@ -89,3 +83,13 @@ def analyze_rotation(
         effort=settings.effort,
         cost=AnalysisCost(parts.num_pictures, None, counter.reduce()),
     )
+
+
+def _measure_metric(
+    system: LatentDiffusion, batches: Batches, num_channels: int, settings: AnalysisSettings
+) -> Tensor:
+    """What the decoder makes of each direction, (C, C) in float64."""
+    metric = DecoderMetric(num_channels, settings.num_probes, settings.seed)
+    for batch in batches.of_this_process(system, "Measuring the decoder"):
+        metric.add(system, batch)
+    return metric.reduce()

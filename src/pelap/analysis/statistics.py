@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pelap.analysis.analysis_record import MomentsResult
 from pelap.core.processes import sum_over_processes
 from pelap.families.latent_axes import by_channel
 from pelap.measure.encoded_batches import Batches, EncodedBatch
@@ -24,6 +25,14 @@ class Statistics:
     """Divergence from the standard normal in nats a picture, (C,)."""
     activity: Tensor
     """Variance of the encoder's mean between pictures, mean over positions, (C,)."""
+
+
+def report_moments(moments: LatentMoments) -> tuple[MomentsResult, list[float]]:
+    """The moments as an analysis holds them, and the eigenvalues of the covariance, falling."""
+    result = MomentsResult(
+        moments.mean.tolist(), moments.covariance.tolist(), moments.posterior_variance.tolist()
+    )
+    return result, torch.linalg.eigvalsh(moments.covariance).flip(0).tolist()
 
 
 def measure_statistics(system: LatentDiffusion, batches: Batches) -> Statistics:

@@ -13,7 +13,8 @@ from pelap.commands.any_model import AnyModel, AnyPictures, as_model, as_picture
 from pelap.commands.diagnose import DiagnoseSettings
 from pelap.commands.verb_settings import JsonResult, is_model
 from pelap.config.prompts import PromptPictures
-from pelap.config.run_config import DataConfig, NetworkConfig, RunConfig, load_config
+from pelap.config.run_checks import load_config
+from pelap.config.run_config import DataConfig, NetworkConfig, RunConfig
 from pelap.config.run_folder import RunFolder
 from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError, RunError, in_one_line

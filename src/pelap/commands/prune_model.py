@@ -23,6 +23,7 @@ from pelap.commands.any_model import (
     as_pictures,
     told_nothing,
 )
+from pelap.commands.prune_words import describe_latents, describe_width
 from pelap.config.run_config import RunConfig
 from pelap.core.devices import torch_device
 from pelap.core.digests import digest
@@ -92,8 +93,8 @@ class Pruned(ModelResult):
     def describe(self) -> str:
         """What is kept and removed, why, and what it costs."""
         plan, width, costs = self.plan, self.width, self.costs
-        lines = [] if plan is None else _describe_latents(plan, costs)
-        lines += [] if width is None else _describe_width(width)
+        lines = [] if plan is None else describe_latents(plan, costs)
+        lines += [] if width is None else describe_width(width)
         if "denoiser" in costs:
             lines += DenoiserFidelity(**costs["denoiser"]).describe()
         if "parameters" in costs and "parameters_before" in costs:
@@ -185,12 +186,7 @@ def prune(
         raise ConfigError("Say what to remove: --keep, --max-psnr-drop or --denoiser-macs.")
     model = as_model(model)
     has_pictures = pictures is not None or model.config is not None
-    model.check()
-    if latents.is_asked():
-        check_latents_free(model)
-        check_request(latents, model.num_channels, autoencoder_ports(model.autoencoder))
-    if width.is_asked():
-        check_width(model, width, has_pictures)
+    _check_requests(model, latents, width, has_pictures)
     config = as_pictures(model, pictures) if has_pictures else None
     if unconditional:
         model = told_nothing(model, config)
@@ -199,16 +195,25 @@ def prune(
         check_told(model, load_splits(model, config), way_on)
     plan = None
     if latents.is_asked():
-        measured = replace(chosen, fill=fill or "linear")
-        if criterion == "learned" and chosen.learned_steps is None:
-            measured = replace(measured, learned_steps=LEARNED_STEPS)
-        evidence = _find_analysis(model, latents, config, analysis, measured)
+        evidence = _find_analysis(model, latents, config, analysis, chosen)
         plan = plan_pruning(model, latents, evidence)
     if dry_run and not width.is_asked():
         return Pruned(plan, None, {}, None)
     wanted = width if width.is_asked() else None
     pruned, costs = prune_model(model, plan, wanted, config, num_pictures)
     return Pruned(plan, pruned.width, {} if dry_run else costs, None if dry_run else pruned)
+
+
+def _check_requests(
+    model: LoadedModel, latents: PruneRequest, width: WidthRequest, has_pictures: bool
+) -> None:
+    """Refuse what cannot be removed of this model before anything long begins."""
+    model.check()
+    if latents.is_asked():
+        check_latents_free(model)
+        check_request(latents, model.num_channels, autoencoder_ports(model.autoencoder))
+    if width.is_asked():
+        check_width(model, width, has_pictures)
 
 
 def _find_analysis(
@@ -230,6 +235,9 @@ def _find_analysis(
         return analysis
     if config is None or not (request.needs_analysis() or request.fill is None):
         return None
+    settings = replace(settings, fill=request.fill or "linear")
+    if request.criterion == "learned" and settings.learned_steps is None:
+        settings = replace(settings, learned_steps=LEARNED_STEPS)
     rotation = None
     if request.rotation != "none" and request.num_kept is not None:
         rotation = (request.rotation, request.num_kept)
@@ -321,62 +329,6 @@ def _psnr(model: LoadedModel, batches: Batches) -> float:
     whole = torch.eye(model.num_channels, dtype=torch.float64)
     same = LatentMap(whole, whole, torch.zeros(len(whole), dtype=torch.float64))
     return to_db(measure_maps(system, batches, [same])[0])
-
-
-def _describe_latents(plan: PrunePlan, costs: PruningCosts) -> list[str]:
-    lines = [f"{'latent channels':24} {plan.num_channels} → {plan.latent_map.num_kept}"]
-    if plan.rotation == "none":
-        lines.append(f"{'kept':24} {' '.join(map(str, plan.channels))}")
-        lines.append(f"{'removed':24} {' '.join(map(str, plan.removed)) or 'none'}")
-    lines.append(f"{'chosen by':24} {plan.criterion}, fill {plan.fill}")
-    if plan.psnr_db is not None and plan.psnr_db_before is not None:
-        lines.append(
-            f"{'PSNR in the analysis':24} {plan.psnr_db_before:.2f} → {plan.psnr_db:.2f} dB"
-        )
-    if "psnr_db" in costs and "psnr_db_before" in costs and "num_pictures" in costs:
-        lines.append(
-            f"{'PSNR':24} {costs['psnr_db_before']:.2f} → {costs['psnr_db']:.2f} dB, "
-            f"{costs['num_pictures']:,} pictures"
-        )
-    return lines
-
-
-def _describe_width(width: WidthRecord) -> list[str]:
-    lines = [
-        f"{'MACs of a step':24} {width['macs_before']:,} → {width['macs']:,} "
-        f"({width['macs'] / width['macs_before']:.2f})"
-    ]
-    lines += [
-        f"{name.replace('_', ' '):24} {before} → {after}"
-        for name, (before, after) in width["config"].items()
-    ]
-    lines += _describe_choice(width)
-    lines.append(f"{'units chosen by':24} {width['criterion']}")
-    lines += [
-        f"{name + ' differs':24} {share:.1%} of its size"
-        for name, share in width["differences"].items()
-    ]
-    return lines
-
-
-def _describe_choice(width: WidthRecord) -> list[str]:
-    """Which shapes there were for the target."""
-    lines = []
-    if "nearest" in width:
-        shares = " and ".join(
-            f"{shape['macs'] / width['macs_before']:.3f} ({', '.join(map(str, shape['widths']))})"
-            for shape in width["nearest"]
-            if shape is not None
-        )
-        lines.append(f"{'nearest shapes':24} {shares} of the MACs: none meets the target")
-    candidates = width.get("candidates", [])
-    if len(candidates) > 1:
-        what = "kept scores"
-        if candidates[0]["error"] is not None:
-            first, last = candidates[0]["error"], candidates[-1]["error"]
-            what = f"error of the prediction, {first:.1%} to {last:.1%}"
-        lines.append(f"{'shape chosen by':24} {what}, of {len(candidates)} that meet the target")
-    return lines
 
 
 def _parameters(model: LoadedModel) -> int:

@@ -16,7 +16,8 @@ from pelap.commands.verb_settings import (
     shown,
 )
 from pelap.config.overrides import apply_overrides
-from pelap.config.run_config import RunConfig, as_option
+from pelap.config.run_checks import as_option
+from pelap.config.run_config import RunConfig
 from pelap.core.errors import ConfigError
 
 if TYPE_CHECKING:

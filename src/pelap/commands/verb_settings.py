@@ -13,7 +13,8 @@ from tyro.conf import Fixed, Positional, Suppress, arg
 from pelap.config.overrides import apply_overrides, refuse_named_code
 from pelap.config.presets import PRESETS, get_preset
 from pelap.config.prompts import PromptPictures
-from pelap.config.run_config import RunConfig, load_config
+from pelap.config.run_checks import load_config
+from pelap.config.run_config import RunConfig
 from pelap.core.errors import ConfigError
 from pelap.core.json_values import JsonObject
 

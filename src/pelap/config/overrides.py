@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from itertools import dropwhile, takewhile
 from typing import Any, TypeVar
 
-from pelap.config.run_config import RunConfig, as_option, check_limits, validate
+from pelap.config.run_checks import as_option, check_limits, validate
+from pelap.config.run_config import RunConfig
 from pelap.core.errors import ConfigError
 
 Options = TypeVar("Options")

@@ -23,7 +23,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pelap.config.run_config import RunConfig, load_config, save_config, to_dict
+from pelap.config.run_checks import load_config
+from pelap.config.run_config import RunConfig, save_config, to_dict
 from pelap.core.errors import RunError
 from pelap.core.files import read_object, sync, sync_folder, write_json
 from pelap.core.json_values import JsonObject

@@ -7,7 +7,8 @@ from diffusers.models.embeddings import TimestepEmbedding
 from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 from torch import nn
 
-from pelap.config.run_config import MOST_CLASSES, NetworkConfig
+from pelap.config.run_checks import MOST_CLASSES
+from pelap.config.run_config import NetworkConfig
 from pelap.families.family import Config, Inputs, Normal
 from pelap.families.ports import DenoiserPorts, Port
 from pelap.families.transformer import (

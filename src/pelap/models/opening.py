@@ -13,7 +13,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import nn
 
-from pelap.config.run_config import load_config
+from pelap.config.run_checks import load_config
 from pelap.core.errors import ModelError, in_one_line
 from pelap.core.files import read_object
 from pelap.core.json_values import JsonObject

@@ -5,7 +5,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pelap.config.run_config import settings_without_effect, to_dict
+from pelap.config.run_checks import settings_without_effect
+from pelap.config.run_config import to_dict
 from pelap.config.run_folder import RunFolder
 from pelap.pages import diagnosis_figures, numbers
 from pelap.pages import run_figures as figures

@@ -8,14 +8,8 @@ from operator import attrgetter
 from pathlib import Path
 
 from pelap.config.overrides import refuse_others
-from pelap.config.run_config import (
-    EvaluationConfig,
-    RunConfig,
-    as_option,
-    settings_without_effect,
-    to_dict,
-    validate,
-)
+from pelap.config.run_checks import as_option, settings_without_effect, validate
+from pelap.config.run_config import EvaluationConfig, RunConfig, to_dict
 from pelap.config.run_folder import (
     RunFolder,
     already_there,

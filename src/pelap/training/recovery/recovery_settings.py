@@ -5,7 +5,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, Optional, get_args
 
-from pelap.config.run_config import Precision, as_option
+from pelap.config.run_checks import as_option
+from pelap.config.run_config import Precision
 from pelap.core.errors import ConfigError
 from pelap.training.schedules import half_cosine
 

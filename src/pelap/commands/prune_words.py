@@ -1,0 +1,62 @@
+"""What a pruning did, in lines for a terminal."""
+
+from pelap.pruning.latents.latent_plan import PrunePlan
+from pelap.pruning.pruning_record import PruningCosts, WidthRecord
+
+
+def describe_latents(plan: PrunePlan, costs: PruningCosts) -> list[str]:
+    """Which channels stay, who chose them, and what the decoder loses."""
+    lines = [f"{'latent channels':24} {plan.num_channels} → {plan.latent_map.num_kept}"]
+    if plan.rotation == "none":
+        lines.append(f"{'kept':24} {' '.join(map(str, plan.channels))}")
+        lines.append(f"{'removed':24} {' '.join(map(str, plan.removed)) or 'none'}")
+    lines.append(f"{'chosen by':24} {plan.criterion}, fill {plan.fill}")
+    if plan.psnr_db is not None and plan.psnr_db_before is not None:
+        lines.append(
+            f"{'PSNR in the analysis':24} {plan.psnr_db_before:.2f} → {plan.psnr_db:.2f} dB"
+        )
+    if "psnr_db" in costs and "psnr_db_before" in costs and "num_pictures" in costs:
+        lines.append(
+            f"{'PSNR':24} {costs['psnr_db_before']:.2f} → {costs['psnr_db']:.2f} dB, "
+            f"{costs['num_pictures']:,} pictures"
+        )
+    return lines
+
+
+def describe_width(width: WidthRecord) -> list[str]:
+    """What of the denoiser got smaller, and who chose it."""
+    lines = [
+        f"{'MACs of a step':24} {width['macs_before']:,} → {width['macs']:,} "
+        f"({width['macs'] / width['macs_before']:.2f})"
+    ]
+    lines += [
+        f"{name.replace('_', ' '):24} {before} → {after}"
+        for name, (before, after) in width["config"].items()
+    ]
+    lines += _describe_choice(width)
+    lines.append(f"{'units chosen by':24} {width['criterion']}")
+    lines += [
+        f"{name + ' differs':24} {share:.1%} of its size"
+        for name, share in width["differences"].items()
+    ]
+    return lines
+
+
+def _describe_choice(width: WidthRecord) -> list[str]:
+    """Which shapes there were for the target."""
+    lines = []
+    if "nearest" in width:
+        shares = " and ".join(
+            f"{shape['macs'] / width['macs_before']:.3f} ({', '.join(map(str, shape['widths']))})"
+            for shape in width["nearest"]
+            if shape is not None
+        )
+        lines.append(f"{'nearest shapes':24} {shares} of the MACs: none meets the target")
+    candidates = width.get("candidates", [])
+    if len(candidates) > 1:
+        what = "kept scores"
+        if candidates[0]["error"] is not None:
+            first, last = candidates[0]["error"], candidates[-1]["error"]
+            what = f"error of the prediction, {first:.1%} to {last:.1%}"
+        lines.append(f"{'shape chosen by':24} {what}, of {len(candidates)} that meet the target")
+    return lines
