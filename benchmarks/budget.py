@@ -207,8 +207,8 @@ def _measure_set(
 ) -> Reconstruction:
     import torch
 
+    from pelap.core.cache import cache_home
     from pelap.measure.channel_sets import to_mask
-    from pelap.measure.features import cache_folder
     from pelap.measure.quality import QualityPictures, measure_quality
     from pelap.method.sampling import to_uint8
 
@@ -220,7 +220,7 @@ def _measure_set(
         QualityPictures(originals, decoded, None),
         "resnet20",
         device=torch.device("cpu"),
-        cache=cache_folder(),
+        cache=cache_home(),
         num_bootstraps=1,
     )
     seed = trial.config.run.seed

@@ -288,12 +288,12 @@ def _reconstruct(pruned: Any, model: Any) -> dict[str, Any]:
 def _quality(names: list[str], originals: Any, **pictures: Any) -> dict[str, float]:
     import torch
 
-    from pelap.measure.features import cache_folder
+    from pelap.core.cache import cache_home
     from pelap.measure.quality import QualityPictures, measure_quality
 
     values = measure_quality(
         names, QualityPictures(originals, **pictures), "resnet20", device=torch.device("cpu"),
-        cache=cache_folder(), num_bootstraps=1,
+        cache=cache_home(), num_bootstraps=1,
     )  # fmt: skip
     return {name: value.value for name, value in values.items()}
 

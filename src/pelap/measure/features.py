@@ -1,7 +1,6 @@
 """Feature extractors for distances between sets of pictures; references' are kept between runs."""
 
 import importlib
-import os
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -120,13 +119,6 @@ def extract(
     return torch.cat(
         [extractor(part.to(device)).float().cpu() for part in images.split(batch_size)]
     )
-
-
-def cache_folder() -> Path:
-    """Where reference features are kept: $PELAP_CACHE, or pelap in the user's cache folder."""
-    own = os.environ.get("PELAP_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own) if own else Path(base) / "pelap"
 
 
 def cached_features(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pelap.config.run_config import RunConfig
+from pelap.core.cache import cache_home
 from pelap.core.devices import torch_device
 from pelap.core.errors import RunError
 from pelap.data.load import CIFAR10_CLASSES
@@ -14,7 +15,6 @@ from pelap.data.pictures import to_batch
 from pelap.families.conditioned import Told
 from pelap.measure.counts import count_parameters
 from pelap.measure.evaluation_record import MetricValue, ModelEvaluation, SamplerUse
-from pelap.measure.features import cache_folder
 from pelap.measure.machine import machine, versions
 from pelap.measure.model_quality import QualitySettings, ToldPictures, draw_samples, reconstruct
 from pelap.measure.noise_levels import diagnose
@@ -150,7 +150,7 @@ def _quality(subject: _Subject, metrics: Sequence[str], name: str) -> dict[str, 
         QualityPictures(originals, decoded, samples, subject.labels, labels),
         used.extractor,
         device=torch_device(),
-        cache=cache_folder(),
+        cache=cache_home(),
         num_bootstraps=used.num_bootstraps,
         seed=used.seed,
     )

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from pelap.config.run_config import RunConfig
+from pelap.core.cache import cache_home
 from pelap.core.errors import ConfigError, DataError
 from pelap.core.progress import track
 from pelap.core.seeding import generator
 from pelap.data.pictures import to_batch
 from pelap.families.conditioned import Condition, Told
 from pelap.measure.evaluation_record import MetricValue
-from pelap.measure.features import cache_folder, load_extractor
+from pelap.measure.features import load_extractor
 from pelap.measure.quality import QualityPictures, measure_quality
 from pelap.method.sampling import build_sampler, denoise, to_uint8
 from pelap.method.system import LatentDiffusion
@@ -166,7 +167,7 @@ def _measure(
         pictures,
         references.extractor or config.evaluation.extractor,
         device=torch.device("cpu"),
-        cache=cache_folder(),
+        cache=cache_home(),
         num_bootstraps=config.evaluation.num_bootstraps,
         seed=config.evaluation.seed,
     )

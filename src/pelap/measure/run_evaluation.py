@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder
+from pelap.core.cache import cache_home
 from pelap.core.devices import torch_device
 from pelap.core.errors import ConfigError
 from pelap.core.files import write_whole
@@ -24,7 +25,6 @@ from pelap.measure.collapse import CollapseEvidence, judge
 from pelap.measure.counts import count_parameters
 from pelap.measure.encoded_batches import Batches
 from pelap.measure.evaluation_record import ChannelSets, Evaluation, MaskHistogram, SamplerUse
-from pelap.measure.features import cache_folder
 from pelap.measure.machine import machine, versions
 from pelap.measure.noise_levels import diagnose
 from pelap.measure.quality import OF_CLASSES, QualityPictures, check_metrics, measure_quality
@@ -156,7 +156,7 @@ def _evaluate(folder: RunFolder, config: RunConfig, metrics: Sequence[str]) -> E
             pictures,
             used.extractor,
             device=device,
-            cache=cache_folder(),
+            cache=cache_home(),
             num_bootstraps=used.num_bootstraps,
             seed=used.seed,
         )
