@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pelap import assets as assets
     from pelap.commands.adapt import adapt as adapt
     from pelap.commands.analyze_model import analyze as analyze
     from pelap.commands.any_model import pictures as pictures
@@ -74,6 +75,8 @@ __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "assets":
+        return importlib.import_module("pelap.assets")
     if name not in _HOMES:
         raise AttributeError(f"module 'pelap' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -17,8 +17,10 @@ from pelap.commands.verb_settings import (
     OverrideSettings,
     shown,
 )
+from pelap.config.overrides import given_settings
 
 if TYPE_CHECKING:
+    from pelap.commands.compare_drawn import DrawnComparison
     from pelap.commands.compare_models import ModelComparison
 
 MEASURED = ("num_pictures", "num_samples", "sampler", "steps", "batch_sizes", "seed")
@@ -53,8 +55,9 @@ class CompareSettings(DeviceSettings, OverrideSettings, JsonSettings):
     """Pictures at a time, for times (1 16)."""
 
 
-def run(settings: CompareSettings) -> "ModelComparison":
-    """Open, measure, draw, and write the page."""
+def run(settings: CompareSettings) -> "ModelComparison | DrawnComparison":
+    """Open, measure, draw, and write the page; without pictures, only what can be drawn."""
+    from pelap.commands.compare_drawn import compare_drawn
     from pelap.commands.compare_measure import TradeoffSettings
     from pelap.commands.compare_models import check_comparison, compare_subjects
     from pelap.commands.compare_pictures import RowSettings
@@ -70,5 +73,8 @@ def run(settings: CompareSettings) -> "ModelComparison":
     check_comparison(output, measured, rows)
     with locked(output):
         subjects = open_subjects(settings.paths)
-        config = pictures_config(giver_of(subjects), settings.overrides)
+        giver = giver_of(subjects)
+        if giver.config is None and not given_settings(settings.overrides):
+            return compare_drawn(subjects, output, measured, rows)
+        config = pictures_config(giver, settings.overrides)
         return compare_subjects(subjects, output, config, measured, rows)

@@ -9,6 +9,7 @@ from typing import Any
 
 from pelap.commands.any_model import AnyPictures, as_pictures
 from pelap.commands.compare_denoisers import measure_denoisers
+from pelap.commands.compare_drawn import DrawnComparison, compare_drawn
 from pelap.commands.compare_measure import TradeoffSettings, fingerprint, measure_model
 from pelap.commands.compare_pictures import RowSettings, draw_side_by_side
 from pelap.commands.compared_models import ComparedModel, giver_of, open_subjects
@@ -83,10 +84,11 @@ def compare(
     guidance: float | None = None,
     drawn_steps: int | None = None,
     **settings: Any,
-) -> ModelComparison:
+) -> ModelComparison | DrawnComparison:
     """Measure every model and write tradeoff.html, tradeoff.json and figures/ into `output`.
 
-    What has been measured stays in output/measured/, so that the same call goes on.
+    Without pictures, what the models draw and what it costs: drawn.html and drawn.json. What has
+    been measured stays in output/measured/, so that the same call goes on.
 
         pelap.compare(["model", "half", "half_random"], "page", pelap.pictures("cifar10"))
 
@@ -94,7 +96,7 @@ def compare(
         models: Folders, runs or hub ids that sample. The first unpruned one, or else the first,
             is what the others are held against; one pruned at random says what chance does.
         output: Folder, made if need be.
-        pictures: Those of the first run among the models by default.
+        pictures: Those of the first run among the models by default, if there is one.
         prompts: File with a prompt or a class a line, drawn by each model from the same noise; by
             default captions or classes of the pictures, or plain seeds.
         num_prompts: Rows drawn where there is no file.
@@ -117,7 +119,10 @@ def compare(
     check_comparison(output, chosen, rows)
     with locked(output):
         subjects = open_subjects(models)
-        config = as_pictures(giver_of(subjects), pictures)
+        giver = giver_of(subjects)
+        if pictures is None and giver.config is None:
+            return compare_drawn(subjects, output, chosen, rows)
+        config = as_pictures(giver, pictures)
         return compare_subjects(subjects, output, config, chosen, rows)
 
 
@@ -150,7 +155,7 @@ def compare_subjects(
     points = [s.point(found, unpruned) for s, found in zip(subjects, measured, strict=True)]
     models = [subject.model for subject in subjects]
     drawn, reason = draw_side_by_side(
-        models, config, rows or RowSettings(), settings.seed, references.extractor
+        models, config, rows or RowSettings(), settings.seed, references.extractor, config.data.size
     )
     fidelity = measure_denoisers(models, config)
     notes = _notes(subjects, settings, references)

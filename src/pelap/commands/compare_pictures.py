@@ -18,7 +18,7 @@ from pelap.measure.side_by_side_record import SideBySide
 from pelap.models.asked import Asked, ask_for, takes
 from pelap.models.conditions import known_classes
 from pelap.models.loaded import LoadedModel
-from pelap.models.model_pictures import load_splits
+from pelap.models.model_pictures import load_splits, picture_size
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,14 @@ class RowSettings:
 
 def draw_side_by_side(
     models: Sequence[LoadedModel],
-    config: RunConfig,
+    config: RunConfig | None,
     rows: RowSettings,
     seed: int,
     extractor: str | None,
 ) -> tuple[SideBySide | None, str]:
     """The rows drawn by every model, the reference first; or None, and why there are none.
+
+    Without a config there are no pictures to take captions or classes from.
 
     Raises:
         ConfigError: If a line of --prompts is no class of a model that takes classes.
@@ -67,12 +69,13 @@ def draw_side_by_side(
         return None, f"No pictures side by side: {without[0]} is no pipeline."
     drawers = [Drawer(models[0]), *(Drawer(m, encode_between(m, models[0])) for m in models[1:])]
     judge = None if extractor is None else load_extractor(extractor, torch.device("cpu"))
-    settings = DrawnSettings(config.data.size, rows.drawn_steps, rows.guidance, seed)
+    size = picture_size(models[0]) if config is None else config.data.size
+    settings = DrawnSettings(size, rows.drawn_steps, rows.guidance, seed)
     return compare_drawings(drawers, asked, settings, judge, torch_device()), ""
 
 
 def choose_rows(
-    model: LoadedModel, config: RunConfig, settings: RowSettings
+    model: LoadedModel, config: RunConfig | None, settings: RowSettings
 ) -> tuple[list[Asked], str]:
     """Prompts, classes or seeds for a model's pipeline; none, and why, where it wants a prompt
     and there is none.
@@ -86,25 +89,26 @@ def choose_rows(
     num, argument = settings.num_rows, takes(model)
     if argument is None or (argument == "class_labels" and known_classes(model) is None):
         return [Asked(f"seed {n}") for n in range(num if given is None else len(given))], ""
-    pictures = load_splits(model, config, needs_train=False).test
+    pictures = None if config is None else load_splits(model, config, needs_train=False).test
+    own = () if pictures is None else pictures.class_names
     if given is None:
-        given = _captions(pictures) if argument == "prompt" else _classes(model, pictures)
+        given = _captions(pictures) if argument == "prompt" else _classes(model, own)
         given = given[:num]
     reason = (
-        f"No pictures side by side: {model.name} takes text, and the pictures have no captions; "
+        f"No pictures side by side: {model.name} takes text, and there are no captions; "
         "give --prompts FILE, a prompt a line."
     )
-    asked = ask_for(model, given, pictures.class_names, "--prompts")
+    asked = ask_for(model, given, own, "--prompts")
     return asked, "" if asked else reason
 
 
-def _captions(pictures: Pictures) -> list[str]:
+def _captions(pictures: Pictures | None) -> list[str]:
     """Those that differ."""
-    return list(dict.fromkeys(text for text in pictures.captions or () if text))
+    captions = None if pictures is None else pictures.captions
+    return list(dict.fromkeys(text for text in captions or () if text))
 
 
-def _classes(model: LoadedModel, pictures: Pictures) -> list[str]:
+def _classes(model: LoadedModel, own: Sequence[str]) -> list[str]:
     """By name where the pictures have as many, or the pipeline has names."""
     classes = known_classes(model) or ()
-    own = pictures.class_names
     return list(own if len(own) == len(classes) else classes)

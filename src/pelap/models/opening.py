@@ -13,6 +13,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import nn
 
+from pelap import assets
 from pelap.config.run_checks import load_config
 from pelap.core.errors import ModelError, in_one_line
 from pelap.core.files import read_object
@@ -40,7 +41,8 @@ def open_model(source: str | Path | DiffusionPipeline) -> LoadedModel:
 
     Args:
         source: A diffusers pipeline folder, an autoencoder's folder, a run, a hub id, a factory of
-            one's own (package.module:factory), or a pipeline in memory, whose networks are shared.
+            one's own (package.module:factory), `cifar`, the model in pelap's repository, or a
+            pipeline in memory, whose networks are shared.
 
     Returns:
         The model; nothing that is done with it changes its networks.
@@ -58,6 +60,8 @@ def open_model(source: str | Path | DiffusionPipeline) -> LoadedModel:
             f"{source} is a file: give a diffusers folder. One file with a whole model becomes one "
             "with diffusers, `StableDiffusionPipeline.from_single_file(FILE).save_pretrained(DIR)`."
         )
+    if not path.exists() and str(source) == assets.CIFAR:
+        path = assets.cifar()
     if not path.exists():
         path = _download(str(source))
     return _open_folder(path, Path(source))

@@ -117,10 +117,11 @@ def _history(history: Sequence[JsonObject]) -> list[str]:
     if not history:
         return []
     lines = ["Before that:", ""]
-    return [*lines, *(f"- {_entry(entry)}" for entry in history), ""]
+    return [*lines, *(f"- {describe_entry(entry)}" for entry in history), ""]
 
 
-def _entry(entry: JsonObject) -> str:
+def describe_entry(entry: JsonObject) -> str:
+    """One pruning or recovery of a history, in a sentence."""
     if "channels_before" not in entry:
         return f"{entry.get('recovered', '')}: recovered for {entry.get('steps')} steps."
     counts = f"{entry['channels_before']} → {entry['channels_after']} channels"
