@@ -20,7 +20,7 @@ from pelap.core.progress import track
 from pelap.core.seeding import generator
 from pelap.measure.run_sampling import check_output, choose_classes, save_images
 from pelap.models.conditions import known_classes
-from pelap.models.drawing import Drawing, draw
+from pelap.models.drawing import DrawingRequest, draw
 from pelap.models.loaded import LoadedModel
 from pelap.models.precision import DTYPES, Precision, check_precision
 
@@ -89,7 +89,7 @@ def sample_model(model: LoadedModel, output: Path, asked: ModelSampling) -> None
     told = None if rows is None else [row for row in rows for _ in range(num)]
     count = num if told is None else len(told)
     _place(pipeline, device, DTYPES[asked.precision])
-    how = Drawing(asked.size, asked.guidance, asked.steps)
+    how = DrawingRequest(asked.size, asked.guidance, asked.steps)
     pictures: list[Image.Image] = []
     for start in track(range(0, count, AT_A_TIME), f"Drawing {count:,} pictures"):
         numbers = range(start, min(start + AT_A_TIME, count))

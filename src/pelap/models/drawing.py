@@ -17,7 +17,7 @@ QUIET: Inputs = {"use_resolution_binning": False, "clean_caption": False}
 
 
 @dataclass(frozen=True)
-class Drawing:
+class DrawingRequest:
     """How a pipeline draws."""
 
     size: int | None
@@ -33,7 +33,7 @@ def draw(
     pipeline: DiffusionPipeline,
     asked: Sequence[str] | Sequence[int] | None,
     generators: Sequence[torch.Generator],
-    how: Drawing,
+    how: DrawingRequest,
     **others: Any,
 ) -> list[Image.Image]:
     """One picture for each generator: it depends on what is asked and on that generator alone.

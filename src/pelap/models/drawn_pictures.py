@@ -17,7 +17,7 @@ from pelap.core.notes import note
 from pelap.core.progress import track
 from pelap.core.seeding import generator
 from pelap.models.conditions import known_classes, wants_condition
-from pelap.models.drawing import Drawing, draw
+from pelap.models.drawing import DrawingRequest, draw
 from pelap.models.loaded import LoadedModel
 from pelap.models.model_pictures import picture_size
 
@@ -42,7 +42,7 @@ def draw_pictures(model: LoadedModel, wanted: PromptPictures) -> DataConfig:
     wanted.check()
     size = picture_size(model)
     said = _asked(model, wanted)
-    how = Drawing(size, wanted.guidance, wanted.num_steps)
+    how = DrawingRequest(size, wanted.guidance, wanted.num_steps)
     pipeline = model.pipeline()
     scheduler = {k: v for k, v in model.scheduler_config.items() if not k.startswith("_")}
     key = digest(type(pipeline).__name__, scheduler, model.denoiser, model.autoencoder,
@@ -83,7 +83,7 @@ def _draw_missing(
     pipeline: DiffusionPipeline,
     folder: Path,
     said: list[str] | list[int],
-    how: Drawing,
+    how: DrawingRequest,
     wanted: PromptPictures,
 ) -> None:
     paths = [_path(folder, number, told) for number, told in enumerate(said)]
