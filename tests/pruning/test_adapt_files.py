@@ -23,6 +23,8 @@ from tiny_pipelines import PIPELINES
 
 Tensors = dict[str, Tensor]
 ATTENTION = "attn1"
+LAYERS_PER_BLOCK = 1
+"""Of the tiny XL."""
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +90,67 @@ def test_every_way_of_naming_says_the_same(small: Path, tmp_path: Path, kind: st
     assert len({pair[0].shape[0] for pair in pairs.values()}) > 1
     for name in first:
         torch.testing.assert_close(first[name], second[name])
+
+
+def in_sgm(name: str) -> str:
+    """A tiny XL's layer as kohya's trainers name it, by Stability's blocks."""
+    down, up = r"down_blocks\.(\d+)\.attentions\.(\d+)\.", r"up_blocks\.(\d+)\.attentions\.(\d+)\."
+    found = re.match(f"{down}|{up}", name)
+    if found is None:
+        return name.replace("mid_block.attentions.0.", "middle_block.1.")
+    block, layer = (int(number) for number in found.groups() if number is not None)
+    place = block * (LAYERS_PER_BLOCK + 1) + layer
+    is_down = name.startswith("down")
+    start = f"input_blocks.{place + 1}.1." if is_down else f"output_blocks.{place}.1."
+    return start + name[found.end() :]
+
+
+def in_bfl(name: str) -> str:
+    """A layer of Flux' first block as kohya's trainers name it."""
+    start = "transformer_blocks.0."
+    names = {"attn.to_out.0": "img_attn_proj", "ff.net.0.proj": "img_mlp_0",
+             "ff.net.2": "img_mlp_2", "norm1.linear": "img_mod_lin",
+             "ff_context.net.2": "txt_mlp_2"}  # fmt: skip
+    return f"double_blocks.0.{names[name.removeprefix(start)]}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "match", "rename"),
+    [
+        ("stable_diffusion_xl", ATTENTION, in_sgm),
+        (
+            "flux",
+            r"^transformer_blocks\.0\.(attn\.to_out|ff\.net|norm1\.|ff_context\.net\.2)",
+            in_bfl,
+        ),
+    ],
+)
+def test_names_of_the_models_first_code_say_the_same(
+    kind: str, match: str, rename: Callable[[str], str], tmp_path: Path
+):
+    pipeline: Any = PIPELINES[kind]()
+    part = "unet" if hasattr(pipeline, "unet") else "transformer"
+    small = tmp_path / "small"
+    pelap.prune(pipeline, keep=[0, 2], fill="zero").save(small)
+    pairs = random_pairs(getattr(pipeline, part))
+    pairs = {name: pair for name, pair in pairs.items() if re.search(match, name)}
+    assert len(pairs) > 4
+    first = adapted(small, tmp_path, by_peft_names(pairs, part))
+    renamed: Tensors = {}
+    for name, (down, up) in pairs.items():
+        own = kohya(rename(name))
+        assert own != kohya(name)
+        renamed |= {f"{own}.lora_down.weight": down, f"{own}.lora_up.weight": up / 4}
+        renamed[f"{own}.alpha"] = torch.tensor(4.0 * down.shape[0])
+    second = adapted(small, tmp_path, renamed)
+    assert first.keys() == second.keys()
+    layers = {name.split(".lora_")[0] for name in first}
+    for layer in layers:  # where the alpha goes is the converter's choice
+        one, other = (
+            found[f"{layer}.lora_B.weight"] @ found[f"{layer}.lora_A.weight"]
+            for found in (first, second)
+        )
+        torch.testing.assert_close(one, other)
 
 
 def test_a_config_of_peft_beside_the_file_counts(small: Path, tmp_path: Path) -> None:
