@@ -10,6 +10,7 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers.configuration_utils import FrozenDict
 from diffusers.utils import logging
 from diffusers.utils.state_dict_utils import (
     convert_state_dict_to_peft,
@@ -194,8 +195,8 @@ def _from_kohya(
     loader = getattr(diffusers, str(model.parts.get("_class_name")), None)
     if not hasattr(loader, "lora_state_dict"):
         raise ModelError(f"{path}: {next(iter(rest))} is no layer of the original's.")
-    config: Any = getattr(model.denoiser, "config", None)
-    kind = {"unet_config": config} if model.denoiser_name == "unet" else {"return_alphas": True}
+    is_unet = model.denoiser_name == "unet"
+    kind = {"unet_config": _depth_before(units)} if is_unet else {"return_alphas": True}
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -206,6 +207,13 @@ def _from_kohya(
         logging.set_verbosity(before)
     more = others[0] if others and isinstance(others[0], dict) else {}
     return found | converted, alphas | {name: float(value) for name, value in more.items()}
+
+
+def _depth_before(units: KeptUnits) -> FrozenDict:
+    """What diffusers asks of the original UNet's config, to count through its blocks."""
+    first = "down_blocks.0.resnets."
+    resnets = {name.removeprefix(first).split(".")[0] for name in units.layers if first in name}
+    return FrozenDict(layers_per_block=len(resnets))
 
 
 def _pairs(
