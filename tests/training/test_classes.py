@@ -23,6 +23,8 @@ from pelap.config.run_config import (
     RunConfig,
 )
 from pelap.config.run_folder import RunFolder
+from pelap.data.load import load_pictures
+from pelap.data.pictures import to_batch
 from pelap.families.conditioned import (
     Condition,
     ConditionedDenoiser,
@@ -30,7 +32,9 @@ from pelap.families.conditioned import (
     flow_sigmas,
     tell_classes,
 )
+from pelap.measure.noise_levels import BATCH_SIZE, diagnose
 from pelap.measure.run_evaluation import evaluate_run
+from pelap.measure.run_sampling import load_system
 from pelap.method.pipeline import load_pipeline, read_class_names, to_system
 from pelap.method.sampling import denoise, flow_sampler
 from pelap.method.step import make_draws
@@ -260,6 +264,19 @@ def test_evaluation_samples_classes_in_turn(run: RunFolder):
     result = evaluate_run(run)
     assert result.sampler.guidance == 2.0
     assert result.collapse.verdict != "collapsed"
+
+
+def test_the_verdict_of_an_evaluation_is_of_a_denoiser_that_is_told(run: RunFolder):
+    config, system = run.config(), load_system(run, torch.device("cpu"))
+    test = load_pictures(config.data, config.run.seed).test
+    images = to_batch(test.fetch(torch.arange(len(test))), "cpu")
+    assert len(images) <= BATCH_SIZE
+    seed, labels = config.evaluation.seed, test.labels
+    told, untold = (
+        diagnose(system, images, num_levels=2, seed=seed, tell=tell).recovery[0].relative_error
+        for tell in (lambda _: tell_classes(system.denoiser, labels), None)
+    )
+    assert evaluate_run(run).relative_error == told != untold
 
 
 def test_a_finished_model_is_opened_as_any_pipeline(run: RunFolder):

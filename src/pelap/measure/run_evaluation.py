@@ -26,7 +26,7 @@ from pelap.measure.counts import count_parameters
 from pelap.measure.encoded_batches import Batches
 from pelap.measure.evaluation_record import ChannelSets, Evaluation, MaskHistogram, SamplerUse
 from pelap.measure.machine import machine, versions
-from pelap.measure.noise_levels import diagnose
+from pelap.measure.noise_levels import BATCH_SIZE, diagnose
 from pelap.measure.quality import OF_CLASSES, QualityPictures, check_metrics, measure_quality
 from pelap.measure.run_sampling import draw_samples, is_adaptive, load_system, sample_labels
 from pelap.measure.spread import PictureSums
@@ -237,7 +237,14 @@ def _collapse_evidence(
     """What the verdict is made of; the clean latent is recovered on the first pictures."""
     indices = torch.arange(min(NUM_DIAGNOSED, len(pictures)))
     images = to_batch(pictures.fetch(indices), next(system.parameters()).device)
-    diagnosis = diagnose(system, images, num_levels=2, seed=config.evaluation.seed)
+    labels = pictures.labels[indices].to(images.device).split(BATCH_SIZE)
+    diagnosis = diagnose(
+        system,
+        images,
+        num_levels=2,
+        seed=config.evaluation.seed,
+        tell=lambda number: tell_classes(system.denoiser, labels[number]),
+    )
     return CollapseEvidence(
         sums.mask_mean.tolist(),
         sums.masked_latents.std().tolist(),
