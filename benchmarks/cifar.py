@@ -2,9 +2,9 @@
 
     python benchmarks/cifar.py --runs runs/cifar --output results/cifar --assets assets/cifar
 
-Measures RUNS/autoencoder (`pelap train cifar_autoencoder`) and, once it is there, RUNS/denoiser
-(`pelap train cifar --run.autoencoder …`) as far as they are trained; both go on with `pelap
-resume`. --assets writes the model there, in bfloat16, as diffusers saves it. A training that went
+Measures RUNS/autoencoder (`pelap train cifar_autoencoder`) and RUNS/denoiser (`pelap train cifar
+--run.autoencoder …`), or one of them, as far as they are trained; both go on with `pelap resume`.
+--assets writes the model there, in bfloat16, as diffusers saves it. A training that went
 on from those weights on another machine is another --part, whose curves are put behind the others.
 """
 
@@ -63,10 +63,12 @@ def curve(run: RunFolder, fields: dict[str, str], split: str) -> list[dict[str, 
     ]
 
 
-def curves(autoencoder: RunFolder, denoiser: RunFolder | None) -> dict[str, Any]:
+def curves(autoencoder: RunFolder | None, denoiser: RunFolder | None) -> dict[str, Any]:
     """What was validated while both trained."""
     losses = {"reconstruction_loss": "squared_error", "feature_loss": "feature_loss"}
-    found = {"autoencoder": curve(autoencoder, losses, "validation")}
+    found: dict[str, Any] = {}
+    if autoencoder is not None:
+        found["autoencoder"] = curve(autoencoder, losses, "validation")
     if denoiser is not None:
         found["denoiser"] = curve(denoiser, {"diffusion_loss": "flow_loss"}, "validation")
         accuracy = {"class_accuracy_resnet20": "class_accuracy", "num_samples": "num_samples"}
@@ -185,7 +187,7 @@ def psnr(squared_error: float) -> float:
     return float(10 * np.log10(4 / squared_error))
 
 
-def write_assets(autoencoder: RunFolder, denoiser: RunFolder | None, assets: Path) -> None:
+def write_assets(autoencoder: RunFolder | None, denoiser: RunFolder | None, assets: Path) -> None:
     """The model in bfloat16, as diffusers saves it: a pipeline, or the autoencoder alone."""
     if denoiser is not None:
         pipeline = to_pipeline(load_system(denoiser, CPU), read_class_names(denoiser.model))
@@ -194,6 +196,7 @@ def write_assets(autoencoder: RunFolder, denoiser: RunFolder | None, assets: Pat
             part.register_to_config(_name_or_path="")
         pipeline.to(torch.bfloat16).save_pretrained(assets)
         return
+    assert autoencoder is not None
     system = load_system(autoencoder, CPU)
     vae: Any = system.autoencoder
     if system.normalizer is not None:
@@ -222,27 +225,33 @@ def main() -> None:
     options = parser.parse_args()
     figures = options.output / "figures"
     figures.mkdir(parents=True, exist_ok=True)
-    autoencoder = RunFolder(options.runs / "autoencoder")
-    denoiser = RunFolder(options.runs / "denoiser")
-    there = denoiser if denoiser.model.is_dir() else None
+    autoencoder, denoiser = (
+        RunFolder(options.runs / name) if (options.runs / name / "model").is_dir() else None
+        for name in ("autoencoder", "denoiser")
+    )
+    if autoencoder is None and denoiser is None:
+        parser.error(f"{options.runs} holds neither autoencoder/model nor denoiser/model")
     path = options.output / "cifar.json"
     result = {"parts": {}} | read_experiment(path)
     earlier = {name: part for name, part in result["parts"].items() if name != options.part}
-    result["parts"] = earlier | {options.part: curves(autoencoder, there)}
-    result["autoencoder"] = measure(autoencoder, 8, OF_AUTOENCODER)
-    # kept by part: what a later part improves on
-    result.setdefault("autoencoder_after", {})[options.part] = result["autoencoder"]["quality"]
-    draw_reconstructions(autoencoder, figures)
-    if there is not None:
-        result["denoiser"] = measure(there, options.num_samples, OF_DENOISER)
-        result["neighbours"] = find_neighbours(there, figures)
+    result["parts"] = earlier | {options.part: curves(autoencoder, denoiser)}
+    if autoencoder is not None:
+        result["autoencoder"] = measure(autoencoder, 8, OF_AUTOENCODER)
+        # kept by part: what a later part improves on
+        result.setdefault("autoencoder_after", {})[options.part] = result["autoencoder"]["quality"]
+        draw_reconstructions(autoencoder, figures)
+    if denoiser is not None:
+        result["denoiser"] = measure(denoiser, options.num_samples, OF_DENOISER)
+        result["neighbours"] = find_neighbours(denoiser, figures)
         before = joined(earlier, "denoiser")
-        keep_grids(there, before[-1]["hours"] if before else 0.0, figures)
-    write_experiment(path, __doc__, result, result["autoencoder"]["machine"])
+        keep_grids(denoiser, before[-1]["hours"] if before else 0.0, figures)
+    write_experiment(
+        path, __doc__, result, (result.get("denoiser") or result["autoencoder"])["machine"]
+    )
     save_figure(lambda: draw_curves(result["parts"]), figures / "curves.png")
     put_table(options.output / "README.md", "figures", table(result))
     if options.assets is not None:
-        write_assets(autoencoder, there, options.assets)
+        write_assets(autoencoder, denoiser, options.assets)
 
 
 if __name__ == "__main__":
