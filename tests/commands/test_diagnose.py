@@ -261,7 +261,7 @@ def test_model_folder_of_a_run_gives_the_runs_numbers(
     by_model = diagnose_model(load_diagnosable(tiny_run.model), num_pictures=20)
     assert before == {path: path.stat().st_mtime_ns for path in tiny_run.path.rglob("*")}
     by_run = diagnose_model(load_diagnosable(tiny_run.path), num_pictures=20)
-    assert by_model | {"model": by_run["model"]} == by_run
+    assert {**by_model, "model": by_run["model"]} == by_run
 
 
 def test_model_with_a_gate_needs_the_runs_config(tiny_run: RunFolder, tmp_path: Path):

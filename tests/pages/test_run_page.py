@@ -25,7 +25,7 @@ def text_of(page: str) -> str:
 
 
 def change(run: RunFolder, **values: object) -> RunFolder:
-    run.evaluation_path.write_text(json.dumps(run.evaluation() | values))
+    run.evaluation_path.write_text(json.dumps({**run.evaluation(), **values}))
     return run
 
 

@@ -155,7 +155,7 @@ def compare_subjects(
     points = [s.point(found, unpruned) for s, found in zip(subjects, measured, strict=True)]
     models = [subject.model for subject in subjects]
     drawn, reason = draw_side_by_side(
-        models, config, rows or RowSettings(), settings.seed, references.extractor, config.data.size
+        models, config, rows or RowSettings(), settings.seed, references.extractor
     )
     fidelity = measure_denoisers(models, config)
     notes = _notes(subjects, settings, references)

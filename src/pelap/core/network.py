@@ -1,6 +1,6 @@
 """What a network of diffusers is to a type checker."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
@@ -16,3 +16,8 @@ if TYPE_CHECKING:
 
 else:
     Network = nn.Module
+
+
+def as_network(module: nn.Module) -> Network:
+    """The same module, for a type checker."""
+    return cast(Network, module)

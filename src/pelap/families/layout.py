@@ -3,9 +3,10 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pelap.core.errors import ModelError
 
@@ -58,9 +59,7 @@ class WidthLayout:
         """Say what lies on an axis."""
         self.axes.setdefault(weight, {})[axis] = stream
 
-    def layer(
-        self, layer: nn.Linear | nn.Conv2d, name: str, inputs: Stream | None, outputs: Stream | None
-    ) -> None:
+    def layer(self, layer: Any, name: str, inputs: Stream | None, outputs: Stream | None) -> None:
         """A linear layer or convolution; None where an axis stays as it is."""
         for axis, stream in ((0, outputs), (1, inputs)):
             if stream is not None:

@@ -12,11 +12,11 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from torch import nn
 
 from pelap.config.run_config import NoiseConfig, RunConfig
 from pelap.core.errors import ModelError, in_one_line
 from pelap.core.json_values import JsonObject
-from pelap.core.network import Network
 from pelap.families.conditioned import Condition, ConditionedDenoiser
 from pelap.families.registry import (
     LATENT_SIDE,
@@ -40,8 +40,8 @@ class LoadedModel:
     """An autoencoder, with the denoiser and the pipeline around it where there are such."""
 
     name: str
-    autoencoder: Network
-    denoiser: Network | None = None
+    autoencoder: nn.Module
+    denoiser: nn.Module | None = None
     folder: Path | None = None
     """Its diffusers folder; None if it comes from a factory or from memory."""
     parts: JsonObject = field(default_factory=dict)
@@ -170,7 +170,7 @@ class LoadedModel:
             check_denoiser(self.denoiser, self.num_channels)
 
 
-def runs_on_latents(denoiser: Network | None) -> bool:
+def runs_on_latents(denoiser: nn.Module | None) -> bool:
     """Whether a denoiser needs noisy latents and a timestep, and nothing else."""
     if type(denoiser).__name__ not in denoiser_families():
         return False

@@ -10,9 +10,9 @@ from typing import Any
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from safetensors.torch import save_file
+from torch import nn
 
 from pelap.core.json_values import JsonObject
-from pelap.core.network import Network
 from pelap.core.notes import note
 from pelap.core.output import write_output
 from pelap.models.card import whole_card
@@ -32,8 +32,8 @@ WEIGHTS = (
 class ChangedModel:
     """What takes the place of a loaded model's networks."""
 
-    autoencoder: Network
-    denoiser: Network | None
+    autoencoder: nn.Module
+    denoiser: nn.Module | None
     card: str
     """Markdown for the model card, in front of what the card said before."""
     record: JsonObject

@@ -1,11 +1,11 @@
 """Note which units of a denoiser stay, as `KeptUnits`, for adapters to be carried by."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pelap.core.network import Network
+from pelap.core.network import as_network
 from pelap.families.ports import Port
-from pelap.families.registry import denoiser_ports
+from pelap.families.registry import config_of, denoiser_ports
 from pelap.method.latent_map import LatentMap
 from pelap.models.kept_units import KeptUnits, LayerUnits, all_units, as_indices, as_units
 from pelap.models.loaded import LoadedModel
@@ -22,12 +22,12 @@ def kept_units(model: LoadedModel) -> KeptUnits:
 
 
 def after_latents(
-    units: KeptUnits, denoiser: Network, latent_map: LatentMap, stand_in: Tensor | None
+    units: KeptUnits, denoiser: nn.Module, latent_map: LatentMap, stand_in: Tensor | None
 ) -> KeptUnits:
     """What stays after `slice_denoiser`, with the same arguments."""
     ports = denoiser_ports(denoiser)
     encode = latent_map.encode
-    output = output_port(ports, denoiser.config, encode.shape[1])
+    output = output_port(ports, config_of(denoiser), encode.shape[1])
     shown = stand_in_map(ports, latent_map, stand_in)  # (K, C)
     weights = denoiser.state_dict()
     inputs = _port_units(weights, ports.input, 1, [shown, shown])
@@ -46,12 +46,12 @@ def _port_units(
     return as_units(map_axis(torch.eye(size, dtype=torch.float64), 0, port, maps))
 
 
-def after_width(units: KeptUnits, denoiser: Network, narrower: NarrowDenoiser) -> KeptUnits:
+def after_width(units: KeptUnits, denoiser: nn.Module, narrower: NarrowDenoiser) -> KeptUnits:
     """What stays after the denoiser was narrowed."""
     layout, kept, changes, removed = narrower.layout, narrower.kept, {}, set()
     mixed = None
     if hasattr(denoiser, "time_proj"):
-        mixed = mix_time(denoiser, narrower.denoiser)
+        mixed = mix_time(as_network(denoiser), as_network(narrower.denoiser))
     for name, weight in denoiser.state_dict().items():
         if not name.endswith(".weight"):
             continue
@@ -63,7 +63,7 @@ def after_width(units: KeptUnits, denoiser: Network, narrower: NarrowDenoiser) -
             axis: as_indices(layout.features_of(stream, kept), weight.shape[axis])
             for axis, stream in layout.axes.get(new, {}).items()
         }
-        fitted = mixed is not None and layer in timed_layers(denoiser)
+        fitted = mixed is not None and layer in timed_layers(as_network(denoiser))
         inputs = mixed if fitted else found.get(1)
         short, scale = new.removesuffix(".weight"), layout.scale(new, kept)
         changes[layer] = LayerUnits(short, (), found.get(0), inputs, scale, fitted)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pelap.core.devices import torch_device
-from pelap.core.network import Network
+from pelap.core.network import as_network
 from pelap.core.seeding import generator
 from pelap.families.conditioned import Told
 from pelap.families.registry import denoiser_ports
@@ -87,10 +87,10 @@ class PredictionJudge:
                 found.append(_Given(noisy, steps, batch.told, prediction, calls[-1][1]))
         return found
 
-    def __call__(self, denoiser: Network) -> float:
+    def __call__(self, denoiser: nn.Module) -> float:
         """The error of another denoiser in the same model, whose last layer may be fitted."""
         error = self._measure(denoiser)
-        layer = denoiser.get_submodule(self.last)
+        layer = as_network(denoiser.get_submodule(self.last))
         if error == 0 or not OutputFit.can(layer):
             return error
         before = layer.weight, layer.bias  # other networks may share them: never changed in place
@@ -104,7 +104,7 @@ class PredictionJudge:
         return error
 
     @torch.no_grad()
-    def _fit(self, denoiser: Network) -> tuple[Tensor, Tensor]:
+    def _fit(self, denoiser: nn.Module) -> tuple[Tensor, Tensor]:
         system = replace(self.model, denoiser=denoiser).measured_system(self.device)
         layer = self._last_layer(system)
         fit = OutputFit(layer)
@@ -115,7 +115,7 @@ class PredictionJudge:
         return fit.solve()
 
     @torch.no_grad()
-    def _measure(self, denoiser: Network) -> float:
+    def _measure(self, denoiser: nn.Module) -> float:
         system = replace(self.model, denoiser=denoiser).measured_system(self.device)
         error = size = 0.0
         for one in self.measured:

@@ -6,8 +6,8 @@ from itertools import chain, combinations
 from math import prod
 
 import numpy as np
+from torch import nn
 
-from pelap.core.network import Network
 from pelap.core.progress import track
 from pelap.families.family import Freedom, Widths
 from pelap.measure.macs import PartCounts
@@ -24,7 +24,7 @@ NUM_SPARE = 8
 class ShapeSpace:
     """Every shape of one denoiser."""
 
-    denoiser: Network
+    denoiser: nn.Module
     freedom: Freedom
     counts: PartCounts
     table: np.ndarray
@@ -79,7 +79,7 @@ class ShapeSpace:
             yield column, (self.table[rows, column].tolist(), rows.tolist())
 
 
-def open_space(denoiser: Network) -> ShapeSpace:
+def open_space(denoiser: nn.Module) -> ShapeSpace:
     """Every shape of a denoiser's class that is no larger than it.
 
     MACs are a polynomial of the widths and counts, exact but for rounding to whole heads; its
@@ -106,7 +106,7 @@ def open_space(denoiser: Network) -> ShapeSpace:
     return ShapeSpace(denoiser, freedom, counts, table, estimates, error)
 
 
-def _count(denoiser: Network, freedom: Freedom, counts: PartCounts, widths: list[int]) -> Shape:
+def _count(denoiser: nn.Module, freedom: Freedom, counts: PartCounts, widths: list[int]) -> Shape:
     updates = freedom.updates(tuple(widths))
     return Shape(tuple(widths), updates, counts.of(weightless(denoiser, updates)))
 

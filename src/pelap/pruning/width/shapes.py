@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import nn
+
 from pelap.core.errors import ConfigError, ModelError
-from pelap.core.network import Network
+from pelap.core.network import as_network
 from pelap.families.family import Freedom, Widths
 from pelap.families.ports import Updates
 from pelap.families.registry import denoiser_families, denoiser_family
@@ -24,7 +26,7 @@ class Shape:
     """Of one denoising step of one picture."""
 
 
-def find_freedom(denoiser: Network) -> Freedom:
+def find_freedom(denoiser: nn.Module) -> Freedom:
     """What may change in this denoiser.
 
     Raises:
@@ -34,10 +36,10 @@ def find_freedom(denoiser: Network) -> Freedom:
     if not family.can_narrow:
         known = ", ".join(name for name, one in denoiser_families().items() if one.can_narrow)
         raise ModelError(f"The width of {family.class_name} cannot be pruned; known are {known}.")
-    return family.freedom(denoiser)
+    return family.freedom(as_network(denoiser))
 
 
-def make_shape(denoiser: Network, widths: Widths) -> Shape:
+def make_shape(denoiser: nn.Module, widths: Widths) -> Shape:
     """The shape with these widths, and these numbers of layers; those left out stay as they are.
 
     Raises:

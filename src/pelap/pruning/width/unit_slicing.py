@@ -1,10 +1,9 @@
 """Keep some units of every group: the weights of a narrower network of the same class."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pelap.core.errors import ModelError
-from pelap.core.network import Network
 from pelap.families.layout import Group, Kept, WidthLayout
 from pelap.families.ports import State
 
@@ -53,7 +52,7 @@ def _slice_weight(name: str, weight: Tensor, layout: WidthLayout, kept: Kept) ->
 
 
 @torch.no_grad()
-def mask_weights(network: Network, layout: WidthLayout, kept: Kept) -> Network:
+def mask_weights(network: nn.Module, layout: WidthLayout, kept: Kept) -> nn.Module:
     """Set what makes the removed units to zero in place: what a slice is compared with.
 
     Weights and biases are zero for removed outputs and inputs, so that removed features carry

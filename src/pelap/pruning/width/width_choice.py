@@ -1,13 +1,12 @@
 """One shape of a denoiser made real: which layers and units it keeps, and what then differs."""
 
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from pelap.core.errors import ModelError
-from pelap.core.network import Network
+from pelap.core.network import Network, as_network
 from pelap.families.family import Layers, Widths
 from pelap.families.layout import Kept, WidthLayout
 from pelap.families.ports import State
@@ -36,7 +35,7 @@ class Candidate:
 class NarrowDenoiser:
     """What comes out."""
 
-    denoiser: Network
+    denoiser: nn.Module
     shape: Shape
     criterion: str
     kept_score: float
@@ -56,13 +55,13 @@ class NarrowDenoiser:
     """Where no shape meets the target: the nearest below, which is taken, and above."""
 
 
-def find_layout(denoiser: Network) -> WidthLayout:
+def find_layout(denoiser: nn.Module) -> WidthLayout:
     """The groups of a denoiser.
 
     Raises:
         ModelError: If this class, or this variant of it, is not supported.
     """
-    return denoiser_family(denoiser).layout(denoiser)
+    return denoiser_family(denoiser).layout(as_network(denoiser))
 
 
 @dataclass(frozen=True)
@@ -77,14 +76,14 @@ class Choice:
     kept_score: float
 
 
-def choose(denoiser: Network, shape: Shape, scores: WidthScores) -> Choice:
+def choose(denoiser: nn.Module, shape: Shape, scores: WidthScores) -> Choice:
     """The layers and units of a shape with the highest scores.
 
     Raises:
         ModelError: If the class is not supported.
     """
     family = denoiser_family(denoiser)
-    lists = family.layer_lists(denoiser, shape.updates)
+    lists = family.layer_lists(as_network(denoiser), shape.updates)
     layers = choose_layers(scores.of_layers(lists), lists)
     depth = family.depth_updates(config_of(denoiser), shape.updates, layers)
     shape = replace(shape, updates=shape.updates | depth)
@@ -98,14 +97,14 @@ def choose(denoiser: Network, shape: Shape, scores: WidthScores) -> Choice:
 
 
 @torch.no_grad()
-def build(denoiser: Network, choice: Choice, criterion: str) -> NarrowDenoiser:
+def build(denoiser: nn.Module, choice: Choice, criterion: str) -> NarrowDenoiser:
     """The network with these layers and units, and what no weight can say refitted.
 
     Raises:
         ModelError: If it has weights that its layout does not know.
     """
     layout, kept = choice.layout, dict(choice.kept)
-    new: Network = empty(denoiser, choice.shape.updates)
+    new: nn.Module = empty(denoiser, choice.shape.updates)
     state = take_layers(dict(denoiser.state_dict()), choice.layers)
     differences: dict[str, float] = {}
     moved = _moved_positions(denoiser, new, state)
@@ -120,9 +119,9 @@ def build(denoiser: Network, choice: Choice, criterion: str) -> NarrowDenoiser:
     else:
         state = slice_weights(state, layout, kept)
     if hasattr(denoiser, "time_proj"):
-        differences["time embedding"] = refit_time(denoiser, new, state)
+        differences["time embedding"] = refit_time(as_network(denoiser), new, state)
     _check_fit(new, state)
-    narrower = cast(Network, rebuild(denoiser, choice.shape.updates, state))
+    narrower = rebuild(denoiser, choice.shape.updates, state)
     return NarrowDenoiser(
         narrower, choice.shape, criterion, choice.kept_score,
         {name: value for name, value in differences.items() if value > 0}, _features(choice, kept),
@@ -141,7 +140,9 @@ def _check_fit(new: nn.Module, state: State) -> None:
             )
 
 
-def _moved_positions(denoiser: Network, new: Network, state: State) -> tuple[Tensor, Tensor] | None:
+def _moved_positions(
+    denoiser: nn.Module, new: Network, state: State
+) -> tuple[Tensor, Tensor] | None:
     """Both tables (positions, D) and (positions, K) where the class computes them from its width;
     None where they are weights, or there are none, or nothing changed."""
     table = getattr(getattr(denoiser, "pos_embed", None), "pos_embed", None)

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from pelap.core.errors import ConfigError
-from pelap.core.network import Network
 from pelap.core.progress import track
 from pelap.families.family import Widths
 from pelap.pruning.width.shape_search import ShapesFound, find_shapes
@@ -21,7 +20,7 @@ LADDER = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 """Shares of the MACs at which shapes are timed."""
 NUM_TIMED = 3
 """Shapes timed at each of them."""
-Judge = Callable[[Network], float]
+Judge = Callable[[nn.Module], float]
 """How far a denoiser's predictions are from the original's, lower is better; its last layer may be
 refitted before."""
 
@@ -84,7 +83,7 @@ def _find_criterion(request: WidthRequest, evidence: WidthEvidence) -> tuple[str
 
 @torch.no_grad()
 def narrow(
-    denoiser: Network,
+    denoiser: nn.Module,
     request: WidthRequest,
     evidence: WidthEvidence,
     macs_before: int,
@@ -130,7 +129,7 @@ class _Search:
         macs_before: What shares of MACs are of.
     """
 
-    def __init__(self, denoiser: Network, criterion: str, scores: WidthScores, macs_before: int):
+    def __init__(self, denoiser: nn.Module, criterion: str, scores: WidthScores, macs_before: int):
         self.denoiser = denoiser
         self.criterion = criterion
         self.scores = scores
@@ -206,6 +205,6 @@ def _predict_kept(space: ShapeSpace, scores: WidthScores) -> np.ndarray:
     return space.interpolate(lost)
 
 
-def _ranked(denoiser: Network, shapes: list[Shape], scores: WidthScores) -> list[Choice]:
+def _ranked(denoiser: nn.Module, shapes: list[Shape], scores: WidthScores) -> list[Choice]:
     choices = [choose(denoiser, shape, scores) for shape in shapes]
     return sorted(choices, key=lambda choice: choice.kept_score, reverse=True)
