@@ -94,9 +94,10 @@ def choose_rows(
     if given is None:
         given = _captions(pictures) if argument == "prompt" else _classes(model, own)
         given = given[:num]
+    missing = "there are no captions" if pictures is None else "the pictures have no captions"
     reason = (
-        f"No pictures side by side: {model.name} takes text, and there are no captions; "
-        "give --prompts FILE, a prompt a line."
+        f"No pictures side by side: {model.name} takes text, and {missing}; give --prompts FILE, a "
+        "prompt a line."
     )
     asked = ask_for(model, given, own, "--prompts")
     return asked, "" if asked else reason
