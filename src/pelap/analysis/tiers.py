@@ -93,6 +93,7 @@ class CroppedPictures(Pictures):
     seed: int
 
     def fetch(self, indices: Tensor) -> Tensor:
+        """A square of each picture, (B, 3, side, side); the same one at every call."""
         whole = self.source.fetch(indices)  # (B, 3, H, W)
         room = whole.shape[-1] - self.side
         places = [

@@ -80,7 +80,7 @@ def lead(costs: Sequence[DrawnCost]) -> str:
         f"{best.name} draws {ratio:.2f} times as many pictures in the same time as "
         f"{reference.name}, {batch} at a time,{share} and latents of {best.latent_bytes:,} in "
         f"place of {reference.latent_bytes:,} bytes."
-    ).replace(",  and", " and")
+    )
 
 
 def describe_costs(costs: Sequence[DrawnCost]) -> list[str]:

@@ -96,6 +96,7 @@ class StageObjective(Objective):
         return self._ends_epoch(done) or (every is not None and done % every == 0)
 
     def end_step(self, loop: Loop, done: int) -> None:
+        """At the end of an epoch: validate, draw samples, and watch for collapse, where due."""
         if done == self.plan.last_step:
             self._follow_budget(done)  # also where the steps were too few to get there
         if not self._ends_epoch(done):
