@@ -12,10 +12,11 @@ from diffusers.pipelines.dit.pipeline_dit import DiTPipeline
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.utils import logging
+from diffusers.utils.torch_utils import randn_tensor
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pelap.config.run_config import RunConfig
+from pelap.config.run_config import DataConfig, RunConfig
 from pelap.config.run_folder import RunFolder
 from pelap.core.errors import RunError, in_one_line
 from pelap.core.files import read_object
@@ -28,7 +29,7 @@ from pelap.method.gates import Gate
 from pelap.method.importance import ImportancePredictor
 from pelap.method.normalizer import fold_normalizer, read_statistics, write_statistics
 from pelap.method.sampling import build_sampler, denoise, flow_sampler, kept_channels, to_uint8
-from pelap.method.system import LatentDiffusion
+from pelap.method.system import LATENT_FACTOR, LatentDiffusion
 
 
 class LatentDiffusionPipeline(DiffusionPipeline):
@@ -49,10 +50,11 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         importance: ImportancePredictor | None = None,
         gate: Gate | None = None,
         id2label: dict[int, str] | None = None,
+        sample_size: int | None = None,
     ):
         super().__init__()
-        if id2label is not None:
-            self.register_to_config(id2label=id2label)
+        said = {"id2label": id2label, "sample_size": sample_size}
+        self.register_to_config(**{name: value for name, value in said.items() if value})
         self.register_modules(
             autoencoder=autoencoder,
             denoiser=denoiser,
@@ -64,22 +66,41 @@ class LatentDiffusionPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        latents: Tensor,
+        latents: Tensor | None = None,
         num_inference_steps: int = 50,
         output_type: str = "pil",
-        class_labels: Tensor | None = None,
+        class_labels: Tensor | Sequence[int] | None = None,
         guidance_scale: float = 1.0,
+        *,
+        batch_size: int = 1,
+        height: int | None = None,
+        width: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
     ) -> ImagePipelineOutput:
-        """Denoise `latents` and decode them.
+        """Denoise noise and decode it.
 
         Args:
-            latents: Standard normal noise (B, C, h, w).
+            latents: Standard normal noise (B, C, h, w); by default it is drawn.
             num_inference_steps: Steps of the scheduler.
-            output_type: "pil", or "pt" for a tensor (B, 3, H, W) in [-1, 1].
+            output_type: "pil"; "np" for an array (B, H, W, 3) in [0, 1]; "pt" for a tensor
+                (B, 3, H, W) in [-1, 1].
             class_labels: int64, (B,), for a denoiser that is told classes; by default none.
             guidance_scale: Towards the class, see `denoise`.
+            batch_size: Pictures where noise is drawn and there are no classes.
+            height: Of those, in pixels; by default those of latents of the config's `sample_size`,
+                or else CIFAR-10's.
+            width: Likewise.
+            generator: Of that noise, or one for each picture.
         """
         denoiser: Any = self.denoiser
+        if class_labels is not None:
+            class_labels = torch.as_tensor(class_labels, device=self.device)
+            batch_size = len(class_labels)
+        if latents is None:
+            own = self.config.get("sample_size") or DataConfig.size // LATENT_FACTOR
+            sides = [side // LATENT_FACTOR if side else own for side in (height, width)]
+            shape = (batch_size, self.autoencoder.config["latent_channels"], *sides)
+            latents = randn_tensor(shape, generator, self.device, denoiser.dtype)
         if denoiser.config.get("num_class_embeds"):
             denoiser = ConditionedDenoiser(denoiser, class_condition(denoiser, is_flow=False))
         told = None if class_labels is None else tell_classes(denoiser, class_labels)
@@ -98,8 +119,8 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         images = self.autoencoder.decode(denoised).sample.float().clamp(-1, 1)  # (B, 3, H, W)
         if output_type == "pt":
             return ImagePipelineOutput(images=images)  # type: ignore[arg-type]
-        arrays = to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
-        return ImagePipelineOutput(images=self.numpy_to_pil(arrays / 255.0))
+        arrays = to_uint8(images).permute(0, 2, 3, 1).cpu().numpy() / 255.0
+        return ImagePipelineOutput(arrays if output_type == "np" else self.numpy_to_pil(arrays))
 
 
 def to_pipeline(

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import diffusers
-
 from pelap.core.errors import ConfigError
 from pelap.models.conditions import known_classes
 from pelap.models.loaded import LoadedModel
@@ -27,10 +25,11 @@ def takes(model: LoadedModel) -> str | None:
 
     Args:
         model: Of a pipeline, which is not loaded for this.
+
+    Raises:
+        ModelError: If the pipeline's class is unknown.
     """
-    kind = model.parts["_class_name"] if model.memory is None else type(model.memory)
-    kind = getattr(diffusers, kind) if isinstance(kind, str) else kind
-    taken = inspect.signature(kind.__call__).parameters
+    taken = inspect.signature(model.pipeline_class().__call__).parameters
     return next((name for name in ("prompt", "class_labels") if name in taken), None)
 
 

@@ -27,6 +27,7 @@ from pelap.families.registry import (
 )
 from pelap.method.forward_process import build_scheduler, flow_process
 from pelap.method.normalizer import LatentNormalizer, read_statistics
+from pelap.method.pipeline import LatentDiffusionPipeline, load_pipeline
 from pelap.method.system import LATENT_FACTOR, LatentDiffusion
 from pelap.models.foreign_autoencoder import ForeignAutoencoder
 from pelap.models.kept_units import KeptUnits
@@ -73,6 +74,8 @@ class LoadedModel:
         """Height and width of the latents that it was made for."""
         if self.config is not None:
             return self.config.data.size // LATENT_FACTOR
+        if isinstance(self.parts.get("sample_size"), int):
+            return self.parts["sample_size"]
         return LATENT_SIDE if self.denoiser is None else latent_side(self.denoiser)
 
     @property
@@ -138,6 +141,10 @@ class LoadedModel:
             return diffusers.LDMPipeline(scheduler=scheduler, **own)  # type: ignore[arg-type]
         if self.folder is None:
             raise ModelError(f"{self.name} has no folder to take its other parts from.")
+        if self.pipeline_class() is LatentDiffusionPipeline:
+            whole = load_pipeline(self.folder)
+            others = {name: part for name, part in whole.components.items() if name in self.parts}
+            return LatentDiffusionPipeline(**(others | own), sample_size=self.latent_side)
         others = [variant for name, variant in self.variants.items() if variant and name not in own]
         try:
             with quiet_loading():
@@ -155,6 +162,22 @@ class LoadedModel:
                     'pip install "pelap[text]".'
                 ) from error
             raise ModelError(f"{self.name} cannot be loaded whole: {in_one_line(error)}") from error
+
+    def pipeline_class(self) -> type[DiffusionPipeline]:
+        """Class of its pipeline: one of diffusers', or that of a run.
+
+        Raises:
+            ModelError: If it is neither.
+        """
+        if self.memory is not None:
+            return type(self.memory)
+        name = str(self.parts["_class_name"])
+        if name == LatentDiffusionPipeline.__name__:
+            return LatentDiffusionPipeline
+        kind = getattr(diffusers, name, None)
+        if kind is None:
+            raise ModelError(f"{self.name} is a {name}, which this diffusers does not have.")
+        return kind
 
     def _has_text(self) -> bool:
         parts = (part for part in self.parts.values() if isinstance(part, list))

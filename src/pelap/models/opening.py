@@ -23,6 +23,8 @@ from pelap.core.weight_files import check_loaded, find_variant, find_weights, re
 from pelap.families.registry import autoencoder_families, denoiser_families, denoiser_family
 from pelap.method import paper_networks
 from pelap.method.normalizer import fold_normalizer, read_statistics
+from pelap.method.pipeline import LatentDiffusionPipeline
+from pelap.method.system import LATENT_FACTOR
 from pelap.models.kept_units import read_kept_units
 from pelap.models.loaded import LoadedModel
 from pelap.models.quiet import quiet_loading
@@ -155,7 +157,10 @@ def _open_run(path: Path, name: str) -> LoadedModel:
     model = _open_pipeline(path, name)
     config = load_config(path.parent / "config.json")
     autoencoder = model.autoencoder
-    parts, names = dict(model.parts), (model.autoencoder_name, model.denoiser_name)
+    parts = dict(model.parts)
+    if parts["_class_name"] == LatentDiffusionPipeline.__name__:
+        parts["sample_size"] = config.data.size // LATENT_FACTOR
+    names = (model.autoencoder_name, model.denoiser_name)
     denoiser = model.denoiser
     is_stock = denoiser is not None and denoiser_family(denoiser).stock_pipeline == LDM
     if isinstance(autoencoder, AutoencoderKL) and is_stock:

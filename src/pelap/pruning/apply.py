@@ -20,6 +20,9 @@ from pelap.pruning.pruned_units import after_latents, kept_units
 from pelap.pruning.pruning_card import describe_pruning
 from pelap.pruning.pruning_record import LatentsRecord, PruningCosts, PruningRecord, WidthRecord
 
+OF_ALL_LATENTS = ("gate", "importance")
+"""Parts of a run's pipeline that know its latents as they were."""
+
 
 @dataclass(frozen=True)
 class PrunedModel:
@@ -58,7 +61,13 @@ def prune(model: LoadedModel, plan: PrunePlan) -> PrunedModel:
         units = after_latents(kept_units(model), model.denoiser, plan.latent_map, stand_in)
     elif plan.psnr_db_before is not None:
         _rescale(autoencoder, plan)
-    changed = replace(model, autoencoder=autoencoder, denoiser=denoiser, kept_units=units)
+    changed = replace(
+        model,
+        autoencoder=autoencoder,
+        denoiser=denoiser,
+        kept_units=units,
+        parts={name: part for name, part in model.parts.items() if name not in OF_ALL_LATENTS},
+    )
     return PrunedModel(plan, changed)
 
 
