@@ -86,32 +86,64 @@ def run_command(
         file_limit: Largest file that it may write, bytes.
         timeout: Seconds it may take.
     """
-    log, count = place.parent / "stderr", place.parent / "changes"
+    return _start(words, place, "", kill_at, file_limit).wait(kill_after, timeout)
+
+
+def run_pair(
+    words: Sequence[str], place: Path, delay: float, timeout: float = 120.0
+) -> tuple[Ended, Ended]:
+    """Run the same command twice at once, the second `delay` seconds after the first."""
+    first = _start(words, place, "-first")
+    time.sleep(delay)
+    second = _start(words, place, "-second")
+    return first.wait(None, timeout), second.wait(None, timeout)
+
+
+@dataclass(frozen=True)
+class _Running:
+    child: int
+    begun: float
+    log: Path
+    count: Path
+
+    def wait(self, kill_after: float | None, timeout: float) -> Ended:
+        status, is_hung, was_stopped = None, False, False
+        while status is None:
+            found, how = os.waitpid(self.child, os.WNOHANG)
+            spent = time.monotonic() - self.begun
+            if found:
+                status = how
+            elif kill_after is not None and spent > kill_after:
+                _signal_all(self.child, signal.SIGKILL)
+            elif spent > timeout + GRACE:
+                is_hung = True
+                _signal_all(self.child, signal.SIGKILL)
+            elif spent > timeout and not was_stopped:
+                was_stopped = True
+                os.kill(self.child, signal.SIGTERM)
+            time.sleep(0.005)
+        _signal_all(self.child, signal.SIGKILL)  # what it had started
+        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+        said = self.log.read_text(errors="replace") if self.log.exists() else ""
+        seconds = time.monotonic() - self.begun
+        num_changes = int(self.count.read_text() or 0)
+        return Ended(code, is_hung, was_stopped, said, seconds, num_changes)
+
+
+def _start(
+    words: Sequence[str],
+    place: Path,
+    name: str,
+    kill_at: int | None = None,
+    file_limit: int | None = None,
+) -> _Running:
+    log, count = place.parent / f"stderr{name}", place.parent / f"changes{name}"
     count.write_text("0")
     begun = time.monotonic()
     child = os.fork()
     if child == 0:
         _be_the_command(words, place, log, count, kill_at, file_limit)
-    status, is_hung, was_stopped = None, False, False
-    while status is None:
-        found, how = os.waitpid(child, os.WNOHANG)
-        spent = time.monotonic() - begun
-        if found:
-            status = how
-        elif kill_after is not None and spent > kill_after:
-            _signal_all(child, signal.SIGKILL)
-        elif spent > timeout + GRACE:
-            is_hung = True
-            _signal_all(child, signal.SIGKILL)
-        elif spent > timeout and not was_stopped:
-            was_stopped = True
-            os.kill(child, signal.SIGTERM)
-        time.sleep(0.005)
-    _signal_all(child, signal.SIGKILL)  # what it had started
-    code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
-    said = log.read_text(errors="replace") if log.exists() else ""
-    seconds = time.monotonic() - begun
-    return Ended(code, is_hung, was_stopped, said, seconds, int(count.read_text() or 0))
+    return _Running(child, begun, log, count)
 
 
 def _signal_all(leader: int, number: int) -> None:

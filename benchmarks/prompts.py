@@ -123,7 +123,7 @@ def run(case: Case, runs: Path) -> None:
                 pictures,
                 keep=case.channels if case.channels < 8 else None,
                 rotate="pca" if case.channels < 8 else "none",
-                denoiser_macs=case.macs,
+                denoiser_macs=case.macs if case.macs < 1 else None,
                 denoiser_criterion="random" if case.kind == "random units" else None,
                 num_pictures=NUM_PRUNED_ON,
                 seed=case.seed,

@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from pelap.method.step import uses_bf16
 from prompts_transformer import make_transformer, predict_with_transformer
 from shapes import SEEN, SIZE, WORDS, Scene, accuracy, draw
 
@@ -91,6 +92,12 @@ def make_pipeline() -> StableDiffusionPipeline:
     )  # fmt: skip
 
 
+def autocast() -> torch.autocast:
+    """To bf16, where the processor is made for it."""
+    enabled = uses_bf16("auto", torch.device("cpu"))
+    return torch.autocast("cpu", torch.bfloat16, enabled=enabled)
+
+
 def say(text: str) -> None:
     print(text, flush=True)  # noqa: T201
 
@@ -115,7 +122,7 @@ def train_autoencoder(autoencoder: Any, pictures: Tensor) -> None:
     for step, rows in batches(len(pictures), 0, AUTOENCODER_STEPS):
         schedule(optimizer, step, AUTOENCODER_STEPS, 2e-3)
         images = 2 * pictures[rows] - 1  # (B, 3, 32, 32)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             latents = autoencoder.encode(images).latent_dist
             found = autoencoder.decode(latents.sample()).sample.float()
         difference = found - images
@@ -163,7 +170,7 @@ def train_denoiser(
         noise = torch.randn(BATCH, *latents.shape[1:])
         noisy = scheduler.add_noise(latents[rows], noise, timesteps)  # type: ignore[arg-type]
         # torch's fused attention on a CPU is slow backward over few tokens
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with autocast(), sdpa_kernel(SDPBackend.MATH):
             found = predict(pipeline, tokens, told, noisy, timesteps).float()
         loss = (found - noise).square().mean()
         loss.backward()

@@ -1,7 +1,8 @@
-"""What stands after kills, full disks, damage, ill-typed fields and odd command lines: counts.
+"""What stands after kills, full disks, damage, ill-typed fields, odd command lines, and when two
+commands write to one output: counts.
 
     python benchmarks/reliability.py --kills 600 --disks 99 --damages 1590 --fields 1624
-    python benchmarks/reliability.py --lines 10000
+    python benchmarks/reliability.py --lines 10000 --pairs 200
 
 Every try is a function of the seed and its number. What was tried is kept in --work, so that the
 same command goes on; more tries may be asked for later.
@@ -26,6 +27,7 @@ from forked_commands import (
     import_all,
     listing,
     run_command,
+    run_pair,
     small_disk,
     weights_digest,
 )
@@ -68,11 +70,21 @@ READERS = {
     "report": ["report", "run", "-o", "out"],
     "describe": ["describe", "run"],
 }
+WRITERS = VERBS | {
+    "resume": READERS["resume"],
+    "diagnose": READERS["diagnose"],
+    "report": READERS["report"],
+    "compare": ["compare", "run", "--num-pictures", "8", "--num-samples", "8", "--steps", "2",
+                "--num-prompts", "2", "--batch-sizes", "1", *FEW,
+                "--data.source", "photos", "--data.size", "16", "-o", "out"],
+    "prune over": [*VERBS["prune"][:-1], "small", "--overwrite"],
+    "export over": [*VERBS["export"], "--overwrite"],
+}  # fmt: skip
 ODD = ("", "-1", "0", "nan", "inf", "1e400", "99999999999999999999", "None", "[]", "a b", "\udcff",
        "é", "'", "--", "-", "0,0", "1e-400", "true", "photos", "\x1b[2J", "run", "small", ".",
        "a" * 5000)  # fmt: skip
 ILL = (None, "x", "", -1, 0, 1e308, True, [], {}, [[1]], {"a": 1}, 2**70, "\u0000", float("nan"))
-KINDS = ("kills", "disks", "damages", "fields", "lines")
+KINDS = ("kills", "disks", "damages", "fields", "lines", "pairs")
 FAULTS = ("traceback", "hang", "wrong", "leftover", "refused")
 
 
@@ -141,7 +153,7 @@ class Tries:
     def _undisturbed(self, verb: str) -> Whole:
         if verb not in self.whole:
             fresh(self.home, self.place)
-            ended = run_command(VERBS[verb], self.place, timeout=600)
+            ended = run_command(WRITERS[verb], self.place, timeout=600)
             assert ended.code == 0, ended.said
             files = listing(self.place)
             largest = max((self.place / name).stat().st_size for name in files)
@@ -242,6 +254,26 @@ class Tries:
         ended = run_command(words, place, timeout=60)
         shown = [word[:80].encode("utf-8", "backslashreplace").decode() for word in words]
         return {"words": shown, "code": ended.code, **_told(ended)}
+
+    def _pairs(self, number: int, source: random.Random) -> dict[str, Any]:
+        verb = list(WRITERS)[number % len(WRITERS)]
+        whole = self._undisturbed(verb)
+        fresh(self.home, self.place)
+        delay = source.uniform(0, 1.2 * whole.ended.seconds) if number // len(WRITERS) % 2 else 0.0
+        both = run_pair(WRITERS[verb], self.place, delay, timeout=600)
+        told = {"verb": verb, "delay": delay, "codes": [ended.code for ended in both]}
+        for ended in both:
+            if found := _fault(ended):
+                return {**told, "fault": found, "said": ended.said.strip().splitlines()[-1:]}
+        now = listing(self.place)
+        fault, said = None, []
+        if not any(ended.code == 0 for ended in both):
+            fault, said = "refused", [ended.said.strip() for ended in both]
+        elif set(now) - set(whole.files):
+            fault, said = "leftover", sorted(set(now) - set(whole.files))
+        elif now != whole.files or weights_digest(self.place) != whole.digest:
+            fault, said = "wrong", sorted(set(whole.files) - set(now))
+        return {**told, "fault": fault, "said": said}
 
 
 def _told(ended: Ended) -> dict[str, Any]:

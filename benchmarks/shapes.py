@@ -61,6 +61,20 @@ SEEN = tuple(scene for scene in ALL if scene not in HELD_OUT)
 def draw(scenes: Sequence[Scene], seed: int) -> Tensor:
     """Pictures (N, 3, 32, 32) in [0, 1], with places, sizes and exact colours of their own."""
     source = torch.Generator().manual_seed(seed)
+    cover = _cover(scenes, source)
+    jitter = JITTER * torch.randn(2, len(scenes), 3, generator=source)
+    colour = torch.tensor([COLOURS[scene.colour] for scene in scenes]) + jitter[0]
+    ground = torch.tensor([GROUNDS[scene.ground] for scene in scenes]) + jitter[1]
+    picture = cover * colour[:, :, None, None] + (1 - cover) * ground[:, :, None, None]
+    return picture.clamp(0, 1)
+
+
+def silhouettes(scenes: Sequence[Scene], seed: int) -> Tensor:
+    """Where the shapes of `draw` with this seed are, (N, 1, 32, 32) in [0, 1]."""
+    return _cover(scenes, torch.Generator().manual_seed(seed))
+
+
+def _cover(scenes: Sequence[Scene], source: torch.Generator) -> Tensor:
     num = len(scenes)
     radius = 6 + 5 * torch.rand(num, generator=source)  # (N,) pixels
     free = SIZE / 2 - 1 - radius
@@ -71,12 +85,7 @@ def draw(scenes: Sequence[Scene], seed: int) -> Tensor:
     covers = torch.stack(
         [_inside(scene.shape, down[i, :, None], right[i, None]) for i, scene in enumerate(scenes)]
     )
-    cover = torch.nn.functional.avg_pool2d(covers[:, None].float(), OVERSAMPLING)  # (N, 1, 32, 32)
-    jitter = JITTER * torch.randn(2, num, 3, generator=source)
-    colour = torch.tensor([COLOURS[scene.colour] for scene in scenes]) + jitter[0]
-    ground = torch.tensor([GROUNDS[scene.ground] for scene in scenes]) + jitter[1]
-    picture = cover * colour[:, :, None, None] + (1 - cover) * ground[:, :, None, None]
-    return picture.clamp(0, 1)
+    return torch.nn.functional.avg_pool2d(covers[:, None].float(), OVERSAMPLING)
 
 
 def _inside(shape: str, down: Tensor, right: Tensor) -> Tensor:
@@ -97,10 +106,8 @@ def read(pictures: Tensor) -> list[dict[str, str | None]]:
 
 
 def _read(picture: Tensor) -> dict[str, str | None]:
-    border = torch.cat([picture[:, 0], picture[:, -1], picture[:, :, 0], picture[:, :, -1]], dim=1)
-    ground = border.median(dim=1).values  # (3,)
+    ground, distance = _from_ground(picture)
     found: dict[str, str | None] = {"ground": _nearest(ground, GROUNDS)}
-    distance = (picture - ground[:, None, None]).square().sum(dim=0).sqrt()  # (32, 32)
     labelled: Any = ndimage.label((distance > 0.5 * distance.max()).numpy())
     spots, num = labelled
     areas = torch.tensor(ndimage.sum_labels(spots > 0, spots, range(1, num + 1)))
@@ -114,6 +121,23 @@ def _read(picture: Tensor) -> dict[str, str | None]:
     fill = float(cover.sum() / (cover.amax(dim=0).sum() * cover.amax(dim=1).sum()))
     shape, share = min(FILL.items(), key=lambda item: abs(item[1] - fill))
     return found | {"shape": shape if abs(share - fill) < 0.14 else None}
+
+
+def _from_ground(picture: Tensor) -> tuple[Tensor, Tensor]:
+    """The ground's colour (3,), and how far from it each pixel is, (32, 32)."""
+    border = torch.cat([picture[:, 0], picture[:, -1], picture[:, :, 0], picture[:, :, -1]], dim=1)
+    ground = border.median(dim=1).values
+    return ground, (picture - ground[:, None, None]).square().sum(dim=0).sqrt()
+
+
+def overlaps(pictures: Tensor, covers: Tensor) -> list[float]:
+    """Intersection over union of what stands out of each picture's ground and a silhouette."""
+    found = []
+    for picture, cover in zip(pictures.float(), covers, strict=True):
+        _, distance = _from_ground(picture)
+        drawn, told = distance > 0.5 * distance.max(), cover[0] > 0.5
+        found.append(float((drawn & told).sum() / (drawn | told).sum()))
+    return found
 
 
 def _nearest(colour: Tensor, names: dict[str, tuple[float, float, float]]) -> str | None:
