@@ -263,8 +263,10 @@ class Tries:
         both = run_pair(WRITERS[verb], self.place, delay, timeout=600)
         told = {"verb": verb, "delay": delay, "codes": [ended.code for ended in both]}
         for ended in both:
-            if found := _fault(ended):
-                return {**told, "fault": found, "said": ended.said.strip().splitlines()[-1:]}
+            found = _fault(ended)
+            if found or not (ended.code == 0 or ended.is_one_line):
+                last = ended.said.strip().splitlines()[-1:]
+                return {**told, "fault": found or "refused", "said": last}
         now = listing(self.place)
         fault, said = None, []
         if not any(ended.code == 0 for ended in both):

@@ -69,6 +69,7 @@ def held(places: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
         ("comparison", f"compare model {' '.join(FEW)}"),
         ("new.safetensors", "adapt model --lora lora.safetensors"),
         ("onnx", "export model"),
+        ("sweep", "sweep tiny --grid run.seed=1"),
         ("small", "prune model --keep 0,1"),
         ("small", f"recover model --steps 1 {' '.join(FEW)}"),
     ],

@@ -27,6 +27,7 @@ from pelap.commands.sweep_table import (
 from pelap.config.run_config import RunConfig, save_config
 from pelap.config.run_folder import RunFolder, open_run
 from pelap.core.errors import ConfigError, RunError
+from pelap.core.output import locked
 from pelap.core.progress import ProgressBar
 from pelap.measure.quality import check_metrics, was_measured
 from pelap.pages.sweep_record import TrialResult
@@ -96,7 +97,8 @@ def sweep(
 
     Raises:
         ConfigError: If a setting cannot be used. Nothing is started then.
-        RunError: If a trial's folder was made with other settings. Nothing is started then.
+        RunError: If a trial's folder was made with other settings, or another command writes to
+            `output`. Nothing is started then.
     """
     if jobs < 1:
         raise ConfigError(f"--jobs is {jobs}: it must be at least 1.")
@@ -105,13 +107,14 @@ def sweep(
     trials = plan_trials(config, axes, num_seeds)
     for extractor in {trial.config.evaluation.extractor for trial in trials}:
         check_metrics(metrics, extractor, torch.device("cpu"))
-    for trial in trials:
-        _refuse_other_settings(trial, output)
     processes = processes or Processes(max(1, (os.cpu_count() or 1) // jobs))
-    errors = _run_all(trials, output, jobs, metrics, processes)
-    results = [_collect(trial, output, errors.get(trial.name)) for trial in trials]
-    result = summarise(config.preset, {axis.name: list(axis.values) for axis in axes}, results)
-    write_result(result, output)
+    with locked(output):
+        for trial in trials:
+            _refuse_other_settings(trial, output)
+        errors = _run_all(trials, output, jobs, metrics, processes)
+        results = [_collect(trial, output, errors.get(trial.name)) for trial in trials]
+        result = summarise(config.preset, {axis.name: list(axis.values) for axis in axes}, results)
+        write_result(result, output)
     return result
 
 
