@@ -128,6 +128,8 @@ def _complaint(error: Exception) -> str | None:
     kind, text = type(error).__name__, in_one_line(error)
     if kind == "SafetensorError" and "os error" in text:  # has no errno
         return f"{text.removeprefix('Error while serializing: ')}."
+    if kind in ("LinAlgError", "_LinAlgError"):  # numpy's and torch's
+        return f"The model's numbers are out of all range, as of damaged weights: {text}"
     if is_out_of_memory(error):
         return (
             "There is not enough memory: give a smaller batch (--data.batch-size of a run, "

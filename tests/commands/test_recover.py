@@ -301,3 +301,36 @@ def test_two_processes_train_like_one(models: Path, tmp_path: Path):
     assert open_model(tmp_path / "two").history[-1]["psnr_db"] == pytest.approx(
         open_model(tmp_path / "one").history[-1]["psnr_db"], abs=1e-3
     )
+
+
+def test_what_a_kill_after_the_writing_left_goes_with_the_next_call(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    small, output = models / "ldm-pruned", tmp_path / "out"
+    folder = tmp_path / ".out.recovery"
+    with monkeypatch.context() as patch:
+        patch.setattr("pelap.commands.recover_model.remove_folder", lambda path: None)
+        assert recover(small, output, "--steps", "2", "--checkpoint-every", "1") == 0
+    assert list(folder.glob("checkpoints/step_*"))
+    half_removed = tmp_path / "..out.recovery.old"
+    half_removed.mkdir()
+    assert recover(small, output, "--steps", "2") == 2  # there is one
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_checkpoints_newer_than_the_model_are_kept(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    small, output = models / "ldm-pruned", tmp_path / "out"
+    assert recover(small, output, "--steps", "1") == 0
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pelap.commands.recover_model.round_weights", stop)
+        assert recover(small, output, "--steps", "2", "--overwrite") == 130
+    assert recover(small, output, "--steps", "2") == 2
+    assert list(tmp_path.glob(".out.recovery/checkpoints/step_*"))
+    assert recover(small, output, "--steps", "2", "--overwrite") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]

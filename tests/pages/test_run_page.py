@@ -203,12 +203,15 @@ def test_run_that_is_not_evaluated(make_run: MakeRun, tmp_path: Path) -> None:
 def test_unusable_runs_are_named(make_run: MakeRun, tmp_path: Path) -> None:
     old, bare = make_run("old"), make_run("bare")
     old.evaluation_path.write_text(json.dumps({"split": "test"}))
-    bare.pictures_path.write_bytes(b"not an archive")
+    whole = bytearray(bare.pictures_path.read_bytes())
 
     with pytest.raises(RunError, match="lacks the field 'run'"):
         write_report([old], tmp_path / "out")
-    with pytest.raises(RunError, match="cannot be read"):
-        write_report([bare], tmp_path / "out")
+    whole[len(whole) // 2 - 20 : len(whole) // 2 + 20] = bytes(40)
+    for content in (b"not an archive", b"", whole):
+        bare.pictures_path.write_bytes(content)
+        with pytest.raises(RunError, match="cannot be read"):
+            write_report([bare], tmp_path / "out")
     with pytest.raises(RunError, match="at least one"):
         write_report([], tmp_path / "out")
 

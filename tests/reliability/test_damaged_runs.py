@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from pelap.cli import main
 from pelap.config.overrides import apply_overrides
 from pelap.config.presets import get_preset
 from pelap.config.run_folder import RunFolder
@@ -93,3 +95,29 @@ def test_a_pipe_in_a_runs_model_is_not_waited_for(run: RunFolder):
     os.mkfifo(weights)
     with pytest.raises(ModelError, match="is neither a file nor a folder"):
         load_pipeline(run.model)
+
+
+@pytest.mark.parametrize(
+    ("part", "layer", "named"),
+    [
+        ("autoencoder", "to_mean.weight", "encoder"),
+        ("autoencoder", "decoder.0.weight", "decoder"),
+        ("denoiser", "out.weight", "denoiser"),
+    ],
+)
+def test_weights_out_of_all_range_are_one_line(
+    part: str,
+    layer: str,
+    named: str,
+    run: RunFolder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    path = run.model / part / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights[layer].fill_(3e38)  # finite, and what it makes of pictures is not
+    save_file(weights, path)
+    few = ["--num-pictures", "16", "--num-curve", "8", "--num-search", "8", "--effort", "fast"]
+    assert main(["analyze", str(run.path), *few, "-o", str(tmp_path / "analysis")]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pelap:")]
+    assert f"What the {named} makes of these pictures is not finite" in line

@@ -23,7 +23,7 @@ from pelap.analysis.learned import learn_scores
 from pelap.analysis.picture_parts import AnalysisParts
 from pelap.analysis.quadratic import removal_costs
 from pelap.analysis.sparse_curves import measure_sparsely
-from pelap.analysis.statistics import measure_statistics
+from pelap.analysis.statistics import check_finite, measure_statistics
 from pelap.analysis.taylor import TaylorScores
 from pelap.analysis.tiers import SPARING, Sparing, crop_size, hold_few, tier_size
 from pelap.core.processes import num_processes
@@ -80,6 +80,10 @@ class Measuring:
                 system, self.parts.whole_pass, moments, settings.predictor_steps, settings.fill
             )
         found_metric, found_left_out = metric.reduce(), left_out.reduce()
+        found_taylor = None if taylor is None else taylor.reduce()
+        check_finite("decoder", found_metric, found_left_out.totals)
+        if found_taylor is not None:
+            check_finite("denoiser", found_taylor)
         self.counter.stage = SEARCH
         return Evidence(
             statistics,
@@ -87,7 +91,7 @@ class Measuring:
             found_left_out,
             self._search(moments, found_metric, found_left_out),
             [] if taylor is None else taylor.bands,
-            None if taylor is None else taylor.reduce(),
+            found_taylor,
             scores,
         )
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pelap.analysis.analysis_record import MomentsResult
+from pelap.core.errors import ModelError
 from pelap.core.processes import sum_over_processes
 from pelap.families.latent_axes import by_channel
 from pelap.measure.encoded_batches import Batches, EncodedBatch
@@ -39,6 +40,9 @@ def measure_statistics(system: LatentDiffusion, batches: Batches) -> Statistics:
     """One pass of the encoder, in constant memory.
 
     Sums are of differences from the first batch's mean, so that nothing cancels.
+
+    Raises:
+        ModelError: If they are not finite.
     """
     first = batches.encode(system, 0)
     unit_shift = _wide(first.mean).mean(dim=0)  # (C, …)
@@ -53,11 +57,24 @@ def measure_statistics(system: LatentDiffusion, batches: Batches) -> Statistics:
     covariance = products / count - torch.outer(away, away)
     unit_variance = squares / num_pictures - (unit_total / num_pictures).square()  # (C, …)
     mean = unit_shift.flatten(1).mean(dim=1) + away
+    check_finite("encoder", covariance, variances, kl)
     return Statistics(
         LatentMoments(mean, (covariance + covariance.T) / 2, variances / count),
         kl / num_pictures,
         unit_variance.clamp(min=0).flatten(1).mean(dim=1),
     )
+
+
+def check_finite(part: str, *found: Tensor) -> None:
+    """Refuse to rank by numbers that are not finite.
+
+    Raises:
+        ModelError: Names the part of the model that they come from.
+    """
+    if not all(torch.isfinite(values).all() for values in found):
+        raise ModelError(
+            f"What the {part} makes of these pictures is not finite: its weights may be damaged."
+        )
 
 
 def _sums(batch: EncodedBatch, unit_shift: Tensor) -> tuple[Tensor, ...]:

@@ -50,8 +50,11 @@ class RecoverSettings(ModelSettings, JsonSettings, RecoverySettings, PromptSetti
 
 def run(settings: RecoverSettings) -> "Recovered":
     """Train the model and write it; the same call goes on where another stopped."""
-    from pelap.core.output import claimed
+    from pelap.commands.recovery_folder import forget_finished
+    from pelap.core.output import claimed, locked
 
+    with locked(settings.output):
+        forget_finished(settings.output)
     with claimed(settings.output, settings.overwrite):
         settings.check()  # refused before the models are opened
         _check_overrides(settings)
@@ -79,7 +82,7 @@ def run(settings: RecoverSettings) -> "Recovered":
 
 def _way_on(settings: RecoverSettings) -> str:
     """What to say where the training was interrupted."""
-    from pelap.commands.recover_model import recovery_folder
+    from pelap.commands.recovery_folder import recovery_folder
     from pelap.training.checkpoint import list_checkpoints, step_of
 
     found = list_checkpoints(recovery_folder(settings.output).checkpoints)

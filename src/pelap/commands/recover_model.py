@@ -17,6 +17,7 @@ from pelap.commands.any_model import (
     told_nothing,
 )
 from pelap.commands.recovered import Recovered, make_record
+from pelap.commands.recovery_folder import recovery_folder
 from pelap.config.run_config import RunConfig
 from pelap.config.run_folder import RunFolder
 from pelap.core.devices import process_state, torch_device
@@ -123,12 +124,6 @@ def recover(
         remove_folder(folder.path)
     state.wait_for_everyone()
     return recovered
-
-
-def recovery_folder(output: Path) -> RunFolder:
-    """Where a recovery's checkpoints lie until its model is written to `output`."""
-    output = output.resolve()
-    return RunFolder(output.with_name(f".{output.name}.recovery"))
 
 
 def _check(model: LoadedModel, teacher: LoadedModel | None, settings: RecoverySettings) -> None:

@@ -58,7 +58,7 @@ def claimed(output: Path | None, overwrite: bool) -> Iterator[None]:
         RunError: If another command is about to write there.
     """
     with locked(output):
-        if output is not None and not _is_a_further_process():
+        if output is not None and not is_a_further_process():
             output = output.resolve()
             _put_back(output)
             check_output(output, overwrite)
@@ -76,7 +76,7 @@ def locked(output: Path | None) -> Iterator[None]:
         ConfigError: If `output` is no place for a file or folder.
         RunError: If another command is about to write there.
     """
-    if output is None or _is_a_further_process():
+    if output is None or is_a_further_process():
         yield
         return
     output = output.resolve()
@@ -114,7 +114,8 @@ def _lock(output: Path) -> Iterator[None]:
         lock.release()
 
 
-def _is_a_further_process() -> bool:
+def is_a_further_process() -> bool:
+    """Whether another process of the same command writes for this one."""
     return int(os.environ.get("RANK", "0")) > 0
 
 

@@ -1,6 +1,5 @@
 """A run as the report needs it: read once, checked, and given a label that no other run has."""
 
-import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,7 +92,7 @@ def _read_run(folder: RunFolder, shared_name: bool) -> ReportedRun:
     try:
         with np.load(folder.pictures_path, allow_pickle=False) as arrays:
             pictures = {key: arrays[key] for key in PICTURE_KEYS}
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile, zlib and numpy share no error for damage
         again = f"run `pelap evaluate {folder.path}` again."
         raise RunError(f"{folder.pictures_path} cannot be read: {again}") from error
     return ReportedRun(label, folder.config(), evaluation, train, validation, pictures, diagnosis)
