@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pelap.config.presets import tiny
 from pelap.core.notes import note_once
 from pelap.method.halving import Halving
+from pelap.method.sampling import sample
 from pelap.method.system import LatentDiffusion, build_system
 
 
@@ -119,3 +120,14 @@ def test_a_system_gives_what_it_gave_whole():
     torch.testing.assert_close(small.predict(noise, steps), whole.predict(noise, steps))
     assert isinstance(small.encode(images, noise).latents, Tensor)
     assert small._decoding.most == 2
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "dpm-solver++"])
+def test_samples_are_those_of_whole_batches(sampler: str):
+    config = tiny()
+    whole, small = build_system(config).eval(), limited(build_system(config).eval(), 3)
+    one, other = (
+        sample(system, config, num_samples=8, sampler=sampler, num_steps=3, seed=0)
+        for system in (whole, small)
+    )
+    assert (one.int() - other.int()).abs().max() <= 1  # rounded to bytes

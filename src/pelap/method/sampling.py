@@ -15,6 +15,7 @@ from pelap.core.seeding import generator
 from pelap.families.conditioned import Told, tell_classes
 from pelap.families.latent_axes import by_channel
 from pelap.method.gates import Gate
+from pelap.method.halving import Halving
 from pelap.method.system import Denoiser, LatentDiffusion, latent_shape
 
 SAMPLERS = {
@@ -66,6 +67,8 @@ def denoise(
 ) -> Tensor:
     """Latents (B, C, …) from standard normal noise of that shape, deterministic for a seed.
 
+    What does not fit a GPU at once is denoised in parts, to the same latents.
+
     Args:
         denoiser: Called with noisy latents and a timestep; its result has `sample`.
         sampler: Any diffusers scheduler: they share methods, not a base class.
@@ -103,12 +106,15 @@ def _predictor(
     """
     knows_flows = getattr(sampler, "config", {}).get("use_flow_sigmas")
     is_native = knows_flows and hasattr(denoiser, "native")
+    halving = Halving("denoised")
 
     def predict(noisy: Tensor, timestep: Tensor, told: Told | None) -> Tensor:
-        if is_native:
-            return denoiser.native(noisy, timestep, told)
-        told_too = (told,) if told is not None else ()
-        return denoiser(noisy, timestep, *told_too).sample
+        def call(noisy: Tensor, *told_too: Told) -> Tensor:
+            if is_native:
+                return denoiser.native(noisy, timestep, *(told_too or (None,)))
+            return denoiser(noisy, timestep, *told_too).sample
+
+        return halving(call, noisy, *(() if told is None else (told,)))
 
     def guided(noisy: Tensor, timestep: Tensor) -> Tensor:
         prediction = predict(noisy, timestep, told)
