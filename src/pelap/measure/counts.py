@@ -65,13 +65,12 @@ def count_model(model: LoadedModel, side: int) -> Counts:
     """Count everything at latents of a side; nothing is computed.
 
     Args:
-        model: With a denoiser.
+        model: An autoencoder, with or without a denoiser.
         side: Height and width of the latents.
 
     Raises:
-        ModelError: If a class is unknown.
+        ModelError: If a class is unknown, or cannot be run.
     """
-    assert model.denoiser is not None
     ports = autoencoder_ports(model.autoencoder)
     decoding = {layer.split(".")[0] for layer in (ports.decoder, ports.post_quant) if layer}
     decoder = sum(
@@ -79,7 +78,7 @@ def count_model(model: LoadedModel, side: int) -> Counts:
         for name, part in model.autoencoder.named_children()
         if name in decoding
     )
-    autoencoder, denoiser = num_parameters(model.autoencoder), num_parameters(model.denoiser)
+    autoencoder, denoiser = num_parameters(model.autoencoder), model.denoiser
     weightless = ForeignAutoencoder(copy.deepcopy(model.autoencoder).to("meta"))
     dtype = next(weightless.parameters()).dtype
     latents = torch.zeros(1, model.num_channels, side, side, device="meta", dtype=dtype)
@@ -87,11 +86,11 @@ def count_model(model: LoadedModel, side: int) -> Counts:
         {
             "encoder": autoencoder - decoder,
             "decoder": decoder,
-            "denoiser": denoiser,
-            "total": autoencoder + denoiser,
+            "denoiser": None if denoiser is None else num_parameters(denoiser),
+            "total": autoencoder + num_parameters(denoiser),
         },
         {
-            "denoiser_step": count_denoiser_macs(model.denoiser, side),
+            "denoiser_step": None if denoiser is None else count_denoiser_macs(denoiser, side),
             "decode": count_call_macs(lambda: weightless.decode(latents)),
         },
     )

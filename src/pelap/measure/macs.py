@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from pelap.core.errors import ModelError, in_one_line
 from pelap.families.registry import example_inputs
 
 
@@ -31,18 +32,27 @@ def count_denoiser_macs(denoiser: nn.Module, side: int | None = None) -> int:
         side: Height and width of the latents; by default what the model was made for.
 
     Raises:
-        ModelError: If the class is unknown.
+        ModelError: If the class is unknown, or cannot be run.
     """
-    weightless, inputs = _on_meta(denoiser, side)
-    return count_call_macs(lambda: weightless(**inputs))
+    return count_call_macs(_on_meta(denoiser, side))
 
 
-def _on_meta(denoiser: nn.Module, side: int | None) -> tuple[nn.Module, dict[str, Any]]:
-    """The denoiser and its example inputs without values."""
-    inputs = example_inputs(denoiser, 1, side)
+def _on_meta(denoiser: nn.Module, side: int | None) -> Callable[[], object]:
+    """What runs the denoiser on its example inputs, all without values."""
+    inputs = {name: _to_meta(value) for name, value in example_inputs(denoiser, 1, side).items()}
     has_weights = any(not parameter.is_meta for parameter in denoiser.parameters())
     weightless = copy.deepcopy(denoiser).to("meta") if has_weights else denoiser
-    return weightless, {name: _to_meta(value) for name, value in inputs.items()}
+
+    def run() -> None:
+        try:
+            weightless(**inputs)
+        except Exception as error:  # of whatever the class makes of its config
+            kind = type(denoiser).__name__
+            raise ModelError(
+                f"The {kind} cannot be run as its config says: {in_one_line(error)}"
+            ) from error
+
+    return run
 
 
 def _to_meta(value: object) -> object:
@@ -61,11 +71,11 @@ class PartCounts:
         denoiser: Whose layers' names are among those of the smaller networks.
     """
 
+    @torch.no_grad()
     def __init__(self, denoiser: nn.Module):
+        run = _on_meta(denoiser, None)
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            weightless, inputs = _on_meta(denoiser, None)
-            with torch.no_grad():
-                weightless(**inputs)
+            run()
         counts = counter.get_flop_counts()
         root = type(denoiser).__name__
         totals = {

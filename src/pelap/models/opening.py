@@ -10,7 +10,6 @@ import diffusers
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
 from torch import nn
 
 from pelap import assets
@@ -27,6 +26,7 @@ from pelap.method.pipeline import LatentDiffusionPipeline
 from pelap.method.system import LATENT_FACTOR
 from pelap.models.kept_units import read_kept_units
 from pelap.models.loaded import LoadedModel
+from pelap.models.part_config import check_config
 from pelap.models.quiet import quiet_loading
 
 AUTOENCODER_NAMES = ("vae", "vqvae", "autoencoder")
@@ -187,6 +187,12 @@ def _open_pipeline(path: Path, name: str) -> LoadedModel:
     for part in parts:
         if Path(part).name != part or part in (".", ".."):
             raise ModelError(f"{path / 'model_index.json'} names the part {part!r}, a path.")
+    for part in parts.keys() & {*AUTOENCODER_NAMES, *DENOISER_NAMES}:
+        if not _is_entry(parts[part]):
+            raise ModelError(
+                f"{path / 'model_index.json'}: {part} is {parts[part]!r}, where a library and a "
+                "class belong."
+            )
     autoencoder_name = find_part(parts, AUTOENCODER_NAMES)
     if autoencoder_name is None:
         raise ModelError(
@@ -208,11 +214,17 @@ def _open_pipeline(path: Path, name: str) -> LoadedModel:
     )  # fmt: skip
 
 
+def _is_entry(value: Any) -> bool:
+    """Whether it names a library and a class, or null for both."""
+    is_pair = isinstance(value, list) and len(value) == 2
+    return is_pair and {type(name) for name in value} in ({str}, {type(None)})
+
+
 def find_part(parts: JsonObject, names: tuple[str, ...]) -> str | None:
     """The first of these names under which a pipeline's index has a part."""
     for name in names:
         part = parts.get(name)
-        if isinstance(part, list | tuple) and len(part) == 2 and part[1] is not None:
+        if isinstance(part, list | tuple) and len(part) == 2 and isinstance(part[1], str):
             return name
     return None
 
@@ -242,6 +254,8 @@ def load_part(folder: Path, library: str, kind: str, known: Collection[str]) -> 
         )
     if not folder.is_dir():
         raise ModelError(f"{folder.parent} is incomplete: it holds no folder {folder.name}.")
+    config = read_json(folder / "config.json")
+    check_config(folder / "config.json", config, getattr(home, kind))
     weights = find_weights(folder)
     try:
         with quiet_loading():
@@ -249,10 +263,9 @@ def load_part(folder: Path, library: str, kind: str, known: Collection[str]) -> 
                 folder, use_safetensors=True, local_files_only=True, variant=weights.variant,
                 torch_dtype=weights.dtype(), output_loading_info=True,
             )  # fmt: skip
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # of whatever the class makes of its config
         raise ModelError(f"{folder} cannot be loaded: {in_one_line(error, 300)}") from error
     check_loaded(folder, model, found["missing_keys"])
-    config = read_json(folder / "config.json")
     if "_pelap" in config:
         model.register_to_config(_pelap=config["_pelap"])
     return model.eval()
