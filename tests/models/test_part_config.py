@@ -9,10 +9,12 @@ import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from pelap.cli import main
 from pelap.core.errors import ModelError
 from pelap.measure.macs import count_denoiser_macs
+from pelap.models.loaded import read_forward_process
 from pelap.models.opening import open_model
 from pelap.models.part_config import check_config
 from tiny_pipelines import PIPELINES
@@ -101,3 +103,24 @@ def test_a_denoiser_that_cannot_be_run_is_one_line(whole: Path):
     denoiser.time_embedding.linear_1 = torch.nn.Linear(3, 3)
     with pytest.raises(ModelError, match="UNet2DConditionModel cannot be run as its config says"):
         count_denoiser_macs(denoiser)
+
+
+@pytest.mark.parametrize(
+    "change", [{"trained_betas": 0}, {"beta_end": float("nan")}, {"beta_end": {}}, {"beta_end": 3}]
+)
+def test_betas_out_of_order_are_one_line(change: dict[str, Any]):
+    config = {k: v for k, v in DDPMScheduler().config.items() if not k.startswith("_")}
+    assert read_forward_process(config | {"rescale_betas_zero_snr": True}) is not None
+    with pytest.raises(ModelError, match="The scheduler"):
+        read_forward_process(config | change)
+
+
+def test_a_damaged_text_encoder_is_one_line(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(whole, tmp_path / "sd")
+    path = tmp_path / "sd" / "text_encoder" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": None}))
+    words = ["sample", str(tmp_path / "sd"), "--prompt", "a", "--steps", "1"]
+    assert main([*words, "-o", str(tmp_path / "s.png")]) == 2
+    assert "sd cannot be loaded whole" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 
-from pelap.core.errors import ModelError, in_one_line
+from pelap.core.errors import ModelError, in_one_line, is_out_of_memory
 from pelap.families.family import Inputs
 
 QUIET: Inputs = {"use_resolution_binning": False, "clean_caption": False}
@@ -73,6 +73,8 @@ def call_pipeline(pipeline: Any, request: Inputs) -> list[Any]:
     pipeline.set_progress_bar_config(disable=True)
     try:
         return list(pipeline(**asked).images)
-    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of whatever it makes of its parts' configs
+        if is_out_of_memory(error):
+            raise
         kind = type(pipeline).__name__
         raise ModelError(f"{kind} cannot draw pictures ({in_one_line(error)}).") from error

@@ -155,7 +155,7 @@ class LoadedModel:
                     variant=next(iter(others), None),
                     **own,
                 )
-        except (OSError, ValueError, RuntimeError, ImportError, AttributeError) as error:
+        except Exception as error:  # of whatever the parts' classes make of their configs
             if find_spec("transformers") is None and self._has_text():
                 raise ModelError(
                     f"{self.name} has text encoders, which need the extra text: "
@@ -209,7 +209,11 @@ def is_flow(config: JsonObject) -> bool:
 
 def read_forward_process(config: JsonObject) -> DDPMScheduler | None:
     """The forward process that a pipeline's scheduler undoes; None if it has no betas, or tells
-    the denoiser other timesteps than theirs."""
+    the denoiser other timesteps than theirs.
+
+    Raises:
+        ModelError: If its config makes no sense.
+    """
     if "beta_start" not in config or is_flow(config):
         return None
     if config.get("timestep_type") == "continuous":
@@ -218,7 +222,10 @@ def read_forward_process(config: JsonObject) -> DDPMScheduler | None:
         return None
     try:
         scheduler = DDPMScheduler.from_config({**config, "clip_sample": False})
-    except NotImplementedError as error:
-        raise ModelError(f"The scheduler cannot be read: {error}.") from error
+    except Exception as error:  # of whatever the class makes of its config
+        raise ModelError(f"The scheduler cannot be read: {in_one_line(error)}.") from error
     assert isinstance(scheduler, DDPMScheduler)
+    betas, num = scheduler.betas, scheduler.config["num_train_timesteps"]
+    if betas.shape != (num,) or not bool(((betas >= 0) & (betas <= 1)).all()):
+        raise ModelError("The scheduler's betas are not a number between 0 and 1 a timestep.")
     return scheduler

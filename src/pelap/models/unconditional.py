@@ -13,7 +13,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
-from pelap.core.errors import ModelError, in_one_line
+from pelap.core.errors import ModelError, in_one_line, is_out_of_memory
 from pelap.families.conditioned import Condition, class_condition
 from pelap.families.family import Inputs
 from pelap.families.registry import config_of, denoiser_family, example_inputs
@@ -148,7 +148,9 @@ def _catch(pipeline: Any, denoiser: nn.Module, request: Inputs, name: str) -> In
         pipeline(**request)
     except _Caught as caught:
         return caught.arguments
-    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of whatever it makes of its parts' configs
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             f"The pipeline of {name} cannot be asked for nothing ({in_one_line(error)}), so its "
             "denoiser cannot be run."
