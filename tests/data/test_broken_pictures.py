@@ -153,6 +153,27 @@ def test_rows_of_a_table_are_left_out_with_their_labels(tmp_path: Path, memory: 
     assert sorted(splits.left_out) == ["row 2", "row 5", "row 7"]
 
 
+@pytest.mark.parametrize(
+    "note",
+    [
+        b"{",
+        b"[]",
+        b'{"info": 3}',
+        b'{"info": {"features": [1]}}',
+        b'{"info": {"features": {"label": [{"_type": "Value"}], "image": 3}}}',
+        b'{"info": {"features": {"label": {"names": 7, "_type": "ClassLabel"}}}}',
+    ],
+)
+def test_a_table_is_read_whatever_its_note_for_datasets_says(tmp_path: Path, note: bytes):
+    cells = pa.array([encoded(number, "PNG") for number in range(12)], pa.binary())
+    table = pa.table({"image": cells, "label": list(range(12))})
+    table = table.replace_schema_metadata({b"huggingface": note})
+    pq.write_table(table, tmp_path / "train.parquet")
+    splits = load(tmp_path, "dataset")
+    assert len(splits.train) + len(splits.test) == 12
+    assert splits.train.labels.tolist() == numbers(splits.train)
+
+
 def test_what_was_whole_is_not_looked_at_again_until_its_file_changes(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):

@@ -216,9 +216,28 @@ def _read_parquet(files: list[Path], name: str) -> _Table:
         arrow = pa.concat_tables(pq.ParquetFile(file).read() for file in files)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{name} cannot be read as parquet: {one_line(error)}.") from error
-    metadata = json.loads((arrow.schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = metadata.get("info", {}).get("features") or {}
-    return _Table(name, arrow, features, files[0].parent, lambda: files_key(files))
+    metadata = _loads((arrow.schema.metadata or {}).get(b"huggingface", b"{}"))
+    info = metadata.get("info") if isinstance(metadata, dict) else None
+    features = info.get("features") if isinstance(info, dict) else None
+    return _Table(name, arrow, _plain(features), files[0].parent, lambda: files_key(files))
+
+
+def _loads(text: bytes) -> Any:
+    """The note that `datasets` writes into a file; what is no JSON says nothing."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _plain(features: Any) -> JsonObject:
+    """What is said of columns that hold one kind of value, not of nested ones."""
+    pairs = features.items() if isinstance(features, dict) else ()
+    return {
+        name: found
+        for name, found in pairs
+        if isinstance(found, dict) and isinstance(found.get("names") or [], list)
+    }
 
 
 def _load_dataset(path: str, local: Path | None) -> dict[str, _Table]:
@@ -243,7 +262,7 @@ def _load_dataset(path: str, local: Path | None) -> dict[str, _Table]:
         str(split): _Table(
             f"{path} ({split})",
             part.flatten_indices().data.table,
-            part.features.to_dict(),
+            _plain(part.features.to_dict()),
             local or Path(),
             partial(getattr, part, "_fingerprint"),
         )
@@ -283,7 +302,7 @@ def _labels(
     if column is None:
         return [torch.zeros(table.arrow.num_rows, dtype=torch.long) for table in tables], ("all",)
     values = [table.arrow.column(column).to_pylist() for table in tables]
-    names = tuple(tables[0].features.get(column, {}).get("names") or fallback)
+    names = tuple(map(str, tables[0].features.get(column, {}).get("names") or fallback))
     if names:
         classes: list[int | str] = list(range(len(names)))
     else:

@@ -56,11 +56,11 @@ def at_side(name: str, side: int) -> Iterator[None]:
     """Turn what a network says of latents it cannot take into one line that names the option.
 
     Raises:
-        ConfigError: For every RuntimeError, ValueError or AssertionError inside.
+        ConfigError: For every ModelError, RuntimeError, ValueError or AssertionError inside.
     """
     try:
         yield
-    except (RuntimeError, ValueError, AssertionError) as error:
+    except (ModelError, RuntimeError, ValueError, AssertionError) as error:
         raise ConfigError(
             f"{name} cannot sample latents of --size {side}: {in_one_line(error)}"
         ) from error

@@ -48,9 +48,7 @@ def _on_meta(denoiser: nn.Module, side: int | None) -> Callable[[], object]:
             weightless(**inputs)
         except Exception as error:  # of whatever the class makes of its config
             kind = type(denoiser).__name__
-            raise ModelError(
-                f"The {kind} cannot be run as its config says: {in_one_line(error)}"
-            ) from error
+            raise ModelError(f"The {kind} cannot be run: {in_one_line(error)}") from error
 
     return run
 
