@@ -8,7 +8,9 @@ import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import pelap
 from pelap.analysis.analysis_record import AnalysisSettings
@@ -261,3 +263,17 @@ def test_bench_compares_the_naive_step_with_ours(capsys: pytest.CaptureFixture[s
     result = json.loads(capsys.readouterr().out)
     assert result["ratio"] == pytest.approx(result["ratio_min"])
     assert 0 < result["share_of_convolution_rate"] < 1
+
+
+@pytest.mark.parametrize("kind", [np.linalg.LinAlgError, torch.linalg.LinAlgError])
+def test_linear_algebra_that_fails_is_one_line(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fail(_: object) -> None:
+        raise kind("it did not\nconverge")
+
+    monkeypatch.setattr("pelap.commands.describe.run", fail)
+    assert main(["describe", "paper"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("pelap: ")
+    assert line.endswith("it did not converge")

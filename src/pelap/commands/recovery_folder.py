@@ -17,14 +17,12 @@ def recovery_folder(output: Path) -> RunFolder:
 def forget_finished(output: Path) -> None:
     """Remove the checkpoints of a recovery that was killed after its model was written.
 
-    Those that are newer than the model at `output` belong to one that is still to be finished.
+    Files newer than the model at `output` belong to one that is still to be finished.
     """
     if is_a_further_process():
         return
     folder = recovery_folder(output)
     shutil.rmtree(folder.path.with_name(f".{folder.path.name}.old"), ignore_errors=True)
-    mark, found = output / MARK, list(folder.checkpoints.glob("step_*"))
-    if found and mark.is_file():
-        newest = max(path.stat().st_mtime_ns for path in found)
-        if mark.stat().st_mtime_ns >= newest:
-            remove_folder(folder.path)
+    mark, written = output / MARK, [path.stat().st_mtime_ns for path in folder.path.rglob("*")]
+    if written and mark.is_file() and mark.stat().st_mtime_ns >= max(written):
+        remove_folder(folder.path)

@@ -1,6 +1,6 @@
 """Mistakes a user can make and mend. The command line prints them in one line and exits 2."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -48,3 +48,22 @@ def naming_batch(tried: str, remedy: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise RunError(f"There is not enough memory for {tried}: {remedy}.") from error
+
+
+@contextmanager
+def foreign_errors(say: Callable[[str], PelapError], most: int = 200) -> Iterator[None]:
+    """Say in one line whatever a class of another library raises, which share no base for what
+    their configs or their input do to them.
+
+    Our own errors and those of too little memory, which have lines of their own, pass.
+
+    Args:
+        say: Makes the error from what the library says.
+        most: Characters of that.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, PelapError) or is_out_of_memory(error):
+            raise
+        raise say(in_one_line(error, most)) from error

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pelap.core.errors import ModelError, in_one_line
+from pelap.core.errors import ModelError, foreign_errors
 from pelap.families.registry import example_inputs
 
 
@@ -44,11 +44,9 @@ def _on_meta(denoiser: nn.Module, side: int | None) -> Callable[[], object]:
     weightless = copy.deepcopy(denoiser).to("meta") if has_weights else denoiser
 
     def run() -> None:
-        try:
+        kind = type(denoiser).__name__
+        with foreign_errors(lambda reason: ModelError(f"The {kind} cannot be run: {reason}")):
             weightless(**inputs)
-        except Exception as error:  # of whatever the class makes of its config
-            kind = type(denoiser).__name__
-            raise ModelError(f"The {kind} cannot be run: {in_one_line(error)}") from error
 
     return run
 

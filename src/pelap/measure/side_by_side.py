@@ -1,6 +1,5 @@
 """Draw the same rows with several stock pipelines, from the same noise where that can be."""
 
-import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -108,7 +107,7 @@ def _draw(
     pictures = []
     for number in track(range(len(rows)), f"{model.name}: pictures side by side"):
         source = generator(settings.seed, "sampling", number, device)
-        request = _request(pipeline, model, rows[number], settings, source)
+        request = _request(rows[number], settings, source)
         with carried_noise(pipeline, carry):
             (drawn,) = call_pipeline(pipeline, request)
         finite = np.nan_to_num(np.asarray(drawn, np.float32))
@@ -164,20 +163,10 @@ def carried_noise(pipeline: DiffusionPipeline, encode: Tensor | None) -> Iterato
         yield
 
 
-def _request(
-    pipeline: DiffusionPipeline,
-    model: LoadedModel,
-    row: Asked,
-    settings: DrawnSettings,
-    source: torch.Generator,
-) -> Inputs:
-    taken = inspect.signature(pipeline.__call__).parameters
+def _request(row: Asked, settings: DrawnSettings, source: torch.Generator) -> Inputs:
     asked = {"output_type": "np", "generator": source, "height": settings.size}
     asked |= {"width": settings.size, "num_inference_steps": settings.steps}
     asked["guidance_scale"] = settings.guidance
-    if "latents" in taken and taken["latents"].default is inspect.Parameter.empty:
-        shape = (1, model.num_channels, model.latent_side, model.latent_side)
-        asked["latents"] = torch.randn(shape, generator=source, device=source.device)
     return asked | dict(row.arguments)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pelap.config.run_config import DataConfig, RunConfig
 from pelap.config.run_folder import RunFolder
-from pelap.core.errors import RunError, in_one_line
+from pelap.core.errors import RunError, foreign_errors
 from pelap.core.files import read_object
 from pelap.core.links import refuse_endless
 from pelap.core.weight_files import check_loaded, find_weights
@@ -247,9 +247,8 @@ def _load_silently(kind: Any, folder: Path) -> Any:
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # it finds fault with the keys of id2label, which JSON makes text
     try:
-        return kind.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-    except Exception as error:  # of whatever the parts' classes make of their configs
-        raise RunError(f"{folder} cannot be loaded: {in_one_line(error)}") from error
+        with foreign_errors(lambda reason: RunError(f"{folder} cannot be loaded: {reason}")):
+            return kind.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     finally:
         logging.set_verbosity(verbosity)
         logging.enable_progress_bar()

@@ -109,12 +109,13 @@ def _predictor(
     halving = Halving("denoised")
 
     def predict(noisy: Tensor, timestep: Tensor, told: Told | None) -> Tensor:
-        def call(noisy: Tensor, *told_too: Told) -> Tensor:
+        def call(noisy: Tensor, told: Told | None) -> Tensor:
             if is_native:
-                return denoiser.native(noisy, timestep, *(told_too or (None,)))
+                return denoiser.native(noisy, timestep, told)
+            told_too = (told,) if told is not None else ()
             return denoiser(noisy, timestep, *told_too).sample
 
-        return halving(call, noisy, *(() if told is None else (told,)))
+        return halving(call, noisy, told)
 
     def guided(noisy: Tensor, timestep: Tensor) -> Tensor:
         prediction = predict(noisy, timestep, told)

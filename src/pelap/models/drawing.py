@@ -9,7 +9,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 
-from pelap.core.errors import ModelError, in_one_line, is_out_of_memory
+from pelap.core.errors import ModelError, foreign_errors
 from pelap.families.family import Inputs
 
 QUIET: Inputs = {"use_resolution_binning": False, "clean_caption": False}
@@ -71,10 +71,6 @@ def call_pipeline(pipeline: Any, request: Inputs) -> list[Any]:
     taken = inspect.signature(pipeline.__call__).parameters
     asked = {k: v for k, v in (QUIET | request).items() if k in taken and v is not None}
     pipeline.set_progress_bar_config(disable=True)
-    try:
+    kind = type(pipeline).__name__
+    with foreign_errors(lambda why: ModelError(f"{kind} cannot draw pictures ({why}).")):
         return list(pipeline(**asked).images)
-    except Exception as error:  # of whatever it makes of its parts' configs
-        if is_out_of_memory(error):
-            raise
-        kind = type(pipeline).__name__
-        raise ModelError(f"{kind} cannot draw pictures ({in_one_line(error)}).") from error

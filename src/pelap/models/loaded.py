@@ -15,7 +15,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import nn
 
 from pelap.config.run_config import NoiseConfig, RunConfig
-from pelap.core.errors import ModelError, in_one_line
+from pelap.core.errors import ModelError, foreign_errors, in_one_line
 from pelap.core.json_values import JsonObject
 from pelap.families.conditioned import Condition, ConditionedDenoiser
 from pelap.families.registry import (
@@ -143,8 +143,8 @@ class LoadedModel:
             raise ModelError(f"{self.name} has no folder to take its other parts from.")
         if self.pipeline_class() is LatentDiffusionPipeline:
             whole = load_pipeline(self.folder)
-            others = {name: part for name, part in whole.components.items() if name in self.parts}
-            return LatentDiffusionPipeline(**(others | own), sample_size=self.latent_side)
+            parts = {name: part for name, part in whole.components.items() if name in self.parts}
+            return LatentDiffusionPipeline(**(parts | own), sample_size=self.latent_side)
         others = [variant for name, variant in self.variants.items() if variant and name not in own]
         try:
             with quiet_loading():
@@ -220,10 +220,8 @@ def read_forward_process(config: JsonObject) -> DDPMScheduler | None:
         return None
     if config.get("prediction_type", "epsilon") not in PREDICTIONS:
         return None
-    try:
+    with foreign_errors(lambda why: ModelError(f"The scheduler cannot be read: {why}.")):
         scheduler = DDPMScheduler.from_config({**config, "clip_sample": False})
-    except Exception as error:  # of whatever the class makes of its config
-        raise ModelError(f"The scheduler cannot be read: {in_one_line(error)}.") from error
     assert isinstance(scheduler, DDPMScheduler)
     betas, num = scheduler.betas, scheduler.config["num_train_timesteps"]
     if betas.shape != (num,) or not bool(((betas >= 0) & (betas <= 1)).all()):

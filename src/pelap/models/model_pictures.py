@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pelap.config.overrides import apply_overrides
 from pelap.config.run_config import DataConfig, RunConfig
-from pelap.core.errors import ConfigError, ModelError, PelapError, in_one_line, is_out_of_memory
+from pelap.core.errors import ConfigError, ModelError, foreign_errors
 from pelap.data.load import load_pictures
 from pelap.data.pictures import Splits, to_batch
 from pelap.data.whole import NUM_NAMED
@@ -51,15 +51,9 @@ def load_splits(model: LoadedModel, config: RunConfig, *, needs_train: bool = Tr
         data = replace(data, num_train=1)
     splits = load_pictures(data, config.run.seed)
     image = to_batch(splits.test.fetch(torch.tensor([0])), "cpu")
-    try:
+    refused = f"{model.name} cannot take pictures of {config.data.size} pixels"
+    with foreign_errors(lambda why: ConfigError(f"{refused} ({why}): give another --data.size.")):
         _try(model, image)
-    except Exception as error:  # of whatever its class makes of such a size
-        if is_out_of_memory(error) or isinstance(error, PelapError):
-            raise
-        raise ConfigError(
-            f"{model.name} cannot take pictures of {config.data.size} pixels "
-            f"({in_one_line(error)}): give another --data.size."
-        ) from error
     return splits
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from pelap import assets
 from pelap.config.run_checks import load_config
-from pelap.core.errors import ModelError, in_one_line
+from pelap.core.errors import ModelError, foreign_errors, in_one_line
 from pelap.core.files import read_object
 from pelap.core.json_values import JsonObject
 from pelap.core.links import check_contents
@@ -257,14 +257,12 @@ def load_part(folder: Path, library: str, kind: str, known: Collection[str]) -> 
     config = read_json(folder / "config.json")
     check_config(folder / "config.json", config, getattr(home, kind))
     weights = find_weights(folder)
-    try:
-        with quiet_loading():
-            model, found = getattr(home, kind).from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, variant=weights.variant,
-                torch_dtype=weights.dtype(), output_loading_info=True,
-            )  # fmt: skip
-    except Exception as error:  # of whatever the class makes of its config
-        raise ModelError(f"{folder} cannot be loaded: {in_one_line(error, 300)}") from error
+    failed = foreign_errors(lambda reason: ModelError(f"{folder} cannot be loaded: {reason}"), 300)
+    with failed, quiet_loading():
+        model, found = getattr(home, kind).from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, variant=weights.variant,
+            torch_dtype=weights.dtype(), output_loading_info=True,
+        )  # fmt: skip
     check_loaded(folder, model, found["missing_keys"])
     if "_pelap" in config:
         model.register_to_config(_pelap=config["_pelap"])
