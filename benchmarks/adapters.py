@@ -28,12 +28,13 @@ from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import pelap
 import prompts
 from evidence import markdown, plus_minus, put_table, write_experiment
 from pelap.core.files import write_whole
-from prompts import Case, write_pictures
+from prompts import SEEDS, Case, write_pictures
 from prompts_model import DROPOUT, autocast, batches, encode, schedule
 from shapes import SEEN, accuracy, draw, overlaps, silhouettes
 
@@ -42,7 +43,6 @@ CONTROLNET_STEPS, CONTROLNET_RATE = 1_000, 5e-4
 NUM_PICTURES = 6_500
 SETTINGS = ((1.0, 4), (0.55, 8), (0.55, 4))
 """Share of MACs, latents of 8."""
-SEEDS = prompts.SEEDS
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 LORA, CONTROLNET = "black.safetensors", "silhouettes"
 HEAD = ["MACs", "latents", "what", "seeds", "black, no LoRA", "black, LoRA", "colour", "shape",
@@ -80,7 +80,7 @@ class Training:
             timesteps = torch.randint(1000, (len(rows),))
             noise = torch.randn(len(rows), *self.latents.shape[1:])
             noisy = scheduler.add_noise(self.latents[rows], noise, timesteps)
-            with autocast():
+            with autocast(), sdpa_kernel(SDPBackend.MATH):
                 found = predict(noisy, timesteps, self.words[told], rows).float()
             loss = (found - noise).square().mean()
             loss.backward()
@@ -161,10 +161,9 @@ def judge(case: Case, runs: Path, adapters: Path) -> None:
         found["lora"] = json.loads(lora.with_suffix(".json").read_text())
         found["controlnet"] = json.loads((controlnet / "adapted.json").read_text())
     ways = {"alone": [], "lora": ["--lora", lora], "controlnet": ["--controlnet", controlnet]}
-    told = silhouettes(SEEN, case.seed)
+    told, black = silhouettes(SEEN, case.seed), [replace(scene, ground="black") for scene in SEEN]
     for way, words in ways.items():
         pictures = drawn(model, adapters / "drawn" / f"{case.name}-{way}.safetensors", words, case)
-        black = [replace(scene, ground="black") for scene in SEEN]
         shares = accuracy(pictures, black if way == "lora" else SEEN)
         is_black = accuracy(pictures, black)["ground"]
         overlap = sum(overlaps(pictures, told)) / len(told)

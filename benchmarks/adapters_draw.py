@@ -1,7 +1,9 @@
 """What a model draws with an adapter, by stock diffusers in a process that knows nothing of pelap.
 
-python benchmarks/adapters_draw.py MODEL PICTURES.safetensors --lora FILE --seed 0
-python benchmarks/adapters_draw.py MODEL PICTURES.safetensors --controlnet FOLDER --seed 0
+    python benchmarks/adapters_draw.py MODEL PICTURES.safetensors --lora FILE --seed 0
+    python benchmarks/adapters_draw.py MODEL PICTURES.safetensors --controlnet FOLDER --seed 0
+
+Draws the seen scenes of shapes.py; benchmarks/adapters.py calls it.
 """
 
 import argparse

@@ -49,7 +49,7 @@ def main() -> None:
     steps = preset.run.checkpoint_every
     assert steps is not None
     few = ["--data.num-train", str(STEPS * preset.data.batch_size), "--data.num-test", "100"]
-    words = ["--run.autoencoder", "assets/cifar/vae", "--run.max-steps", str(STEPS)]
+    words = ["--run.autoencoder", str(pelap.assets.cifar() / "vae"), "--run.max-steps", str(STEPS)]
     words += ["--run.log-every", str(STEPS // 2), "--run.samples-every", "1000"]
     config = apply_overrides(preset, [*few, *words])
     flush, digest = Timed(os.fsync), Timed(hashlib.file_digest)
