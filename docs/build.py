@@ -25,6 +25,7 @@ PAGES = [
     "sweep",
     "analyze",
     "prune",
+    "tokens",
     "recover",
     "tradeoff",
     "export",

@@ -48,8 +48,8 @@ VERBS = {
     "analyze": ("AnalyzeSettings", "Find which latent channels a model uses, and which to keep."),
     "prune": (
         "PruneSettings",
-        "Remove latent channels and the denoiser's width; the result is an ordinary diffusers "
-        "folder.",
+        "Remove latent channels and the denoiser's width or tokens; an ordinary diffusers folder "
+        "comes out.",
     ),
     "recover": ("RecoverSettings", "Train a pruned model for a few steps; call again to go on."),
     "adapt": (

@@ -7,6 +7,7 @@ from pelap.analysis.analysis_record import Fill
 from pelap.commands.analyze import MeasuredOn
 from pelap.commands.verb_settings import (
     AnyFloat,
+    AnyInt,
     AnyOutput,
     AnyPath,
     AnyText,
@@ -43,6 +44,8 @@ class PruneSettings(ModelSettings, JsonSettings, MeasuredOn, PromptSettings):
     """What stands in for removed channels (linear where it can be folded)."""
     rotate: Literal["none", "pca", "decoder"] = "none"
     """Change of basis first, so that what matters sits in the first channels."""
+    tokens: AnyInt = None
+    """Make one token of so many (4): patches twice as long; of transformers."""
     denoiser_macs: AnyFloat = None
     """Narrow the denoiser to this share of its MACs (0.55)."""
     denoiser_latency: AnyFloat = None
@@ -59,8 +62,8 @@ class PruneSettings(ModelSettings, JsonSettings, MeasuredOn, PromptSettings):
     """Replace what pelap made at --output."""
 
 
-PASSED = ("max_psnr_drop", "criterion", "fill", "rotate", "denoiser_macs", "denoiser_latency",
-          "denoiser_criterion", "dry_run", "unconditional")  # fmt: skip
+PASSED = ("max_psnr_drop", "criterion", "fill", "rotate", "tokens", "denoiser_macs",
+          "denoiser_latency", "denoiser_criterion", "dry_run", "unconditional")  # fmt: skip
 
 
 def run(settings: PruneSettings) -> "Pruned":

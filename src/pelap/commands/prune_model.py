@@ -23,7 +23,7 @@ from pelap.commands.any_model import (
     as_pictures,
     told_nothing,
 )
-from pelap.commands.prune_words import describe_latents, describe_width
+from pelap.commands.prune_words import describe_latents, describe_tokens, describe_width
 from pelap.config.run_config import RunConfig
 from pelap.core.devices import torch_device
 from pelap.core.digests import digest
@@ -54,6 +54,7 @@ from pelap.pruning.narrowing import (
 )
 from pelap.pruning.pruning_card import describe_pruning
 from pelap.pruning.pruning_record import PruningCosts, WidthRecord
+from pelap.pruning.tokens.fewer_tokens import MERGED, check_tokens, merge_model
 from pelap.pruning.width.width_plan import WidthRequest
 
 PADDING_MATTERS_DB = 0.5
@@ -93,8 +94,10 @@ class Pruned(ModelResult):
     def describe(self) -> str:
         """What is kept and removed, why, and what it costs."""
         plan, width, costs = self.plan, self.width, self.costs
+        tokens = None if self.pruned is None else self.pruned.tokens
         lines = [] if plan is None else describe_latents(plan, costs)
         lines += [] if width is None else describe_width(width)
+        lines += [] if tokens is None else describe_tokens(tokens)
         if "denoiser" in costs:
             lines += DenoiserFidelity(**costs["denoiser"]).describe()
         if "parameters" in costs and "parameters_before" in costs:
@@ -134,6 +137,7 @@ def prune(
     criterion: str | None = None,
     fill: Fill | None = None,
     rotate: Rotation = "none",
+    tokens: int | None = None,
     denoiser_macs: float | None = None,
     denoiser_latency: float | None = None,
     denoiser_widths: Sequence[int] | None = None,
@@ -158,6 +162,7 @@ def prune(
         criterion: Who chooses; the best one measured by default, or "random".
         fill: What stands in for removed channels; linear where it can be folded.
         rotate: Change of basis first.
+        tokens: Make one token of so many, of a transformer: 4.
         denoiser_macs: Narrow the denoiser to this share of its multiply-accumulates, in (0, 1).
         denoiser_latency: Narrow it to this share of a step's time, measured here.
         denoiser_widths: Of each level, or heads and layers.
@@ -182,11 +187,16 @@ def prune(
     latents = PruneRequest(channels, number, max_psnr_drop, criterion, fill, rotate, chosen.seed)
     widths = None if denoiser_widths is None else tuple(denoiser_widths)
     width = WidthRequest(denoiser_macs, denoiser_latency, widths, denoiser_criterion, chosen.seed)
-    if not latents.is_asked() and not width.is_asked():
-        raise ConfigError("Say what to remove: --keep, --max-psnr-drop or --denoiser-macs.")
+    changes_denoiser = width.is_asked() or tokens is not None
+    if not latents.is_asked() and not changes_denoiser:
+        raise ConfigError(
+            "Say what to remove: --keep, --max-psnr-drop, --tokens or --denoiser-macs."
+        )
     model = as_model(model)
     has_pictures = pictures is not None or model.config is not None
     _check_requests(model, latents, width, has_pictures)
+    if tokens is not None:
+        check_tokens(model, tokens, number if channels is None else len(channels))
     config = as_pictures(model, pictures) if has_pictures else None
     if unconditional:
         model = told_nothing(model, config)
@@ -197,10 +207,12 @@ def prune(
     if latents.is_asked():
         evidence = _find_analysis(model, latents, config, analysis, chosen)
         plan = plan_pruning(model, latents, evidence)
-    if dry_run and not width.is_asked():
+    if dry_run and not changes_denoiser:
         return Pruned(plan, None, {}, None)
     wanted = width if width.is_asked() else None
-    pruned, costs = prune_model(model, plan, wanted, config, num_pictures)
+    pruned, costs = prune_model(
+        model, plan, wanted, config, num_pictures, fewer_tokens=tokens is not None
+    )
     return Pruned(plan, pruned.width, {} if dry_run else costs, None if dry_run else pruned)
 
 
@@ -250,8 +262,10 @@ def prune_model(
     width: WidthRequest | None,
     config: RunConfig | None,
     num_pictures: int | None,
+    *,
+    fewer_tokens: bool = False,
 ) -> tuple[PrunedModel, PruningCosts]:
-    """Remove channels and width, and measure what that costs.
+    """Remove channels, width and tokens, and measure what that costs.
 
     Args:
         model: Left as it is.
@@ -260,20 +274,25 @@ def prune_model(
         config: Says which pictures the denoiser's weights are measured on (training) and the
             reconstructions (test); None measures nothing.
         num_pictures: At most so many of each.
+        fewer_tokens: Whether patches get larger.
 
     Returns:
         The pruned model, and figures for its record: parameters, and PSNR where there are pictures.
     """
     pruned = PrunedModel(None, model) if plan is None else apply.prune(model, plan)
     measured = None if config is None else _measured_on(model, config, num_pictures)
+    subject, batches = pruned.model, None
+    if measured is not None:
+        subject, batches = measured.tell(subject), measured.train
     if width is not None:
-        subject, batches = pruned.model, None
-        if measured is not None:
-            subject, batches = measured.tell(subject), measured.train
         evidence = gather_evidence(subject, width, batches)
         judge = find_judge(subject, batches)
         narrower, found = narrow_model(pruned.model, width, evidence, model, judge)
         pruned = PrunedModel(plan, narrower, width_record(found, model))
+    if fewer_tokens:
+        judge = find_judge(subject, batches, MERGED)
+        merged, record = merge_model(pruned.model, model, judge)
+        pruned = replace(pruned, model=merged, tokens=record)
     costs: PruningCosts = {
         "parameters_before": _parameters(model),
         "parameters": _parameters(pruned.model),

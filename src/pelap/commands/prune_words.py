@@ -1,7 +1,7 @@
 """What a pruning did, in lines for a terminal."""
 
 from pelap.pruning.latents.latent_plan import PrunePlan
-from pelap.pruning.pruning_record import PruningCosts, WidthRecord
+from pelap.pruning.pruning_record import PruningCosts, TokensRecord, WidthRecord
 
 
 def describe_latents(plan: PrunePlan, costs: PruningCosts) -> list[str]:
@@ -20,6 +20,20 @@ def describe_latents(plan: PrunePlan, costs: PruningCosts) -> list[str]:
             f"{'PSNR':24} {costs['psnr_db_before']:.2f} → {costs['psnr_db']:.2f} dB, "
             f"{costs['num_pictures']:,} pictures"
         )
+    return lines
+
+
+def describe_tokens(tokens: TokensRecord) -> list[str]:
+    """How large patches are, and how far the denoiser's first answer is off."""
+    before, after = tokens["patch_sizes"]
+    lines = [
+        f"{'patches':24} {before}×{before} → {after}×{after}, 1 of {(after // before) ** 2} tokens",
+        f"{'MACs of a step':24} {tokens['macs_before']:,} → {tokens['macs']:,} "
+        f"({tokens['macs'] / tokens['macs_before']:.2f})",
+        f"{'within a patch':24} {tokens['carried']:,} features carry differences",
+    ]
+    if tokens["error"] is not None:
+        lines.append(f"{'last layer fitted':24} error of the prediction {tokens['error']:.1%}")
     return lines
 
 

@@ -73,11 +73,11 @@ def build_dit(config: NetworkConfig, latent_size: int) -> DiTTransformer2DModel:
         patch_size=config.patch_size,
         num_embeds_ada_norm=MOST_CLASSES,
     )
-    _begin_as_identity(transformer)
+    begin_as_identity(transformer)
     return transformer
 
 
-def _begin_as_identity(transformer: DiTTransformer2DModel) -> None:
+def begin_as_identity(transformer: DiTTransformer2DModel) -> None:
     """The initial weights of DiT (Peebles and Xie, arXiv 2212.09748): blocks begin as identities.
 
     diffusers leaves torch's, with which training is slower.

@@ -137,6 +137,16 @@ class DenoiserFamily(ABC):
         """Those config fields of `updates` that make it as shallow, but no narrower."""
         return {field: updates[field] for field in self.depth if field in updates}
 
+    def coarser(self, config: Config, times: int) -> Updates:
+        """Config fields with patches `times` as long along each axis.
+
+        Raises:
+            ModelError: If its config does not say patches, or its latents do not divide by them.
+        """
+        raise ModelError(
+            f"The tokens of {self.class_name} cannot be made fewer: its config says no patches."
+        )
+
     def traceable(self, denoiser: nn.Module) -> nn.Module:
         """A denoiser that computes the same and can be traced for any number of pictures; shares
         its weights."""

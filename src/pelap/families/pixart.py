@@ -57,6 +57,11 @@ class PixArtFamily(TransformerFamily):
             updates["cross_attention_dim"] = num_heads * config["attention_head_dim"]
         return updates
 
+    def coarser(self, config: Config, times: int) -> Updates:
+        """The class's own scale of positions where the config says none."""
+        scale = config.get("interpolation_scale") or max(config["sample_size"] // 64, 1)
+        return super().coarser({**config, "interpolation_scale": scale}, times)
+
     def layout(self, denoiser: Network) -> WidthLayout:
         """As for every transformer, without embedded picture sizes, whose parts stand in a row."""
         if any("resolution_embedder" in name for name in denoiser.state_dict()):

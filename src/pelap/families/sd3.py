@@ -1,5 +1,6 @@
 """Stable Diffusion 3 and 3.5, diffusers' SD3Transformer2DModel."""
 
+from pelap.core.errors import ModelError
 from pelap.families.family import TEXT_LENGTH, Config, Inputs, Layers, Normal
 from pelap.families.ports import DenoiserPorts, Port, Updates
 from pelap.families.transformer import (
@@ -50,6 +51,16 @@ class SD3Family(TransformerFamily):
                 layer for layer in dual if num_layers is None or layer < num_layers
             )
         return updates
+
+    def coarser(self, config: Config, times: int) -> Updates:
+        """Also as many fewer positions to crop from."""
+        most = config["pos_embed_max_size"]
+        if most % times:
+            raise ModelError(
+                f"The tokens of this {self.class_name} cannot be made fewer: its "
+                f"pos_embed_max_size {most} is odd."
+            )
+        return super().coarser(config, times) | {"pos_embed_max_size": most // times}
 
     def depth_updates(self, config: Config, updates: Config, kept: Layers) -> Updates:
         """Also which of the kept layers attend twice, by their new numbers."""

@@ -7,6 +7,7 @@ here and its own.
 import re
 from typing import ClassVar
 
+from pelap.core.errors import ModelError
 from pelap.core.network import Network
 from pelap.families.family import (
     Config,
@@ -133,6 +134,24 @@ class TransformerFamily(DenoiserFamily):
         """Config fields for so many heads, and layers where these are free."""
         layers = {} if num_layers is None else {"num_layers": num_layers}
         return {"num_attention_heads": num_heads} | layers
+
+    def coarser(self, config: Config, times: int) -> Updates:
+        """A longer patch; where positions are embedded by a scale, they stay where they were."""
+        if self.packing.side > 1:
+            raise ModelError(
+                f"The tokens of {self.class_name} cannot be made fewer: its pipeline packs "
+                f"{self.packing.side}×{self.packing.side} latents, whatever its config says."
+            )
+        patch, side = config["patch_size"] * times, config["sample_size"]
+        if side % patch:
+            raise ModelError(
+                f"The tokens of this {self.class_name} cannot be made fewer: its {side}×{side} "
+                f"latents are no whole number of patches of {patch}."
+            )
+        scale = config.get("interpolation_scale")
+        return {"patch_size": patch} | (
+            {} if scale is None else {"interpolation_scale": scale / times}
+        )
 
     def layout(self, denoiser: Network) -> WidthLayout:
         """Groups of a diffusion transformer.

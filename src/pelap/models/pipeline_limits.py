@@ -47,8 +47,12 @@ def check_latents_free(model: LoadedModel) -> None:
     )
 
 
-def check_width_free(model: LoadedModel) -> None:
+def check_width_free(model: LoadedModel, what: str = "the width") -> None:
     """Refuse to narrow the denoiser of a pipeline that adds features to the denoiser's.
+
+    Args:
+        model: The pipeline's.
+        what: Of the denoiser was to change.
 
     Raises:
         ModelError: Names the part in the way, and what can be pruned in its place.
@@ -57,7 +61,7 @@ def check_width_free(model: LoadedModel) -> None:
         if _has_part(model, part):
             way_on = "" if part in READS_LATENTS else "; --keep removes latent channels beside it"
             raise ModelError(
-                f"The pipeline's {part} adds features to {model.denoiser_name}'s, so the width "
+                f"The pipeline's {part} adds features to {model.denoiser_name}'s, so {what} "
                 f"must stay: save it without its {part} and prune that{way_on}."
             )
 

@@ -170,6 +170,8 @@ def describe_history(history: Sequence[JsonObject]) -> str:
             chosen = record["criterion"] if turned == "none" else f"{turned} rotation"
             channels = f"{record['channels_after']} of {record['channels_before']}"
             parts.append(f"{channels} latents, {chosen}")
+        if "tokens" in record:
+            parts.append("larger patches")
         if (width := record.get("width")) is not None:
             share = width["macs"] / width["macs_before"]
             parts.append(f"width {width['criterion']} {100 * share:.0f} % MACs")

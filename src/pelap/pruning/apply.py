@@ -18,7 +18,13 @@ from pelap.pruning.latents.latent_plan import PrunePlan, PruneRequest, make_plan
 from pelap.pruning.latents.latent_slicing import slice_autoencoder, slice_denoiser
 from pelap.pruning.pruned_units import after_latents, kept_units
 from pelap.pruning.pruning_card import describe_pruning
-from pelap.pruning.pruning_record import LatentsRecord, PruningCosts, PruningRecord, WidthRecord
+from pelap.pruning.pruning_record import (
+    LatentsRecord,
+    PruningCosts,
+    PruningRecord,
+    TokensRecord,
+    WidthRecord,
+)
 
 OF_ALL_LATENTS = ("gate", "importance")
 """Parts of a run's pipeline that know its latents as they were."""
@@ -34,6 +40,8 @@ class PrunedModel:
     """As it was found, with the sliced networks in place."""
     width: WidthRecord | None = None
     """The record of a narrower denoiser, from `width_record`."""
+    tokens: TokensRecord | None = None
+    """The record of larger patches, from `merge_model`."""
 
 
 def plan_pruning(
@@ -133,6 +141,8 @@ def pruning_record(pruned: PrunedModel, costs: PruningCosts) -> PruningRecord:
     }
     if pruned.width is not None:
         record["width"] = pruned.width
+    if pruned.tokens is not None:
+        record["tokens"] = pruned.tokens
     return {**record, **costs}
 
 

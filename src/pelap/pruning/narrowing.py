@@ -71,16 +71,19 @@ def gather_evidence(
     return replace(evidence, slopes=slopes)
 
 
-def find_judge(model: LoadedModel, batches: Batches | None) -> Judge | None:
-    """What refits narrower denoisers and chooses among them; None where it cannot be run.
+def find_judge(
+    model: LoadedModel, batches: Batches | None, merged: int = 1
+) -> PredictionJudge | None:
+    """What refits smaller denoisers and chooses among them; None where it cannot be run.
 
     Args:
         model: With a denoiser.
         batches: Pictures to run it on, or None.
+        merged: How many of its tokens are one of theirs.
     """
     if batches is None or batches.num_pictures < 2 or model.system().denoiser is None:
         return None
-    return PredictionJudge(model, batches)
+    return PredictionJudge(model, batches, merged)
 
 
 def narrow_model(

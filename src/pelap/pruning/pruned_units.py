@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pelap.core.network import as_network
+from pelap.families.layout import Kept, WidthLayout
 from pelap.families.ports import Port
 from pelap.families.registry import config_of, denoiser_ports
 from pelap.method.latent_map import LatentMap
@@ -44,6 +45,23 @@ def _port_units(
 ) -> Tensor | None:
     size = weights[f"{port.layer}.weight"].shape[axis]
     return as_units(map_axis(torch.eye(size, dtype=torch.float64), 0, port, maps))
+
+
+def after_tokens(
+    units: KeptUnits, denoiser: nn.Module, layout: WidthLayout, kept: Kept
+) -> KeptUnits:
+    """What stays once patches are larger: nothing of the first and last layer, and elsewhere the
+    same units in the order that is kept."""
+    ports, changes = denoiser_ports(denoiser), {}
+    for name, weight in denoiser.state_dict().items():
+        if name.endswith(".weight"):
+            layer = name.removesuffix(".weight")
+            found = {
+                axis: as_indices(layout.features_of(stream, kept), weight.shape[axis])
+                for axis, stream in layout.axes.get(name, {}).items()
+            }
+            changes[layer] = LayerUnits(layer, (), found.get(0), found.get(1))
+    return units.after(changes, frozenset({ports.input.layer, ports.output.layer}))
 
 
 def after_width(units: KeptUnits, denoiser: nn.Module, narrower: NarrowDenoiser) -> KeptUnits:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pelap.core.json_values import JsonObject
 from pelap.pruning.latents.latent_plan import PrunePlan
-from pelap.pruning.pruning_record import PruningRecord, WidthRecord
+from pelap.pruning.pruning_record import PruningRecord, TokensRecord, WidthRecord
 
 FILLS = {
     "zero": "Removed channels are zero in front of the decoder",
@@ -30,6 +30,8 @@ def describe_pruning(
     ]  # fmt: skip
     if width is not None:
         removed.append("The denoiser was made narrower")
+    if "tokens" in record:
+        removed.append("The denoiser's patches were made larger")
     lines = [
         f"# {name} {_title(record)}",
         "",
@@ -37,6 +39,7 @@ def describe_pruning(
         "`DiffusionPipeline.from_pretrained(FOLDER)`.",
         "",
         *([] if plan is None else _what(plan, record)),
+        *([_tokens(record["tokens"])] if "tokens" in record else []),
         *([] if width is None else _width(width)),
         "",
         *_costs(plan, record),
@@ -47,13 +50,25 @@ def describe_pruning(
 
 def _title(record: PruningRecord) -> str:
     found, width = [], record.get("width")
-    if record["channels_before"] != record["channels_after"] or width is None:
+    others = width is not None or "tokens" in record
+    if record["channels_before"] != record["channels_after"] or not others:
         found.append(
             f"with {record['channels_after']} of {record['channels_before']} latent channels"
         )
+    if "tokens" in record:
+        before, after = record["tokens"]["patch_sizes"]
+        found.append(f"with 1 of {(after // before) ** 2} tokens")
     if width is not None:
         found.append(f"with {width['macs'] / width['macs_before']:.0%} of the denoiser's MACs")
     return " and ".join(found)
+
+
+def _tokens(tokens: TokensRecord) -> str:
+    before, after = tokens["patch_sizes"]
+    return (
+        f"- Patches of {before}×{before} latents → {after}×{after}; a denoising step: "
+        f"{tokens['macs_before']:,} → {tokens['macs']:,} multiply-accumulates."
+    )
 
 
 def _width(width: WidthRecord) -> list[str]:
@@ -130,6 +145,9 @@ def describe_entry(entry: JsonObject) -> str:
         what += (
             f", criterion {entry['criterion']}, fill {entry['fill']}, rotation {entry['rotation']}"
         )
+    if "tokens" in entry:
+        before, after = entry["tokens"]["patch_sizes"]
+        what += f"; patches of {before} → {after}"
     if "width" in entry:
         share = entry["width"]["macs"] / entry["width"]["macs_before"]
         what += f"; denoiser at {share:.0%} of its MACs, criterion {entry['width']['criterion']}"

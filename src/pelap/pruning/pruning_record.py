@@ -25,6 +25,21 @@ class WidthRecord(TypedDict):
     """Where no shape met the target: widths and macs of the nearest below and above."""
 
 
+class TokensRecord(TypedDict):
+    """A denoiser with larger patches."""
+
+    patch_sizes: list[int]
+    """Before and after."""
+    macs_before: int
+    macs: int
+    """Of a denoising step of one picture."""
+    carried: int
+    """Features of its stream that no block reads, for what is within a patch."""
+    error: float | None
+    """‖p − q‖ / ‖q‖ of its prediction p and that q with all tokens, its last layer fitted; None
+    where it was not run."""
+
+
 class PruningCosts(TypedDict, total=False):
     """What was measured of it; PSNR only with pictures."""
 
@@ -61,3 +76,4 @@ class PruningRecord(LatentsRecord, PruningCosts):
     pelap: str
     """The version."""
     width: NotRequired[WidthRecord]
+    tokens: NotRequired[TokensRecord]

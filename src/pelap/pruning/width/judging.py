@@ -1,5 +1,6 @@
 """How far a narrower denoiser's predictions are from the original's, on a few pictures."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,13 @@ PLACES_A_FEATURE = 8
 """Places of latents to fit, for each of the last layer's inputs: fewer would fit the noise."""
 NUM_LEVELS = 5
 """Noise levels at which each picture is compared."""
+Regroup = Callable[[Tensor], Tensor]
+"""From what the original's last layer gives to what another denoiser's should."""
+
+
+def identity(output: Tensor) -> Tensor:
+    """As it is."""
+    return output
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,12 @@ class PredictionJudge:
     Args:
         model: With a denoiser that can be run.
         batches: Pictures, with what the denoiser is told, of which the first are taken.
+        merged: How many of the original's places are one place of the denoisers to come.
     """
 
-    def __init__(self, model: LoadedModel, batches: Batches):
+    def __init__(self, model: LoadedModel, batches: Batches, merged: int = 1):
         self.model = model
+        self.merged = merged
         self.device = torch_device()
         self.last = denoiser_ports(model.denoiser).output.layer  # type: ignore[arg-type]
         system = model.measured_system(self.device)
@@ -67,7 +77,7 @@ class PredictionJudge:
         first = replace(batches, indices=batches.indices[:1]).encode(system, 0).latents
         places = first[0, 0].numel() * NUM_LEVELS
         weight: Any = self._last_layer(system).weight
-        wanted = -(-PLACES_A_FEATURE * weight[0].numel() // places)
+        wanted = -(-PLACES_A_FEATURE * weight[0].numel() * self.merged // places)
         return min(max(wanted, FEWEST_PICTURES), MOST_PICTURES)
 
     @torch.no_grad()
@@ -87,14 +97,19 @@ class PredictionJudge:
                 found.append(_Given(noisy, steps, batch.told, prediction, calls[-1][1]))
         return found
 
-    def __call__(self, denoiser: nn.Module) -> float:
-        """The error of another denoiser in the same model, whose last layer may be fitted."""
+    def __call__(self, denoiser: nn.Module, regroup: Regroup = identity) -> float:
+        """The error of another denoiser in the same model, whose last layer may be fitted.
+
+        Args:
+            denoiser: Its last layer may change.
+            regroup: Where its last layer gives the same otherwise.
+        """
         error = self._measure(denoiser)
         layer = as_network(denoiser.get_submodule(self.last))
         if error == 0 or not OutputFit.can(layer):
             return error
         before = layer.weight, layer.bias  # other networks may share them: never changed in place
-        weight, bias = self._fit(denoiser)
+        weight, bias = self._fit(denoiser, regroup)
         layer.weight = nn.Parameter(weight.to(before[0]), before[0].requires_grad)
         layer.bias = nn.Parameter(bias.to(before[1]), before[1].requires_grad)
         fitted = self._measure(denoiser)
@@ -104,14 +119,14 @@ class PredictionJudge:
         return error
 
     @torch.no_grad()
-    def _fit(self, denoiser: nn.Module) -> tuple[Tensor, Tensor]:
+    def _fit(self, denoiser: nn.Module, regroup: Regroup) -> tuple[Tensor, Tensor]:
         system = replace(self.model, denoiser=denoiser).measured_system(self.device)
         layer = self._last_layer(system)
         fit = OutputFit(layer)
         for one in self.fitted:
             with calls_of(layer) as calls:
                 system.predict(one.noisy, one.steps, one.told)
-            fit.add(*calls[-1], one.output)
+            fit.add(*calls[-1], regroup(one.output))
         return fit.solve()
 
     @torch.no_grad()

@@ -1,0 +1,1 @@
+"""Fewer tokens for a diffusion transformer: larger patches of latents."""
