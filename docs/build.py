@@ -25,7 +25,6 @@ PAGES = [
     "sweep",
     "analyze",
     "prune",
-    "tokens",
     "recover",
     "tradeoff",
     "export",
