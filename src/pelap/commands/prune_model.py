@@ -148,7 +148,7 @@ def prune(
     num_pictures: int | None = AnalysisSettings.num_pictures,
     **settings: Any,
 ) -> Pruned:
-    """Remove latent channels, and width of the denoiser, for real.
+    """Remove latent channels, and width and tokens of the denoiser, for real.
 
         small = pelap.prune(model, keep=2, analysis=analysis)
         small.pipeline()  # a stock DiffusionPipeline

@@ -8,7 +8,7 @@ from pelap.families.layout import Kept, WidthLayout
 from pelap.families.ports import Port
 from pelap.families.registry import config_of, denoiser_ports
 from pelap.method.latent_map import LatentMap
-from pelap.models.kept_units import KeptUnits, LayerUnits, all_units, as_indices, as_units
+from pelap.models.kept_units import KeptUnits, LayerUnits, Units, all_units, as_indices, as_units
 from pelap.models.loaded import LoadedModel
 from pelap.pruning.latents.latent_slicing import map_axis, output_port, stand_in_map
 from pelap.pruning.width.layers import new_name
@@ -56,12 +56,17 @@ def after_tokens(
     for name, weight in denoiser.state_dict().items():
         if name.endswith(".weight"):
             layer = name.removesuffix(".weight")
-            found = {
-                axis: as_indices(layout.features_of(stream, kept), weight.shape[axis])
-                for axis, stream in layout.axes.get(name, {}).items()
-            }
+            found = _by_axis(name, weight, layout, kept)
             changes[layer] = LayerUnits(layer, (), found.get(0), found.get(1))
     return units.after(changes, frozenset({ports.input.layer, ports.output.layer}))
+
+
+def _by_axis(name: str, weight: Tensor, layout: WidthLayout, kept: Kept) -> dict[int, Units]:
+    """What stays on each axis of a weight, which is as before, by its name in the layout."""
+    return {
+        axis: as_indices(layout.features_of(stream, kept), weight.shape[axis])
+        for axis, stream in layout.axes.get(name, {}).items()
+    }
 
 
 def after_width(units: KeptUnits, denoiser: nn.Module, narrower: NarrowDenoiser) -> KeptUnits:
@@ -77,10 +82,7 @@ def after_width(units: KeptUnits, denoiser: nn.Module, narrower: NarrowDenoiser)
         if new is None:
             removed.add(layer)
             continue
-        found = {
-            axis: as_indices(layout.features_of(stream, kept), weight.shape[axis])
-            for axis, stream in layout.axes.get(new, {}).items()
-        }
+        found = _by_axis(new, weight, layout, kept)
         fitted = mixed is not None and layer in timed_layers(as_network(denoiser))
         inputs = mixed if fitted else found.get(1)
         short, scale = new.removesuffix(".weight"), layout.scale(new, kept)
