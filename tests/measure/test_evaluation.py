@@ -1,6 +1,7 @@
 """evaluation.json: its contract, its figures against a plain recomputation, its repeatability."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +50,20 @@ def test_contract(tiny_run: RunFolder, evaluation: Evaluation):
 
 def test_a_second_call_gives_the_same_numbers(tiny_run: RunFolder, evaluation: Evaluation):
     assert evaluate_run(tiny_run) == evaluation
+
+
+def test_samples_are_drawn_in_the_asked_precision_and_losses_are_not(
+    tiny_run: RunFolder, evaluation: Evaluation, tmp_path: Path
+):
+    folder = RunFolder(Path(shutil.copytree(tiny_run.path, tmp_path / tiny_run.name)))
+    config = folder.config()
+    config = replace(config, evaluation=replace(config.evaluation, precision="bf16"))
+    found = evaluate_run(folder, config)
+    assert found == replace(evaluation, sampler=replace(evaluation.sampler, precision="bf16"))
+    assert evaluation.sampler.precision == "fp32"
+    with np.load(tiny_run.pictures_path) as ours, np.load(folder.pictures_path) as theirs:
+        apart = np.abs(ours["samples"].astype(int) - theirs["samples"])
+    assert 0 < apart.mean() < 3
 
 
 def test_figures_against_one_batch_computed_plainly(tiny_run: RunFolder, evaluation: Evaluation):

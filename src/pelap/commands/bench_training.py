@@ -23,7 +23,7 @@ from pelap.core.seeding import generator
 from pelap.data.load import load_pictures
 from pelap.data.pictures import Pictures, to_batch
 from pelap.measure.machine import machine, versions
-from pelap.method.step import make_draws, training_step, uses_bf16
+from pelap.method.step import make_draws, resolve_precision, training_step, uses_bf16
 from pelap.method.system import build_system
 from pelap.training.preparation import build_optimizer, place
 
@@ -113,7 +113,7 @@ def bench_train(
         preset=config.preset,
         batch_size=batch,
         rounds=rounds,
-        precision="bf16" if uses_bf16(config.run.precision, accelerator.device) else "fp32",
+        precision=resolve_precision(config.run.precision, accelerator.device),
         compiled=config.run.compile,
         naive_images_per_second=batch / median(naive.seconds),
         images_per_second=batch / median(ours.seconds),

@@ -256,6 +256,8 @@ class EvaluationConfig:
     num_steps: Count = 50
     guidance: Annotated[float, AT_LEAST_1] = 1.0
     """Classifier-free guidance of samples that have a class; 1 is none."""
+    precision: Precision = "fp32"
+    """Of the networks while they draw samples; losses are measured in fp32."""
     seed: Amount = 0
     """Seed of the fixed noise and timesteps."""
     extractor: str = "resnet20"

@@ -75,6 +75,8 @@ class SamplerUse:
     """Towards the class; None where the denoiser is told none."""
     channel_sets: str | None = field(default=None, metadata=OPTIONAL)
     """Whose channels were open, for an adaptive gate: "static"."""
+    precision: str | None = field(default=None, metadata=OPTIONAL)
+    """Of the networks: fp32 or bf16."""
 
 
 @dataclass(frozen=True)

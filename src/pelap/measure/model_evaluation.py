@@ -20,6 +20,7 @@ from pelap.measure.model_quality import QualitySettings, ToldPictures, draw_samp
 from pelap.measure.noise_levels import diagnose
 from pelap.measure.quality import METRICS, QualityPictures, check_metrics, measure_quality
 from pelap.measure.run_evaluation import NUM_DIAGNOSED
+from pelap.method.step import in_precision, resolve_precision
 from pelap.method.system import LatentDiffusion
 from pelap.models.conditions import NONE, Conditions, check_told, find_conditions
 from pelap.models.loaded import LoadedModel
@@ -93,6 +94,7 @@ def evaluate_model(
             used.num_samples,
             used.seed,
             used.guidance if kind else None,
+            precision=resolve_precision(used.precision, device),
         ),
         versions=versions(),
         machine=machine(),
@@ -134,15 +136,16 @@ def _quality(subject: _Subject, metrics: Sequence[str], name: str) -> dict[str, 
         how = QualitySettings(
             num_samples=used.num_samples, sampler=used.sampler, steps=used.num_steps, seed=used.seed
         )
-        samples = draw_samples(
-            subject.system,
-            originals[:1],
-            how,
-            used.batch_size,
-            f"{name}: samples",
-            subject.told,
-            used.guidance,
-        )
+        with in_precision(used.precision, torch_device()):
+            samples = draw_samples(
+                subject.system,
+                originals[:1],
+                how,
+                used.batch_size,
+                f"{name}: samples",
+                subject.told,
+                used.guidance,
+            )
         if subject.labels is not None and subject.told is not None:
             labels = subject.labels[torch.arange(used.num_samples) % len(originals)]
     return measure_quality(

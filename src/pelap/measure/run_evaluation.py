@@ -33,7 +33,7 @@ from pelap.measure.spread import PictureSums
 from pelap.method.borrowing import meet_budget
 from pelap.method.losses import channel_mean, gaussian_diffusion_loss, psnr_db
 from pelap.method.sampling import to_uint8
-from pelap.method.step import make_draws
+from pelap.method.step import in_precision, make_draws, resolve_precision
 from pelap.method.system import Draws, LatentDiffusion
 
 NUM_SHOWN = 8
@@ -143,7 +143,8 @@ def _evaluate(folder: RunFolder, config: RunConfig, metrics: Sequence[str]) -> E
     sums = measure(system, test, config, device, keep_reconstructions=bool(metrics))
     sets = describe_sets(system, test, sums.masks, config) if is_adaptive(system) else None
     labels = sample_labels(config)
-    samples = draw_samples(system, config, sets, labels=labels)
+    with in_precision(config.evaluation.precision, device):
+        samples = draw_samples(system, config, sets, labels=labels)
     evaluation = _summarise(folder.name, system, test, sums, sets, config)
     if metrics:
         originals = test.fetch(torch.arange(len(test)))
@@ -224,6 +225,7 @@ def _summarise(
             used.seed,
             used.guidance if config.network.num_classes else None,
             None if sets is None else "static",
+            resolve_precision(used.precision, torch_device()),
         ),
         versions=versions(),
         machine=machine(),

@@ -107,9 +107,7 @@ def forward_step(
 
     The networks run in the config's precision; losses are float32.
     """
-    use_bf16 = uses_bf16(config.run.precision, inputs.device)
-    precision = torch.autocast(inputs.device.type, torch.bfloat16, enabled=use_bf16)
-    with precision, _attention(config, inputs.device):
+    with in_precision(config.run.precision, inputs.device), _attention(config, inputs.device):
         output: SystemOutput = system(inputs, draws, stage, told)
         if feature_network is not None and output.reconstruction is not None:
             output = _with_features(output, inputs, feature_network)
@@ -202,6 +200,16 @@ def load_feature_network(config: RunConfig, device: torch.device) -> CifarResNet
     load_cifar_resnet(network, 32)
     fuse_batch_norms(network.eval())
     return network.requires_grad_(False).to(device)
+
+
+def in_precision(precision: Precision, device: torch.device) -> torch.autocast:
+    """In which networks compute in bfloat16 where `uses_bf16` says so."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(precision, device))
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> str:
+    """What a precision means on a device: "fp32" or "bf16"."""
+    return "bf16" if uses_bf16(precision, device) else "fp32"
 
 
 def uses_bf16(precision: Precision, device: torch.device) -> bool:

@@ -18,7 +18,7 @@ from pelap.measure.run_sampling import draw_samples, save_pictures
 from pelap.method.cifar_resnet import CifarResNet
 from pelap.method.gates import follow_budget
 from pelap.method.pipeline import to_pipeline
-from pelap.method.step import StepOutput, forward_step, make_draws, uses_bf16
+from pelap.method.step import StepOutput, forward_step, in_precision, make_draws
 from pelap.method.system import Draws, LatentDiffusion
 from pelap.training.loop import DivergenceError, Loop, Objective, reduced
 from pelap.training.stages import StagePlan
@@ -244,8 +244,7 @@ def draw_classes(system: LatentDiffusion, config: RunConfig) -> tuple[Tensor, Te
     labels = torch.arange(num_classes).repeat_interleave(of_each)
     config = replace(config, evaluation=replace(config.evaluation, num_samples=len(labels)))
     device = next(system.parameters()).device
-    use_bf16 = uses_bf16(config.run.precision, device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
+    with in_precision(config.run.precision, device):
         return draw_samples(system.eval(), config, labels=labels), labels
 
 

@@ -25,7 +25,7 @@ from pelap.core.progress import track
 from pelap.core.seeding import generator
 from pelap.data.pictures import Pictures, Splits, epoch_order, to_batch
 from pelap.families.conditioned import Told, tell_classes
-from pelap.method.step import uses_bf16
+from pelap.method.step import in_precision, uses_bf16
 from pelap.method.system import LatentDiffusion, Stage, latent_shape
 
 NUM_DIGESTED = 1024
@@ -214,7 +214,6 @@ def _fill(
     file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
     _reserve(path)
     device, size = next(system.eval().parameters()).device, config.evaluation.batch_size
-    use_bf16 = uses_bf16(config.run.precision, device)
     for start in track(range(0, len(pictures), size), "Caching latents", size):
         indices = torch.arange(start, min(start + size, len(pictures)))
         fetched = pictures.fetch(indices)
@@ -222,7 +221,7 @@ def _fill(
             images = to_batch(fetched, device, torch.full((len(indices),), bool(flip)))
             if config.run.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
+            with in_precision(config.run.precision, device):
                 moments = system.encode_moments(images)  # (B, 2C, h, w)
             file[flip, start : start + len(indices)] = moments.half().cpu().numpy()
     file.flush()
