@@ -83,7 +83,7 @@ def measure(run: RunFolder, num_samples: int, metrics: tuple[str, ...]) -> dict[
     if kept.exists() and (found := json.loads(kept.read_text()))["state"] == state:
         return found
     config = run.config()
-    evaluation = replace(config.evaluation, num_samples=num_samples)
+    evaluation = replace(config.evaluation, num_samples=num_samples, precision="bf16")
     data = replace(config.data, num_test=None)
     result = to_json_dict(
         evaluate_run(run, replace(config, evaluation=evaluation, data=data), metrics)
