@@ -2,7 +2,7 @@
 commands write to one output: counts.
 
     python benchmarks/reliability.py --kills 600 --disks 99 --damages 1590 --fields 1624
-    python benchmarks/reliability.py --lines 10000 --pairs 200
+    python benchmarks/reliability.py --lines 10000 --pairs 200 --stock 400
 
 Every try is a function of the seed and its number. What was tried is kept in --work, so that the
 same command goes on; more tries may be asked for later.
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import stock_tries
 from evidence import markdown, put_table, write_experiment
 from forked_commands import (
     Ended,
@@ -84,7 +85,7 @@ ODD = ("", "-1", "0", "nan", "inf", "1e400", "99999999999999999999", "None", "[]
        "é", "'", "--", "-", "0,0", "1e-400", "true", "photos", "\x1b[2J", "run", "small", ".",
        "a" * 5000)  # fmt: skip
 ILL = (None, "x", "", -1, 0, 1e308, True, [], {}, [[1]], {"a": 1}, 2**70, "\u0000", float("nan"))
-KINDS = ("kills", "disks", "damages", "fields", "lines", "pairs")
+KINDS = ("kills", "disks", "damages", "fields", "lines", "pairs", "stock")
 FAULTS = ("traceback", "hang", "wrong", "leftover", "refused")
 
 
@@ -217,23 +218,18 @@ class Tries:
 
     def _damages(self, number: int, source: random.Random) -> dict[str, Any]:
         place, (reader, words) = fresh(self.home, self.place), source.choice([*READERS.items()])
-        name = source.choice([n for n in _read_by(words, place) if not n.endswith(".lock")])
-        how = _damage(place / name, source)
-        ended = run_command(words, place)
-        return {"verb": reader, "file": name, "how": how, "code": ended.code,
-                **_told(ended)}  # fmt: skip
+        return {"verb": reader, **_with_damage(words, place, source)}
 
     def _fields(self, number: int, source: random.Random) -> dict[str, Any]:
         place, (reader, words) = fresh(self.home, self.place), source.choice([*READERS.items()])
-        name = source.choice([n for n in _read_by(words, place) if n.endswith(".json")])
-        values = json.loads((place / name).read_text())
-        spot, field = source.choice([*_fields_of(values)])
-        ill = source.choice(ILL)
-        spot[field] = ill
-        (place / name).write_text(json.dumps(values))
-        ended = run_command(words, place)
-        return {"verb": reader, "file": name, "field": str(field), "value": repr(ill),
-                "code": ended.code, **_told(ended)}  # fmt: skip
+        return {"verb": reader, **_with_ill_field(words, place, source)}
+
+    def _stock(self, number: int, source: random.Random) -> dict[str, Any]:
+        stock_tries.make_pipelines(home := self.work / "stock")
+        pipeline, reader = stock_tries.choose(home, source)
+        place, words = fresh(pipeline, self.place), stock_tries.READERS[reader]
+        spoil = _with_damage if number % 2 else _with_ill_field
+        return {"verb": f"{reader}, {pipeline.name}", **spoil(words, place, source)}
 
     def _lines(self, number: int, source: random.Random) -> dict[str, Any]:
         place = fresh(self.home, self.place)
@@ -276,6 +272,27 @@ class Tries:
         elif now != whole.files or weights_digest(self.place) != whole.digest:
             fault, said = "wrong", sorted(set(whole.files) - set(now))
         return {**told, "fault": fault, "said": said}
+
+
+def _with_damage(words: list[str], place: Path, source: random.Random) -> dict[str, Any]:
+    """How a command ends that reads a damaged file."""
+    name = source.choice([n for n in _read_by(words, place) if not n.endswith(".lock")])
+    how = _damage(place / name, source)
+    ended = run_command(words, place)
+    return {"file": name, "how": how, "code": ended.code, **_told(ended)}
+
+
+def _with_ill_field(words: list[str], place: Path, source: random.Random) -> dict[str, Any]:
+    """How a command ends that reads a field of another type, or out of all range."""
+    name = source.choice([n for n in _read_by(words, place) if n.endswith(".json")])
+    values = json.loads((place / name).read_text())
+    spot, field = source.choice([*_fields_of(values)])
+    ill = source.choice(ILL)
+    spot[field] = ill
+    (place / name).write_text(json.dumps(values))
+    ended = run_command(words, place)
+    return {"file": name, "field": str(field), "value": repr(ill), "code": ended.code,
+            **_told(ended)}  # fmt: skip
 
 
 def _told(ended: Ended) -> dict[str, Any]:
@@ -347,7 +364,8 @@ def unnoticed(tries: list[dict[str, Any]]) -> list[list[Any]]:
     of them was read."""
     found = Counter(
         one["file"] for one in tries
-        if one["kind"] == "damages" and one["code"] == 0 and one["how"] != "remove"
+        if one["kind"] in ("damages", "stock") and one["code"] == 0
+        and one.get("how", "remove") != "remove"
     )  # fmt: skip
     return [list(pair) for pair in sorted(found.items())]
 
