@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from evidence import for_each, markdown, plus_minus, put_table, read_experiment,
 from pelap.commands.any_model import as_pictures
 from pelap.commands.bench_sample import BenchSettings
 from pelap.commands.bench_sampling import bench_sample
+from pelap.commands.compare_pictures import RowSettings, draw_side_by_side
 from pelap.config.run_config import RunConfig
 from pelap.core.files import write_whole
 from pelap.core.records import to_json
@@ -127,8 +129,6 @@ def pictures() -> RunConfig:
 
 def make(unit: Unit, runs: Path) -> LoadedModel:
     """Prune and recover."""
-    if unit.way is UNPRUNED:
-        return pelap.open_model(MODEL)
     folder = runs / "recovered" / unit.name
     if not folder.exists():
         pelap.recover(
@@ -167,7 +167,8 @@ def measure(unit: Unit, runs: Path, figures: Path) -> None:
     path = runs / "units" / f"{unit.name}.json"
     if path.exists():
         return
-    config, whole, model = pictures(), pelap.open_model(MODEL), make(unit, runs)
+    config, whole = pictures(), pelap.open_model(MODEL)
+    model = whole if unit.way is UNPRUNED else make(unit, runs)
     references = make_references(whole, config, MEASURED, CPU)
     told = references.told
     assert told is not None
@@ -185,31 +186,40 @@ def measure(unit: Unit, runs: Path, figures: Path) -> None:
         "macs": count_denoiser_macs(model.denoiser),
         "parameters": num_parameters(model.denoiser),
         **quality(("psnr", "rfd", "class_accuracy"), given, config),
-        **quality(("fd",), replace(given, originals=references.originals), config),
-        **quality(
-            ("fd",), replace(given, originals=references.reconstructions), config, TO_UNPRUNED
-        ),
+        **distance(samples, references.originals, config),
+        **distance(samples, references.reconstructions, config, TO_UNPRUNED),
     }  # fmt: skip
     if unit.seed == SEEDS[0]:
-        save_row(samples, labels, figures / f"{unit.way.slug}-{unit.steps}.png")
+        save_row(model, whole, figures / f"{unit.way.slug}-{unit.steps}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
 
 
-def quality(
-    names: Sequence[str], given: QualityPictures, config: RunConfig, ending: str = ""
+def distance(
+    samples: Tensor, references: Tensor, config: RunConfig, ending: str = ""
 ) -> dict[str, float]:
+    found = quality(("fd",), QualityPictures(references, references, samples), config)
+    return {name + ending: value for name, value in found.items()}
+
+
+def quality(names: Sequence[str], given: QualityPictures, config: RunConfig) -> dict[str, float]:
     found = measure_quality(
-        names, given, config.evaluation.extractor, device=CPU, cache=None, num_bootstraps=0, seed=0
+        names, given, config.evaluation.extractor, device=CPU, cache=None, num_bootstraps=1, seed=0
     )
-    return {name + ending: value.value for name, value in found.items()}
+    return {name: value.value for name, value in found.items()}
 
 
-def save_row(samples: Tensor, labels: Tensor, path: Path) -> None:
-    """The first two samples of each class."""
-    shown = [int(i) for label in range(10) for i in (labels == label).nonzero()[:2, 0]]
+def save_row(model: LoadedModel, whole: LoadedModel, path: Path) -> None:
+    """Two pictures of each class, from the noise of the unpruned model's, carried over."""
+    asked = RowSettings(num_rows=10, guidance=GUIDANCE, drawn_steps=MEASURED.steps)
+    models, rows = [whole] if model is whole else [whole, model], []
+    for seed in (0, 1):
+        drawn, reason = draw_side_by_side(models, None, asked, seed, None)
+        assert drawn is not None, reason
+        rows.append(np.stack(drawn.columns[-1].pictures))
+    pictures = np.stack(rows, axis=1).reshape(20, *rows[0].shape[1:]).transpose(0, 3, 1, 2)
     path.unlink(missing_ok=True)
-    save_pictures(samples[shown].repeat_interleave(2, -1).repeat_interleave(2, -2), 20, path)
+    save_pictures(torch.from_numpy(pictures.repeat(2, 2).repeat(2, 3)), len(pictures), path)
 
 
 def time_ways(runs: Path, done: dict[str, Any]) -> None:

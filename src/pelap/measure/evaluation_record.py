@@ -76,7 +76,7 @@ class SamplerUse:
     channel_sets: str | None = field(default=None, metadata=OPTIONAL)
     """Whose channels were open, for an adaptive gate: "static"."""
     precision: str | None = field(default=None, metadata=OPTIONAL)
-    """Of the networks: fp32 or bf16."""
+    """Of the networks where it was not fp32."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pelap.measure.model_quality import QualitySettings, ToldPictures, draw_samp
 from pelap.measure.noise_levels import diagnose
 from pelap.measure.quality import METRICS, QualityPictures, check_metrics, measure_quality
 from pelap.measure.run_evaluation import NUM_DIAGNOSED
-from pelap.method.step import in_precision, resolve_precision
+from pelap.method.step import in_precision, uses_bf16
 from pelap.method.system import LatentDiffusion
 from pelap.models.conditions import NONE, Conditions, check_told, find_conditions
 from pelap.models.loaded import LoadedModel
@@ -94,7 +94,7 @@ def evaluate_model(
             used.num_samples,
             used.seed,
             used.guidance if kind else None,
-            precision=resolve_precision(used.precision, device),
+            precision="bf16" if uses_bf16(used.precision, device) else None,
         ),
         versions=versions(),
         machine=machine(),

@@ -33,7 +33,7 @@ from pelap.measure.spread import PictureSums
 from pelap.method.borrowing import meet_budget
 from pelap.method.losses import channel_mean, gaussian_diffusion_loss, psnr_db
 from pelap.method.sampling import to_uint8
-from pelap.method.step import in_precision, make_draws, resolve_precision
+from pelap.method.step import in_precision, make_draws, uses_bf16
 from pelap.method.system import Draws, LatentDiffusion
 
 NUM_SHOWN = 8
@@ -225,7 +225,7 @@ def _summarise(
             used.seed,
             used.guidance if config.network.num_classes else None,
             None if sets is None else "static",
-            resolve_precision(used.precision, torch_device()),
+            "bf16" if uses_bf16(used.precision, torch_device()) else None,
         ),
         versions=versions(),
         machine=machine(),
