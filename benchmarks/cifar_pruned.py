@@ -2,8 +2,8 @@
 
     python benchmarks/cifar_pruned.py --runs runs/cifar-pruned --output results/cifar-pruned
 
-The model `cifar`, three seeds, 1,200 steps of recovery on CIFAR-10's training pictures with their
-classes, and 400 where tokens are compared. What stands in --output is not done again, so the
+The model `cifar`, three seeds, 600 steps of recovery on CIFAR-10's training pictures with their
+classes, and 200 where tokens are compared. What stands in --output is not done again, so the
 command can be interrupted and goes on anywhere. `--stage time` measures speed on its own: run it
 on a quiet machine.
 """
@@ -47,7 +47,7 @@ from pelap.models.loaded import LoadedModel
 
 MODEL = "cifar"
 SEEDS = (42, 43, 44)
-SHORT, LONG = 400, 1200
+SHORT, LONG = 200, 600
 """Steps of recovery."""
 BATCH_SIZE, NUM_SCORED = 64, 256
 MEASURED = QualitySettings(num_pictures=2000, num_samples=2000, steps=20)
