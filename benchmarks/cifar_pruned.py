@@ -8,7 +8,6 @@ command can be interrupted and goes on anywhere. `--stage time` measures speed o
 on a quiet machine.
 """
 
-import argparse
 import copy
 import json
 from collections.abc import Sequence
@@ -22,7 +21,15 @@ import torch
 from torch import Tensor
 
 import pelap
-from evidence import for_each, markdown, plus_minus, put_table, read_experiment, write_experiment
+from evidence import (
+    for_each,
+    markdown,
+    plus_minus,
+    put_table,
+    read_experiment,
+    stage_options,
+    write_experiment,
+)
 from pelap.commands.any_model import as_pictures
 from pelap.commands.bench_sample import BenchSettings
 from pelap.commands.bench_sampling import bench_sample
@@ -285,12 +292,7 @@ def summarise(runs: Path, output: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--runs", type=Path, required=True, help="folder of everything made")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the evidence")
-    parser.add_argument("--stage", choices=["quality", "time", "summarise"], default="quality")
-    parser.add_argument("--jobs", type=int, default=2, help="at a time, a thread each (2)")
-    options = parser.parse_args()
+    options = stage_options(__doc__)
     before = read_experiment(options.output / f"{NAME}.json")
     figures = options.output / "figures"
     figures.mkdir(parents=True, exist_ok=True)

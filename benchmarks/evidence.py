@@ -1,5 +1,6 @@
 """What the experiments of this folder share: trials in run folders, some at a time, resumable."""
 
+import argparse
 import json
 import os
 import statistics
@@ -40,6 +41,16 @@ def with_seeds(configs: dict[str, RunConfig], seeds: Sequence[int]) -> list[Tria
         for seed in seeds
         for name, config in configs.items()
     ]
+
+
+def stage_options(doc: str | None) -> argparse.Namespace:
+    """What a benchmark is told that measures quality and time apart, and can be gone on with."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0] if doc else None)
+    parser.add_argument("--runs", type=Path, required=True, help="folder of everything made")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the evidence")
+    parser.add_argument("--stage", choices=["quality", "time", "summarise"], default="quality")
+    parser.add_argument("--jobs", type=int, default=2, help="at a time, a thread each (2)")
+    return parser.parse_args()
 
 
 def for_each(function: Callable[[Any], None], items: Iterable[Any], jobs: int) -> None:

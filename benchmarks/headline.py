@@ -6,7 +6,6 @@
 interrupted. `--stage time` measures speed on its own: run it on a quiet machine.
 """
 
-import argparse
 import json
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +20,7 @@ from evidence import (
     markdown,
     plus_minus,
     put_table,
+    stage_options,
     train_trial,
     with_seeds,
     write_experiment,
@@ -356,12 +356,7 @@ def _panels(found: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--runs", type=Path, required=True, help="folder of everything measured")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the evidence")
-    parser.add_argument("--stage", choices=["quality", "time", "summarise"], default="quality")
-    parser.add_argument("--jobs", type=int, default=2, help="at a time, a thread each (2)")
-    options = parser.parse_args()
+    options = stage_options(__doc__)
     if options.stage == "time":
         time_ways(options.runs)
     elif options.stage == "quality":
