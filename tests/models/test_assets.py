@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DiTPipeline
+from PIL import Image
 
 import pelap
+from pelap.cli import main
 from pelap.config.run_config import DataConfig
 from pelap.core.errors import ModelError
 from pelap.data.load import load_pictures
@@ -58,6 +60,17 @@ def test_pelap_finds_it_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "cifar").mkdir()  # a folder of that name comes first
     with pytest.raises(ModelError, match="cifar"):
         pelap.open_model("cifar")
+
+
+def test_verbs_that_take_runs_too_find_it_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    drawn = ["sample", "cifar", "--classes", "horse", "--num", "1", "--steps", "2"]
+    assert main([*drawn, "--output", "horse.png"]) == 0
+    with Image.open("horse.png") as picture:
+        assert picture.size == (32, 32)
+    assert main(["describe", "cifar"]) == 0
 
 
 def test_the_assets_stay_small():

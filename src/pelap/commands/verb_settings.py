@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 from tyro.conf import Fixed, Positional, Suppress, arg
 
+from pelap.assets import CIFAR
 from pelap.config.overrides import apply_overrides, refuse_named_code
 from pelap.config.presets import PRESETS, get_preset
 from pelap.config.prompts import PromptPictures
@@ -47,9 +48,11 @@ Part = TypeVar("Part")
 
 
 def is_model(name: str | Path) -> bool:
-    """Whether this names a model rather than a run: a diffusers folder, or a hub id."""
+    """Whether this names a model rather than a run: a diffusers folder, a hub id, or `cifar`."""
     path = Path(name)
     if not path.exists():
+        if str(name) == CIFAR:
+            return True
         return str(name).count("/") == 1 and not str(name).startswith((".", "/", "runs/"))
     if (path / "model_index.json").is_file():
         return True
