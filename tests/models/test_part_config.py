@@ -61,6 +61,8 @@ def test_one_type_a_level_is_taken():
         ("vae", "layers_per_block", 2**70, "out of all range"),
         ("vae", "scaling_factor", float("nan"), "out of all range"),
         ("vae", "block_out_channels", [8, 0], "cannot be loaded"),
+        ("vae", "block_out_channels", [[8], [8]], "lists where values belong"),
+        ("unet", "mid_block_scale_factor", [[1]], "lists where values belong"),
         ("vae", "block_out_channels", {"a": 1}, "where a number belongs"),
         ("unet", "down_block_types", ["NoBlock2D"], "cannot be loaded"),
     ],

@@ -117,6 +117,10 @@ class DenoiserFamily(ABC):
         """
         return self.none_class(config)
 
+    def largest_side(self, config: Config) -> int | None:
+        """How long an axis of its latents may be; None for any length."""
+        return None
+
     def freedom(self, denoiser: Network) -> Freedom:
         """The widths that this denoiser can have."""
         raise NotImplementedError

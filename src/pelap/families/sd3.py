@@ -40,6 +40,10 @@ class SD3Family(TransformerFamily):
             "pooled_projections": normal(config["pooled_projection_dim"]),
         }
 
+    def largest_side(self, config: Config) -> int:
+        """As many patches as it has positions."""
+        return config["pos_embed_max_size"] * config["patch_size"]
+
     def updates(self, config: Config, num_heads: int, num_layers: int | None = None) -> Updates:
         """Also the text's width, and of the layers that attend twice those that there are still."""
         updates = super().updates(config, num_heads, num_layers)

@@ -14,6 +14,7 @@ from pelap.core.errors import ConfigError, ModelError, foreign_errors
 from pelap.data.load import load_pictures
 from pelap.data.pictures import Splits, to_batch
 from pelap.data.whole import NUM_NAMED
+from pelap.families.registry import config_of, denoiser_families, denoiser_family
 from pelap.models.foreign_autoencoder import ForeignAutoencoder
 from pelap.models.loaded import LoadedModel
 
@@ -53,12 +54,30 @@ def load_splits(model: LoadedModel, config: RunConfig, *, needs_train: bool = Tr
     image = to_batch(splits.test.fetch(torch.tensor([0])), "cpu")
     refused = f"{model.name} cannot take pictures of {config.data.size} pixels"
     with foreign_errors(lambda why: ConfigError(f"{refused} ({why}): give another --data.size.")):
-        _try(model, image)
+        side = _try(model, image)
+    most = _largest_side(model)
+    if most is not None and side > most:
+        raise ConfigError(
+            f"{refused}: its denoiser takes at most {most * config.data.size // side}. Give a "
+            "smaller --data.size."
+        )
     return splits
 
 
+def _largest_side(model: LoadedModel) -> int | None:
+    denoiser = model.denoiser
+    if denoiser is None or type(denoiser).__name__ not in denoiser_families():
+        return None
+    return denoiser_family(denoiser).largest_side(config_of(denoiser))
+
+
 @torch.no_grad()
-def _try(model: LoadedModel, image: Tensor) -> None:
+def _try(model: LoadedModel, image: Tensor) -> int:
+    """Encode and decode a picture (1, 3, S, S).
+
+    Returns:
+        The side of its latents.
+    """
     autoencoder = ForeignAutoencoder(model.autoencoder)
     parameter = next(model.autoencoder.parameters())
     image = image.to(parameter.device, parameter.dtype)
@@ -66,6 +85,7 @@ def _try(model: LoadedModel, image: Tensor) -> None:
     decoded = autoencoder.decode(latents).sample
     if decoded.shape != image.shape:
         raise ValueError(f"they come back as {tuple(decoded.shape[2:])}")
+    return latents.shape[-1]
 
 
 def _check_colours(model: LoadedModel) -> None:

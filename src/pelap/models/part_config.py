@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pelap.core.errors import ModelError
 from pelap.core.json_values import JsonObject
@@ -17,7 +17,8 @@ Kind = Literal["text", "number"]
 def check_config(path: Path, config: JsonObject, network: type) -> None:
     """Refuse values of another kind than the class's own, and numbers out of all range.
 
-    A list of such values may stand where one does, for one a level, and null anywhere.
+    A list of such values may stand where one does, for one a level, but no list of lists where the
+    class has none; and null anywhere.
 
     Args:
         path: The config's file.
@@ -32,7 +33,10 @@ def check_config(path: Path, config: JsonObject, network: type) -> None:
     for name, value in config.items():
         if name not in parameters:
             continue
-        kind = _kind(parameters[name].default, hints.get(name))
+        default, hint = parameters[name].default, hints.get(name)
+        if _depth(value) > max(_depth(default), _hinted_depth(hint), 1):
+            raise ModelError(f"{path}: {name} is {value!r}, with lists where values belong.")
+        kind = _kind(default, hint)
         for leaf in _leaves(value):
             if isinstance(leaf, int | float) and not abs(leaf) <= LARGEST:  # NaN too
                 raise ModelError(f"{path}: {name} holds {leaf}, which is out of all range.")
@@ -46,6 +50,19 @@ def _leaves(value: Any) -> Iterator[Any]:
             yield from _leaves(one)
     elif value is not None:
         yield value
+
+
+def _depth(value: Any) -> int:
+    """How many lists are inside one another."""
+    return 1 + max(map(_depth, value), default=0) if isinstance(value, list | tuple) else 0
+
+
+def _hinted_depth(hint: Any) -> int:
+    """Of lists and tuples in an annotation; of a bare one nobody knows."""
+    if hint in (list, tuple, Any):
+        return LARGEST
+    inner = max(map(_hinted_depth, get_args(hint)), default=0)
+    return inner + (get_origin(hint) in (list, tuple))
 
 
 def _kind(default: Any, hint: Any) -> Kind | None:
