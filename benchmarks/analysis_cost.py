@@ -28,7 +28,7 @@ from pelap.models.loaded import LoadedModel
 
 CASES: dict[str, dict[str, Any]] = {
     "cifar": {"num_pictures": 40, "num_curve": 20, "num_search": 10, "batch_size": 40},
-    "taef2": {"num_pictures": 2, "num_curve": 2, "num_search": 2, "batch_size": 2},
+    "taef2": {"num_pictures": 6, "num_curve": 6, "num_search": 6, "batch_size": 2},
 }
 ORDERS = ("normal", "exact")
 """Efforts by turns."""
@@ -84,8 +84,8 @@ def compare(found: dict[str, Any]) -> dict[str, Any]:
              if sorted(one.at(count).channels) == chosen.channels),
             None,
         )  # fmt: skip
-        loss[count] = None if same is None else best.psnr_db - same.psnr_db
-        said[count] = chosen.psnr_db - best.psnr_db
+        loss[str(count)] = None if same is None else best.psnr_db - same.psnr_db
+        said[str(count)] = chosen.psnr_db - best.psnr_db
     return {
         "decodes": {one.effort: _per_picture(one, "decodes") for one in (normal, exact)},
         "backward": {one.effort: _per_picture(one, "backward") for one in (normal, exact)},
@@ -112,7 +112,7 @@ def plan_real() -> dict[str, dict[str, float]]:
 
 
 def summarise(runs: Path, output: Path) -> None:
-    """Table, figure and analysis_cost.json from what was measured."""
+    """Table, figure and analysis-cost.json from what was measured."""
     files = {name: runs / f"{name}.json" for name in CASES}
     found = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
     compared = {name: compare(one) for name, one in found.items()}
@@ -121,7 +121,7 @@ def summarise(runs: Path, output: Path) -> None:
         name: {effort: best_curve(one[effort]) for effort in ORDERS} for name, one in found.items()
     }
     write_experiment(
-        output / "analysis_cost.json",
+        output / "analysis-cost.json",
         __doc__,
         {"compared": compared, "planned": planned, "best_psnr_db": best},
     )

@@ -167,6 +167,7 @@ def analyse(subject: str, runs: Path, budget: Path) -> None:
     result = pelap.analyze(
         model, keep=8 if subject == MAIN else None,
         num_pictures=2000, num_curve=512, num_search=128, learned_steps=300, batch_size=50,
+        effort="exact",
     )  # fmt: skip
     if subject == MAIN:
         result.save(folder)

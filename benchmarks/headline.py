@@ -94,6 +94,7 @@ def analyse(seed: int, runs: Path) -> None:
     result = pelap.analyze(
         replace(model, denoiser=None, denoiser_name=""),
         num_pictures=2000, num_curve=256, num_search=32, learned_steps=0, batch_size=50,
+        effort="exact",
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, (json.dumps(result.as_dict(), indent=1) + "\n").encode())

@@ -40,6 +40,7 @@ def analyse(seed: int, runs: Path, budget: Path) -> None:
         replace(model, denoiser=None, denoiser_name=""),
         pelap.pictures(Path(os.environ["PELAP_DATA"]) / "kodak", SIZE, resize=True),
         num_pictures=5, num_curve=NUM_CURVE, num_search=2, learned_steps=100, batch_size=1,
+        effort="exact",
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, (json.dumps(result.as_dict(), indent=1) + "\n").encode())

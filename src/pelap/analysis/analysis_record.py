@@ -36,7 +36,7 @@ class AnalysisSettings:
     is exact."""
     num_bands: int = 4
     """Equal parts of the timesteps, for the denoiser's Taylor scores."""
-    effort: Effort = "exact"
+    effort: Effort = "normal"
     """How much is decoded: exact leaves out every channel, tries every candidate of the search and
     measures every point of the curves, on all pictures meant for it; the others spare most."""
 
