@@ -48,6 +48,7 @@ def describe_width(width: WidthRecord) -> list[str]:
         for name, (before, after) in width["config"].items()
     ]
     lines += _describe_choice(width)
+    lines += _describe_time(width)
     lines.append(f"{'units chosen by':24} {width['criterion']}")
     lines += [
         f"{name + ' differs':24} {share:.1%} of its size"
@@ -74,3 +75,22 @@ def _describe_choice(width: WidthRecord) -> list[str]:
             what = f"error of the prediction, {first:.1%} to {last:.1%}"
         lines.append(f"{'shape chosen by':24} {what}, of {len(candidates)} that meet the target")
     return lines
+
+
+def _describe_time(width: WidthRecord) -> list[str]:
+    """What the MACs are in time here, and which widths lose less to padding."""
+    if "time" not in width:
+        return []
+    time = width["time"]
+    lines = [f"{'time of a step, here':24} {time['share']:.2f} of before, one picture in turn"]
+    if time["is_less"]:
+        return lines
+    nearest = time["nearest"]
+    said = "no shape near it does better"
+    if nearest is not None:
+        widths = ",".join(map(str, nearest["widths"]))
+        said = (
+            f"--denoiser-widths {widths} takes {nearest['share']:.2f} for "
+            f"{nearest['macs'] / width['macs_before']:.2f} of the MACs"
+        )
+    return [*lines, f"{'not all becomes time':24} kernels pad widths, or a step waits: {said}"]

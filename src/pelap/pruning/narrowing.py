@@ -14,10 +14,11 @@ from pelap.measure.macs import count_denoiser_macs
 from pelap.models.loaded import LoadedModel
 from pelap.models.pipeline_limits import check_width_free
 from pelap.pruning.pruned_units import after_width, kept_units
-from pelap.pruning.pruning_record import WidthRecord
+from pelap.pruning.pruning_record import StepTimeRecord, WidthRecord
 from pelap.pruning.width.judging import PredictionJudge
 from pelap.pruning.width.latency import latency_ratio
 from pelap.pruning.width.shapes import find_freedom
+from pelap.pruning.width.step_time import LEAST_MACS, StepTime
 from pelap.pruning.width.width_choice import NarrowDenoiser, find_layout
 from pelap.pruning.width.width_criteria import LOSS_SHARE, WidthEvidence
 from pelap.pruning.width.width_plan import Judge, WidthRequest, narrow
@@ -110,7 +111,9 @@ def narrow_model(
     assert original.denoiser is not None
     macs = count_denoiser_macs(original.denoiser)
     timer = partial(latency_ratio, original=original.denoiser)
-    found = narrow(model.denoiser, request, evidence, macs, timer, judge)
+    runs_here = judge is not None and macs >= LEAST_MACS
+    one = partial(timer, batch_size=1) if runs_here else None
+    found = narrow(model.denoiser, request, evidence, macs, timer, judge, one)
     units = after_width(kept_units(model), model.denoiser, found)
     return replace(model, denoiser=found.denoiser, kept_units=units), found
 
@@ -140,4 +143,15 @@ def width_record(narrower: NarrowDenoiser, original: LoadedModel) -> WidthRecord
             None if shape is None else {"widths": list(shape.widths), "macs": shape.macs}
             for shape in narrower.nearest
         ]
+    if narrower.time is not None:
+        record["time"] = _time_record(narrower.time)
+    return record
+
+
+def _time_record(time: StepTime) -> StepTimeRecord:
+    record: StepTimeRecord = {"share": time.share, "is_less": time.is_less, "nearest": None}
+    if time.nearest is not None:
+        shape = time.nearest.shape
+        widths, share = list(shape.widths), time.nearest.share
+        record["nearest"] = {"widths": widths, "macs": shape.macs, "share": share}
     return record

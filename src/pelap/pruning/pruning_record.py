@@ -5,6 +5,26 @@ from typing import NotRequired, TypedDict
 from pelap.core.json_values import JsonObject
 
 
+class TimedShapeRecord(TypedDict):
+    """A shape near the chosen one whose MACs become time."""
+
+    widths: list[int]
+    macs: int
+    share: float
+    """Of the original's time."""
+
+
+class StepTimeRecord(TypedDict):
+    """What a step of one picture took where the model was pruned, in turn with the original."""
+
+    share: float
+    """Of the original's time."""
+    is_less: bool
+    """Whether that is hardly more than the share of the MACs."""
+    nearest: TimedShapeRecord | None
+    """Where it is not, if there is one."""
+
+
 class WidthRecord(TypedDict):
     """A denoiser made narrower."""
 
@@ -23,6 +43,8 @@ class WidthRecord(TypedDict):
     """Shapes that met the target and were compared, best first: fields of `Candidate`."""
     nearest: NotRequired[list[JsonObject | None]]
     """Where no shape met the target: widths and macs of the nearest below and above."""
+    time: NotRequired[StepTimeRecord]
+    """Where shapes were compared by their predictions and a step is long enough to tell."""
 
 
 class TokensRecord(TypedDict):

@@ -16,6 +16,7 @@ from pelap.pruning.rebuild import empty, rebuild, weightless
 from pelap.pruning.width.layers import choose_layers, take_layers
 from pelap.pruning.width.refit import match_positions, refit_time
 from pelap.pruning.width.shapes import Shape
+from pelap.pruning.width.step_time import StepTime
 from pelap.pruning.width.unit_slicing import choose_units, slice_weights
 from pelap.pruning.width.width_criteria import WidthScores
 
@@ -53,6 +54,8 @@ class NarrowDenoiser:
     """What it was chosen from, best first, itself among them; empty where there was no choice."""
     nearest: tuple[Shape, Shape | None] | None = None
     """Where no shape meets the target: the nearest below, which is taken, and above."""
+    time: StepTime | None = None
+    """Where it was timed: what a step takes here."""
 
 
 def find_layout(denoiser: nn.Module) -> WidthLayout:

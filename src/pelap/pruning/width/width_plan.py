@@ -13,6 +13,7 @@ from pelap.families.family import Widths
 from pelap.pruning.width.shape_search import ShapesFound, find_shapes
 from pelap.pruning.width.shape_space import ShapeSpace, open_space
 from pelap.pruning.width.shapes import Shape, make_shape
+from pelap.pruning.width.step_time import Timer, time_shape
 from pelap.pruning.width.width_choice import Candidate, Choice, NarrowDenoiser, build, choose
 from pelap.pruning.width.width_criteria import WIDTH_CRITERIA, WidthEvidence, WidthScores
 
@@ -87,8 +88,9 @@ def narrow(
     request: WidthRequest,
     evidence: WidthEvidence,
     macs_before: int,
-    measure_latency: Callable[[nn.Module], float],
+    measure_latency: Timer,
     judge: Judge | None = None,
+    time_step: Timer | None = None,
 ) -> NarrowDenoiser:
     """The narrower denoiser that meets the targets and predicts most as the original does.
 
@@ -100,6 +102,7 @@ def narrow(
         measure_latency: Time of a step of a network over that of the original.
         judge: Refits what comes out, and chooses among shapes that meet a target of MACs; without
             it the criterion does, by the share of its scores that is kept.
+        time_step: Says of a shape that meets a target of MACs whether they become time.
 
     Raises:
         ConfigError: If the request cannot be met.
@@ -112,7 +115,8 @@ def narrow(
     else:
         search = _Search(denoiser, name, scores, macs_before)
         if request.latency is None:
-            return search.best(request.macs or 1.0, judge)
+            best = search.best(request.macs or 1.0, judge)
+            return best if time_step is None else search.timed(best, time_step)
         found = search.fast_enough(request.latency, request.macs or 1.0, measure_latency)
     if judge is not None:
         judge(found.denoiser)
@@ -168,9 +172,17 @@ class _Search:
         order = sorted(range(len(choices)), key=lambda place: errors[place])
         return best, [choices[place] for place in order], [errors[place] for place in order]
 
-    def fast_enough(
-        self, latency: float, share: float, measure_latency: Callable[[nn.Module], float]
-    ) -> NarrowDenoiser:
+    def timed(self, best: NarrowDenoiser, timer: Timer) -> NarrowDenoiser:
+        """It, with what a step takes, and where that is not less: the nearest shape whose is."""
+
+        def make(shape: Shape) -> nn.Module:
+            chosen = choose(self.denoiser, shape, self.scores)
+            return build(self.denoiser, chosen, self.criterion).denoiser
+
+        time = time_shape(self.space, best.shape, best.denoiser, self.macs_before, make, timer)
+        return replace(best, time=time)
+
+    def fast_enough(self, latency: float, share: float, measure_latency: Timer) -> NarrowDenoiser:
         """Time shapes with fewer and fewer MACs, those that keep most first, until one is fast."""
         fastest = 1.0
         for step in LADDER:
