@@ -198,7 +198,8 @@ def as_json(value: Any, indent: int = 0) -> str:
         parts = [as_json(one, indent + 1) for one in value]
     else:
         parts = [
-            f"{json.dumps(k, ensure_ascii=False)}: {as_json(value[k], indent + 1)}" for k in value
+            f"{json.dumps(str(k), ensure_ascii=False)}: {as_json(one, indent + 1)}"
+            for k, one in value.items()
         ]
     begin, end = "[]" if isinstance(value, list) else "{}"
     return begin + "\n" + ",\n".join(space + part for part in parts) + "\n" + " " * indent + end
