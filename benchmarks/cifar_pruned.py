@@ -43,6 +43,7 @@ from pelap.measure.macs import count_denoiser_macs
 from pelap.measure.model_quality import (
     TO_UNPRUNED,
     QualitySettings,
+    References,
     draw_samples,
     make_references,
     reconstruct,
@@ -50,6 +51,7 @@ from pelap.measure.model_quality import (
 from pelap.measure.quality import QualityPictures, measure_quality
 from pelap.measure.run_sampling import save_pictures
 from pelap.method.step import in_precision, resolve_precision
+from pelap.method.system import LatentDiffusion
 from pelap.models.loaded import LoadedModel
 
 MODEL = "cifar"
@@ -58,6 +60,7 @@ SHORT, LONG = 200, 600
 """Steps of recovery."""
 BATCH_SIZE, NUM_SCORED = 64, 256
 MEASURED = QualitySettings(num_pictures=2000, num_samples=2000, steps=20)
+OTHER_STEPS = (50, 10)
 GUIDANCE = 2.0
 CPU = torch.device("cpu")
 NAME = "cifar-pruned"
@@ -72,6 +75,8 @@ class Way:
     budgets: tuple[int, ...] = (LONG,)
     forgets: bool = False
     """Whether the small denoiser begins with random weights."""
+    in_few_steps: bool = False
+    """Whether it is drawn in OTHER_STEPS too, with the first seed."""
 
     @property
     def slug(self) -> str:
@@ -82,7 +87,7 @@ BOTH = (LONG, SHORT)
 TOKENS = {"keep": 4, "rotate": "decoder", "tokens": 4}
 HALF = {"keep": 8, "rotate": "decoder"}
 RANDOM = {"denoiser_criterion": "random"}
-UNPRUNED = Way("unpruned", budgets=(0,))
+UNPRUNED = Way("unpruned", budgets=(0,), in_few_steps=True)
 WAYS = (
     UNPRUNED,
     Way("8 latents", HALF),
@@ -91,12 +96,12 @@ WAYS = (
     Way("2 of 3 heads, random", {"denoiser_widths": (2, 8)} | RANDOM),
     Way("4 of 8 layers", {"denoiser_widths": (3, 4)}),
     Way("4 of 8 layers, random", {"denoiser_widths": (3, 4)} | RANDOM),
-    Way("8 latents, 4 of 8 layers", HALF | {"denoiser_widths": (3, 4)}),
+    Way("8 latents, 4 of 8 layers", HALF | {"denoiser_widths": (3, 4)}, in_few_steps=True),
     Way("1 of 3 heads", {"denoiser_widths": (1, 8)}, BOTH),
     Way("3 of 8 layers", {"denoiser_widths": (3, 3)}, BOTH),
     Way("2 of 8 layers", {"denoiser_widths": (3, 2)}, BOTH),
-    Way("8 latents, 2 of 8 layers", HALF | {"denoiser_widths": (3, 2)}),
-    Way("4 latents, 1 of 4 tokens", TOKENS, BOTH),
+    Way("8 latents, 2 of 8 layers", HALF | {"denoiser_widths": (3, 2)}, in_few_steps=True),
+    Way("4 latents, 1 of 4 tokens", TOKENS, BOTH, in_few_steps=True),
     Way("6 latents, 1 of 4 tokens", TOKENS | {"keep": 6}, BOTH),
     Way("all latents, 1 of 4 tokens", {"tokens": 4}, BOTH),
     Way("4 latents, 1 of 4 tokens, random weights", TOKENS, BOTH, forgets=True),
@@ -118,14 +123,14 @@ class Unit:
 
 
 def units() -> list[Unit]:
-    """Seeds outermost, the longer recovery first: a partial result has all ways."""
+    """What decides on tokens first, the longer recovery before the shorter, seed by seed."""
     ranked = [
-        (rank, seed, place, Unit(way, seed, steps))
+        (bool(way.how) and way.budgets != BOTH, rank, seed, place, Unit(way, seed, steps))
         for place, way in enumerate(WAYS)
         for rank, steps in enumerate(way.budgets)
         for seed in (SEEDS if way.how else SEEDS[:1])
     ]
-    return [unit for *_, unit in sorted(ranked, key=lambda one: one[:3])]
+    return [unit for *_, unit in sorted(ranked, key=lambda one: one[:4])]
 
 
 def pictures() -> RunConfig:
@@ -175,31 +180,50 @@ def measure(unit: Unit, runs: Path, figures: Path) -> None:
     if path.exists():
         return
     config, whole = pictures(), pelap.open_model(MODEL)
-    model = whole if unit.way is UNPRUNED else make(unit, runs)
+    model = whole if unit.way == UNPRUNED else make(unit, runs)
     references = make_references(whole, config, MEASURED, CPU)
-    told = references.told
-    assert told is not None
+    assert references.told is not None
     assert model.denoiser is not None
-    system = replace(model, condition=told.condition).measured_system(CPU)
+    system = replace(model, condition=references.told.condition).measured_system(CPU)
     originals = references.originals[: MEASURED.num_pictures]
     decoded = reconstruct(system, originals, 250)
-    how = replace(MEASURED, seed=unit.seed)
-    with in_precision("auto", CPU):
-        samples = draw_samples(system, originals[:1], how, 250, unit.name, told, GUIDANCE)
-    labels = told.of_samples(0, len(samples))["class_labels"]
-    given = QualityPictures(originals, decoded, samples, sample_labels=labels)
+    given = QualityPictures(originals, decoded)
     found = {
         "way": unit.way.name, "seed": unit.seed, "steps": unit.steps,
         "macs": count_denoiser_macs(model.denoiser),
         "parameters": num_parameters(model.denoiser),
-        **quality(("psnr", "rfd", "class_accuracy"), given, config),
-        **distance(samples, references.originals, config),
-        **distance(samples, references.reconstructions, config, TO_UNPRUNED),
+        **quality(("psnr", "rfd"), given, config),
+        **measure_samples(system, references, config, replace(MEASURED, seed=unit.seed)),
     }  # fmt: skip
+    if unit.way.in_few_steps and unit.steps != SHORT and unit.seed == SEEDS[0]:
+        found["drawn_in"] = {
+            str(drawn): measure_samples(
+                system, references, config, replace(MEASURED, seed=unit.seed, steps=drawn)
+            )
+            for drawn in OTHER_STEPS
+        }
     if unit.seed == SEEDS[0]:
         save_row(model, whole, figures / f"{unit.way.slug}-{unit.steps}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
+
+
+def measure_samples(
+    system: LatentDiffusion, references: References, config: RunConfig, how: QualitySettings
+) -> dict[str, float]:
+    """Draw samples, and hold them against pictures, reconstructions and the classes asked for."""
+    told, one = references.told, references.originals[:1]
+    assert told is not None
+    label = f"Drawing in {how.steps} steps"
+    with in_precision("auto", CPU):
+        samples = draw_samples(system, one, how, 250, label, told, GUIDANCE)
+    labels = told.of_samples(0, len(samples))["class_labels"]
+    given = QualityPictures(one, one, samples, sample_labels=labels)
+    return {
+        **quality(("class_accuracy",), given, config),
+        **distance(samples, references.originals, config),
+        **distance(samples, references.reconstructions, config, TO_UNPRUNED),
+    }
 
 
 def distance(
@@ -234,7 +258,7 @@ def time_ways(runs: Path, done: dict[str, Any]) -> None:
     whole = pelap.open_model(MODEL)
     for way in WAYS:
         path = runs / "time" / f"{way.slug}.json"
-        if way is UNPRUNED or way.forgets or way.name.endswith(", random"):
+        if way == UNPRUNED or way.forgets or way.name.endswith(", random"):
             continue
         if way.slug in done or path.exists():
             continue
@@ -246,8 +270,8 @@ def time_ways(runs: Path, done: dict[str, Any]) -> None:
         write_whole(path, to_json(bench, indent=1).encode())
 
 
-FIGURES = {"FD-ResNet20": 2, f"FD-ResNet20{TO_UNPRUNED}": 2, "class-accuracy-ResNet20": 3,
-           "psnr_db": 2, "rFD-ResNet20": 2}  # fmt: skip
+SAMPLED = {"FD-ResNet20": 2, f"FD-ResNet20{TO_UNPRUNED}": 2, "class-accuracy-ResNet20": 3}
+FIGURES = SAMPLED | {"psnr_db": 2, "rFD-ResNet20": 2}
 
 
 def table(found: list[dict[str, Any]], times: dict[str, Any]) -> str:
@@ -269,6 +293,26 @@ def table(found: list[dict[str, Any]], times: dict[str, Any]) -> str:
     return markdown(header, rows)
 
 
+def few_steps_table(found: list[dict[str, Any]], times: dict[str, Any]) -> str:
+    """A row a way and number of steps: what samples are worth, and the factor of both savings.
+
+    A sampling's time is that of its steps, so the factor is the throughput beside the unpruned
+    model's at equal steps, times 50 over the steps.
+    """
+    rows = []
+    for way in WAYS:
+        ours = [one for one in found if one["way"] == way.name and "drawn_in" in one]
+        for one in ours:
+            drawn = {**{int(n): v for n, v in one["drawn_in"].items()}, MEASURED.steps: one}
+            timed = 1.0 if way == UNPRUNED else times.get(way.slug)
+            for steps in sorted(drawn, reverse=True):
+                ratio = timed["ratios"][0]["ratio"] if isinstance(timed, dict) else timed
+                factor = "" if ratio is None else f"{ratio * max(OTHER_STEPS) / steps:.1f}×"
+                values = (plus_minus([drawn[steps][n]], d) for n, d in SAMPLED.items())
+                rows.append([way.name, f"{steps}", factor, *values])
+    return markdown(["model", "steps", "throughput", *SAMPLED], rows)
+
+
 def rows_of_pictures(figures: Path) -> str:
     """Every row that was drawn, with its name."""
     parts = []
@@ -288,6 +332,8 @@ def summarise(runs: Path, output: Path) -> None:
     times = before.get("time", {}) | timed
     write_experiment(output / f"{NAME}.json", __doc__, {"units": found, "time": times})
     put_table(output / "README.md", "table", table([*found.values()], times))
+    few = few_steps_table([*found.values()], times)
+    put_table(output / "README.md", "few", few)
     put_table(output / "README.md", "rows", rows_of_pictures(output / "figures"))
 
 
