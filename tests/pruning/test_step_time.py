@@ -51,6 +51,7 @@ def test_where_widths_are_padded_the_nearest_that_pads_less_is_named() -> None:
     nearest = found.time.nearest
     assert nearest is not None
     assert nearest.share <= nearest.shape.macs / macs + 0.1
+    assert nearest.share <= found.time.share
     assert abs(nearest.shape.macs - found.shape.macs) <= 0.15 * macs
     assert 2 <= len(timed) <= 5
 
