@@ -274,6 +274,14 @@ SAMPLED = {"FD-ResNet20": 2, f"FD-ResNet20{TO_UNPRUNED}": 2, "class-accuracy-Res
 FIGURES = SAMPLED | {"psnr_db": 2, "rFD-ResNet20": 2}
 
 
+def throughput(way: Way, times: dict[str, Any]) -> float | None:
+    """Over the unpruned model's; what was chosen at random is as fast, None where not timed."""
+    timed = times.get(way.slug.removesuffix("_random_weights").removesuffix("_random"))
+    if timed is None:
+        return 1.0 if way == UNPRUNED else None
+    return timed["ratios"][0]["ratio"]
+
+
 def table(found: list[dict[str, Any]], times: dict[str, Any]) -> str:
     """A row a way and length of recovery: mean ± deviation over the seeds."""
     rows = []
@@ -282,9 +290,8 @@ def table(found: list[dict[str, Any]], times: dict[str, Any]) -> str:
             ours = [one for one in found if (one["way"], one["steps"]) == (way.name, steps)]
             if not ours:
                 continue
-            base = way.slug.removesuffix("_random_weights").removesuffix("_random")
-            timed = times.get(base)
-            speed = "" if timed is None else f"{timed['ratios'][0]['ratio']:.2f}×"
+            ratio = throughput(way, times)
+            speed = "" if ratio is None else f"{ratio:.2f}×"
             values = (plus_minus([one[n] for one in ours], d) for n, d in FIGURES.items())
             macs, parameters = (ours[0][name] / 1e6 for name in ("macs", "parameters"))
             rows.append([way.name, f"{steps:,}", f"{len(ours)}", f"{parameters:.1f} M",
@@ -304,9 +311,8 @@ def few_steps_table(found: list[dict[str, Any]], times: dict[str, Any]) -> str:
         ours = [one for one in found if one["way"] == way.name and "drawn_in" in one]
         for one in ours:
             drawn = {**{int(n): v for n, v in one["drawn_in"].items()}, MEASURED.steps: one}
-            timed = 1.0 if way == UNPRUNED else times.get(way.slug)
+            ratio = throughput(way, times)
             for steps in sorted(drawn, reverse=True):
-                ratio = timed["ratios"][0]["ratio"] if isinstance(timed, dict) else timed
                 factor = "" if ratio is None else f"{ratio * max(OTHER_STEPS) / steps:.1f}×"
                 values = (plus_minus([drawn[steps][n]], d) for n, d in SAMPLED.items())
                 rows.append([way.name, f"{steps}", factor, *values])

@@ -94,6 +94,7 @@ def experiment(name: str) -> dict[str, Any]:
 def tables() -> Iterator[tuple[str, str]]:
     """Pages, with a table that each must hold."""
     import budget
+    import cifar_pruned
     import collapse
     import criteria
     import headline
@@ -129,6 +130,12 @@ def tables() -> Iterator[tuple[str, str]]:
     for page in ("README.md", "results/headline/README.md"):
         yield page, headline.quality_table(found["units"], found["time"])
     yield "results/headline/README.md", headline.speed_table(found["time"])
+    found = experiment("cifar-pruned")
+    for cifar_table in (cifar_pruned.table, cifar_pruned.few_steps_table):
+        yield (
+            "results/cifar-pruned/README.md",
+            cifar_table([*found["units"].values()], found["time"]),
+        )
     found = experiment("width")
     yield "docs/prune.md", width.table(found["narrowed"])
     for page in ("results/width/README.md", "docs/prune.md"):
