@@ -125,6 +125,15 @@ def summarise(runs: Path, output: Path) -> None:
         __doc__,
         {"compared": compared, "planned": planned, "best_psnr_db": best},
     )
+    put_table(output / "README.md", "table", table(compared))
+    put_table(output / "README.md", "plan", plan_table(planned))
+    panels = {f"{name}: PSNR of the best criterion, dB": curves for name, curves in best.items()}
+    figure = output / "figures" / "best.png"
+    save_figure(lambda: draw_lines(panels, "channels kept", range(0, 33, 4)), figure)
+
+
+def table(compared: dict[str, Any]) -> str:
+    """A row an autoencoder: what `normal` costs beside `exact`, and what it loses."""
     rows = [
         [name, *(f"{one['decodes'][effort]:.0f}" for effort in ("exact", "normal")),
          f"{one['seconds_ratio']:.1f}", f"{one['most_needed_in_common']} of {MOST_NEEDED}",
@@ -140,16 +149,16 @@ def summarise(runs: Path, output: Path) -> None:
         "recommended set loses, dB",
         "its PSNR is off by, dB",
     ]
-    put_table(output / "README.md", "table", markdown(head, rows))
-    plan = [
+    return markdown(head, rows)
+
+
+def plan_table(planned: dict[str, dict[str, float]]) -> str:
+    """A row an effort: calls a picture, at most, of `plan_real`."""
+    rows = [
         [effort, *(f"{calls[kind]:.0f}" for kind in ("decodes", "backward"))]
         for effort, calls in planned.items()
     ]
-    plan_head = ["effort", "decodes a picture", "passes back a picture"]
-    put_table(output / "README.md", "plan", markdown(plan_head, plan))
-    panels = {f"{name}: PSNR of the best criterion, dB": curves for name, curves in best.items()}
-    figure = output / "figures" / "best.png"
-    save_figure(lambda: draw_lines(panels, "channels kept", range(0, 33, 4)), figure)
+    return markdown(["effort", "decodes a picture", "passes back a picture"], rows)
 
 
 def best_curve(analysis: dict[str, Any]) -> dict[float, list[float]]:

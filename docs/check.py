@@ -93,6 +93,7 @@ def experiment(name: str) -> dict[str, Any]:
 
 def tables() -> Iterator[tuple[str, str]]:
     """Pages, with a table that each must hold."""
+    import analysis_cost
     import budget
     import cifar_pruned
     import collapse
@@ -136,6 +137,9 @@ def tables() -> Iterator[tuple[str, str]]:
             "results/cifar-pruned/README.md",
             cifar_table([*found["units"].values()], found["time"]),
         )
+    found = experiment("analysis-cost")
+    yield "results/analysis-cost/README.md", analysis_cost.table(found["compared"])
+    yield "results/analysis-cost/README.md", analysis_cost.plan_table(found["planned"])
     found = experiment("width")
     yield "docs/prune.md", width.table(found["narrowed"])
     for page in ("results/width/README.md", "docs/prune.md"):
