@@ -3,7 +3,7 @@
     python benchmarks/cifar_pruned.py --runs runs/cifar-pruned --output results/cifar-pruned
 
 The model `cifar`, three seeds, 600 steps of recovery on CIFAR-10's training pictures with their
-classes, 200 too where tokens are compared, and 12,000 of the best. What stands in --output is not
+classes, 200 too where tokens are compared, and 10,000 of the best. What stands in --output is not
 done again, so the command can be interrupted and goes on anywhere. `--stage time` measures speed on
 its own: run it on a quiet machine.
 """
@@ -56,7 +56,7 @@ from pelap.models.loaded import LoadedModel
 
 MODEL = "cifar"
 SEEDS = (42, 43, 44)
-SHORT, LONG, LONGEST = 200, 600, 12_000
+SHORT, LONG, LONGEST = 200, 600, 10_000
 """Steps of recovery: where tokens are compared, of everything, and of the best, with one seed."""
 BATCH_SIZE, NUM_SCORED = 64, 256
 MEASURED = QualitySettings(num_pictures=2000, num_samples=2000, steps=20)
