@@ -140,6 +140,26 @@ def test_parts_pruned_trains_the_layers_at_the_latents_only(models: Path, tmp_pa
     }
 
 
+def test_a_decoder_of_which_nothing_was_taken_stays(models: Path, tmp_path: Path):
+    whole, narrow, output = models / "ldm", tmp_path / "narrow", tmp_path / "recovered"
+    assert main(["prune", str(whole), "--denoiser-macs", "0.7", "--output", str(narrow)]) == 0
+    options = ["--steps", "2", "--teacher", str(whole)]
+    assert recover(narrow, output, *options) == 0
+    assert changed(narrow, output, "unet")
+    assert not changed(narrow, output, "vqvae")
+    assert open_model(output).history[-1]["parts"] == "denoiser"
+    assert recover(narrow, tmp_path / "all", *options, "--parts", "all") == 0
+    assert changed(narrow, tmp_path / "all", "vqvae")
+    both, pruned = tmp_path / "both", models / "ldm-pruned"
+    assert main(["prune", str(pruned), "--denoiser-macs", "0.7", "--output", str(both)]) == 0
+    parts = {
+        name: open_model(tmp_path / name).history[-1]["parts"]
+        for name, teacher in (("since", pruned), ("before", whole))
+        if recover(both, tmp_path / name, "--steps", "2", "--teacher", str(teacher)) == 0
+    }
+    assert parts == {"since": "denoiser", "before": "all"}
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_a_full_rotation_already_answers_as_its_teacher(
     models: Path, tmp_path: Path, prediction: Any

@@ -2,7 +2,7 @@
 
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 from pelap.commands.verb_settings import (
     AnyFloat,
@@ -18,7 +18,7 @@ from pelap.commands.verb_settings import (
 )
 from pelap.config.overrides import given_settings
 from pelap.core.errors import ConfigError
-from pelap.training.recovery.recovery_settings import RecoverySettings
+from pelap.training.recovery.recovery_settings import PARTS, Parts, RecoverySettings
 
 if TYPE_CHECKING:
     from pelap.commands.recover_model import Recovered
@@ -34,6 +34,9 @@ class RecoverSettings(ModelSettings, JsonSettings, RecoverySettings, PromptSetti
     """What MODEL was pruned from."""
     overwrite: Switch = False
     """Replace what pelap made at --output."""
+    parts: Annotated[Optional[Parts], shown("|".join(PARTS))] = None  # noqa: UP045
+    """Train the layers that carry the latent channels, one of decoder and denoiser, or all (all,
+    and the denoiser alone where every latent channel stayed)."""
     learning_rate: AnyFloat = None
     """The highest (0.128 over the width of what is trained)."""
     decoder_learning_rate: AnyFloat = None

@@ -51,6 +51,7 @@ from pelap.training.recovery.student import (
     find_encode,
     make_student,
     make_teacher,
+    pruned_parts,
     restore_precision,
     round_weights,
     typical_width,
@@ -107,7 +108,6 @@ def recover(
     chosen.check()
     check_device(chosen, torch_device())
     model = as_model(model)
-    chosen = chosen.for_width(typical_width(model))
     original = None if teacher is None else as_model(teacher)
     _check(model, original, chosen)
     config = as_pictures(model, pictures, original)
@@ -153,6 +153,7 @@ def _train(
     for_training, for_test = told or (None, None)
     if teacher is not None and told is not None:
         teacher = without_condition(teacher, config.data.size)
+    settings = settings.for_student(pruned_parts(model, teacher), typical_width(model))
     accelerator = Accelerator(log_with=settings.tracker, project_dir=folder.path)
     training = _gather(model, teacher, encode, splits, config, settings, accelerator, for_training)
     left = why_left(model)

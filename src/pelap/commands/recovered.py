@@ -74,6 +74,7 @@ def make_record(
         precision: What the networks computed in.
     """
     (before, denoiser_before), (after, denoiser) = measured_before, measured
+    assert settings.parts is not None
     return {
         "recovered": date.today().isoformat(),
         "pelap": __version__,

@@ -45,9 +45,10 @@ class RecoverySettings:
 
     steps: int
     """Of the training."""
-    parts: Parts = "all"
-    """Train the layers that carry the latent channels, one of decoder and denoiser, or both."""
-    learning_rate: Optional[float] = None  # noqa: UP045 - tyro would import typeguard
+    parts: Optional[Parts] = None  # noqa: UP045 - tyro would import typeguard
+    """Train the layers that carry the latent channels, one of decoder and denoiser, or all; by
+    default all, and the denoiser alone where every latent channel stayed."""
+    learning_rate: Optional[float] = None  # noqa: UP045
     """The highest; by default 0.128 over the width of what is trained."""
     decoder_learning_rate: Optional[float] = None  # noqa: UP045
     """That of the decoder, which pruning changes less; by default a tenth of the other."""
@@ -106,7 +107,7 @@ class RecoverySettings:
                 f"--condition-dropout is {self.condition_dropout}: from 0 to below 1."
             )
         for name, known in CHOICES.items():
-            if (value := getattr(self, name)) not in known:
+            if (value := getattr(self, name)) is not None and value not in known:
                 raise ConfigError(f"{as_option(name)} is {value}: known are {', '.join(known)}.")
         self._check_together()
 
@@ -139,11 +140,13 @@ class RecoverySettings:
             return highest * (step + 1) / rising
         return highest * half_cosine((step - rising) / (self.steps - rising))
 
-    def for_width(self, width: float) -> "RecoverySettings":
-        """The same with the default learning rates for weights of that width, where none are."""
+    def for_student(self, parts: Parts, width: float) -> "RecoverySettings":
+        """The same with these parts where none are named, and the learning rates of that width."""
         rate = self.learning_rate or min(RATE_TIMES_WIDTH / width, HIGHEST_RATE)
         of_decoder = self.decoder_learning_rate or DECODER_FACTOR * rate
-        return replace(self, learning_rate=rate, decoder_learning_rate=of_decoder)
+        return replace(
+            self, parts=self.parts or parts, learning_rate=rate, decoder_learning_rate=of_decoder
+        )
 
     @property
     def decoder_factor(self) -> float:

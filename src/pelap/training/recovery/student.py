@@ -14,7 +14,7 @@ from pelap.families.registry import autoencoder_ports, config_of, denoiser_ports
 from pelap.method.system import LatentDiffusion
 from pelap.models.loaded import LoadedModel
 from pelap.training.recovery.adapters import add_adapters
-from pelap.training.recovery.recovery_settings import RecoverySettings
+from pelap.training.recovery.recovery_settings import Parts, RecoverySettings
 from pelap.training.recovery.taps import Listener, Tap, prunings_of
 
 LATENTS_AGREE = 0.1
@@ -116,6 +116,20 @@ def make_student(model: LoadedModel, settings: RecoverySettings, image: Tensor) 
     for weight in trained.weights:
         weight.requires_grad_(True)
     return trained
+
+
+def pruned_parts(model: LoadedModel, teacher: LoadedModel | None) -> Parts:
+    """What there is to recover: the denoiser alone where no pruning took or turned a latent.
+
+    Of the prunings in the model's record that the teacher's does not have.
+    """
+    since = prunings_of(model)[len(prunings_of(teacher)) if teacher is not None else 0 :]
+    spared = [
+        one["channels_after"] == one["channels_before"] and one["rotation"] == "none"
+        for one in since
+    ]
+    trainable = model.denoiser is not None and why_left(model) is None
+    return "denoiser" if spared and all(spared) and trainable else "all"
 
 
 def typical_width(model: LoadedModel) -> float:
