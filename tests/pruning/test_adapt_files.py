@@ -16,7 +16,7 @@ from torch import Tensor
 
 import pelap
 from pelap.cli import main
-from pelap.core.errors import ConfigError
+from pelap.core.errors import ConfigError, ModelError
 from pelap.families.registry import example_inputs
 from tiny_loras import by_peft_names, random_pairs
 from tiny_pipelines import PIPELINES
@@ -172,6 +172,32 @@ def test_a_config_of_peft_beside_the_file_counts(small: Path, tmp_path: Path) ->
         layer, is_up = name.split(".lora_")[0], "lora_B" in name
         factor = 6 / ranks[layer] if is_up else 1
         torch.testing.assert_close(scaled[name], plain[name] * factor)
+
+
+@pytest.mark.parametrize("says", ["peft", "peft, of the denoiser", "diffusers", "kohya"])
+def test_what_says_that_it_was_trained_on_a_pruned_model_is_refused(
+    small: Path, tmp_path: Path, says: str
+) -> None:
+    base = small / "unet" if says == "peft, of the denoiser" else small
+    config, metadata = {"base_model_name_or_path": str(base)}, {}
+    if says.startswith("peft"):
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    elif says == "diffusers":
+        named = {f"unet.{name}": value for name, value in config.items()}
+        metadata = {"lora_adapter_metadata": json.dumps(named)}
+    else:
+        metadata = {"ss_sd_model_name": small.name}
+    with pytest.raises(ModelError, match=r"was trained on .*, a pruned model, as it says"):
+        adapted(small, tmp_path, by_peft_names(lora(), ""), **metadata)
+    assert not (tmp_path / "new.safetensors").exists()
+
+
+def test_what_says_that_it_was_trained_on_another_model_is_carried(
+    small: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "a/model"}')
+    metadata = {"ss_sd_model_name": "model.safetensors"}
+    assert adapted(small, tmp_path, by_peft_names(lora(), ""), **metadata)
 
 
 def test_text_encoders_pass_and_the_file_is_marked(small: Path, tmp_path: Path) -> None:

@@ -21,13 +21,17 @@ from torch import Tensor
 
 from pelap.core.errors import ModelError, in_one_line
 from pelap.core.json_values import JsonObject
-from pelap.models.kept_units import KeptUnits
+from pelap.models.kept_units import KEPT_UNITS, KeptUnits
 from pelap.models.loaded import LoadedModel
 
 MARK = "pelap_adapted_for"
 """Of the metadata of a file that was carried to a pruned model."""
 CONFIG = "lora_adapter_metadata"
 """Where diffusers keeps peft's config in a file's metadata."""
+BASE_IN_CONFIG = "base_model_name_or_path"
+"""Where peft's config names the model that was trained."""
+BASES = ("ss_sd_model_name",)
+"""Where a file's metadata does: kohya's."""
 NOT_CARRIED = {
     "lokr_": "LoKr",
     "hada_": "LoHa",
@@ -92,8 +96,23 @@ def read_lora(path: Path, model: LoadedModel, units: KeptUnits) -> Lora:
                 raise ModelError(f"{path} cannot be carried: {name} is {what}.")
     check_values(path, tensors)
     configs = _configs(path, metadata, model.denoiser_name)
+    named = configs.get(model.denoiser_name, {}).get(BASE_IN_CONFIG)
+    for base in (named, *(metadata.get(name) for name in BASES)):
+        if isinstance(base, str):
+            _check_base(path, base, model, units)
     tensors, alphas = _diffusers_names(path, tensors, model, units)
     return _pairs(path, tensors, alphas, configs, model.denoiser_name)
+
+
+def _check_base(path: Path, base: str, model: LoadedModel, units: KeptUnits) -> None:
+    """Refuse what says that it was trained on the pruned model, or on another pruned one."""
+    folder = Path(base)
+    is_pruned = any((place / KEPT_UNITS).is_file() for place in (folder, folder.parent))
+    if is_pruned or (folder.name == model.name != units.original):
+        raise ModelError(
+            f"{path} was trained on {folder.name}, a pruned model, as it says: load it there as it "
+            f"is; `pelap adapt` takes LoRAs of the original, {units.original}."
+        )
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
