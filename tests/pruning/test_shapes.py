@@ -14,7 +14,7 @@ from pelap.measure.macs import count_denoiser_macs
 from pelap.models.kept_units import all_units
 from pelap.pruning.pruned_units import after_width
 from pelap.pruning.rebuild import weightless
-from pelap.pruning.width.shape_search import MAX_SHAPES, WINDOW, find_shapes
+from pelap.pruning.width.shape_search import MAX_SHAPES, NUM_CHEAPER, WINDOW, find_shapes
 from pelap.pruning.width.shape_space import ShapeSpace, open_space
 from pelap.pruning.width.shapes import make_shape
 from pelap.pruning.width.width_choice import NarrowDenoiser
@@ -115,6 +115,19 @@ def test_shapes_of_the_most_worth_come_first_and_then_others() -> None:
     assert found.shapes[0].widths[1] == max(shape.widths[1] for shape in found.shapes)
     depths = [shape.widths[1] for shape in found.shapes]
     assert len(set(depths)) == len(depths)
+
+
+def test_a_cheaper_shape_that_is_worth_more_comes_along() -> None:
+    space = space_of("unet_2d")
+    costs, target = space.estimates / before("unet_2d"), 0.6
+    worth = np.where(costs < target - 0.1, 1.0, 0.0) * costs
+    found = find_shapes(space, target, before("unet_2d"), worth)
+    assert min(shape.macs for shape in found.shapes) > 0.57 * before("unet_2d")
+    assert 1 <= len(found.cheaper) <= NUM_CHEAPER
+    best = int(np.argmax(worth))
+    assert found.cheaper[0].widths == tuple(space.table[best])
+    assert all(shape.macs < (target - 0.1) * before("unet_2d") for shape in found.cheaper)
+    assert not find_shapes(space, target, before("unet_2d"), costs).cheaper
 
 
 def test_levels_as_wide_as_each_other_are_one_number() -> None:

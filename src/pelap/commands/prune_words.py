@@ -73,7 +73,11 @@ def _describe_choice(width: WidthRecord) -> list[str]:
         if candidates[0]["error"] is not None:
             first, last = candidates[0]["error"], candidates[-1]["error"]
             what = f"error of the prediction, {first:.1%} to {last:.1%}"
-        lines.append(f"{'shape chosen by':24} {what}, of {len(candidates)} that meet the target")
+        lines.append(f"{'shape chosen by':24} {what}, of {len(candidates)} shapes")
+    if width.get("below_target"):
+        lines.append(
+            f"{'cheaper than asked for':24} and better than the shapes nearest to the target"
+        )
     return lines
 
 

@@ -143,6 +143,8 @@ def width_record(narrower: NarrowDenoiser, original: LoadedModel) -> WidthRecord
             None if shape is None else {"widths": list(shape.widths), "macs": shape.macs}
             for shape in narrower.nearest
         ]
+    if narrower.below_target:
+        record["below_target"] = True
     if narrower.time is not None:
         record["time"] = _time_record(narrower.time)
     return record

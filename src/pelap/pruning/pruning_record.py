@@ -40,9 +40,11 @@ class WidthRecord(TypedDict):
     features: dict[str, list[object]]
     """By block: its name before, and the features that it kept."""
     candidates: NotRequired[list[JsonObject]]
-    """Shapes that met the target and were compared, best first: fields of `Candidate`."""
+    """Shapes that were compared, best first: fields of `Candidate`."""
     nearest: NotRequired[list[JsonObject | None]]
     """Where no shape met the target: widths and macs of the nearest below and above."""
+    below_target: NotRequired[bool]
+    """True where a shape that costs less than those at the target was preferred to them."""
     time: NotRequired[StepTimeRecord]
     """Where shapes were compared by their predictions and a step is long enough to tell."""
 

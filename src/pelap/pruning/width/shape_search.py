@@ -1,7 +1,7 @@
 """Shapes that meet a target: those just below it, or the two that are nearest."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,8 @@ MOST_COUNTED = 40
 """Of shapes whose estimate lies in the window."""
 NUM_NEAR = 4
 """Counted on either side of a target that none meets."""
+NUM_CHEAPER = 4
+"""Of shapes that cost less than those at the target and are worth more."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class ShapesFound:
     """To choose from; the nearest below alone where none meets it."""
     nearest: tuple[Shape, Shape | None] | None = None
     """Where none meets the target: the nearest below and above (None: there is none)."""
+    cheaper: tuple[Shape, ...] = ()
+    """To choose from as well: they cost less than all `shapes` and are worth more."""
 
 
 def find_shapes(
@@ -38,7 +42,8 @@ def find_shapes(
 ) -> ShapesFound:
     """Shapes whose MACs lie in a target's window: those worth most, each with other layers.
 
-    The first level of a UNet stays whole wherever such a shape meets the target.
+    The first level of a UNet stays whole wherever such a shape meets the target. Where numbers are
+    coarse, a cheaper shape can be worth more than all in the window: the best such come with them.
 
     Args:
         space: The denoiser's shapes.
@@ -58,8 +63,19 @@ def find_shapes(
     for part in parts:
         found = _pick(space, np.flatnonzero(part), worth, (least, most))
         if found:
-            return ShapesFound(found)
-    return _nearest(space, most)
+            return _with_cheaper(ShapesFound(found), space, worth)
+    return _with_cheaper(_nearest(space, most), space, worth)
+
+
+def _with_cheaper(found: ShapesFound, space: ShapeSpace, worth: np.ndarray | None) -> ShapesFound:
+    if worth is None:
+        return found
+    least = min(shape.macs for shape in found.shapes)
+    rows = [(space.table == shape.widths).all(axis=1) for shape in found.shapes]
+    best = worth[np.any(rows, axis=0)].max()
+    better = np.flatnonzero((worth > best) & (space.estimates < least - space.error))
+    order = better[np.argsort(-worth[better], kind="stable")][:NUM_CHEAPER]
+    return replace(found, cheaper=tuple(space.count(int(row)) for row in order))
 
 
 def _pick(

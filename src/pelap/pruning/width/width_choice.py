@@ -54,6 +54,8 @@ class NarrowDenoiser:
     """What it was chosen from, best first, itself among them; empty where there was no choice."""
     nearest: tuple[Shape, Shape | None] | None = None
     """Where no shape meets the target: the nearest below, which is taken, and above."""
+    below_target: bool = False
+    """Whether it costs less than every shape at the target, and was preferred to them."""
     time: StepTime | None = None
     """Where it was timed: what a step takes here."""
 

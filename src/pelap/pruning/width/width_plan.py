@@ -156,6 +156,7 @@ class _Search:
                 for c, error in compared
             ),
             nearest=found.nearest,
+            below_target=best.shape.macs < min(shape.macs for shape in found.shapes),
         )
 
     def _judged(
@@ -204,7 +205,7 @@ class _Search:
     def _choices(self, share: float) -> tuple[ShapesFound, list[Choice]]:
         """What there is for a share of the MACs, those that keep most first."""
         found = find_shapes(self.space, share, self.macs_before, self.worth)
-        return found, _ranked(self.denoiser, found.shapes, self.scores)
+        return found, _ranked(self.denoiser, [*found.shapes, *found.cheaper], self.scores)
 
 
 def _predict_kept(space: ShapeSpace, scores: WidthScores) -> np.ndarray:
