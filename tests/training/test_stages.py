@@ -21,9 +21,10 @@ from pelap.method.pipeline import load_pipeline, to_system
 from pelap.method.sampling import kept_channels
 from pelap.method.system import build_system
 from pelap.training.checkpoint import is_finished, list_checkpoints
+from pelap.training.latent_cache import Encoding, cache_latents
 from pelap.training.stages import plan_stages
 from pelap.training.trainer import resume, train
-from pelap.training.training_batches import cache_latents
+from pelap.training.training_batches import encoding_of
 from two_processes import run_in_two_processes
 
 
@@ -123,7 +124,8 @@ def test_cached_latents_are_those_of_the_encoder(cured: RunConfig, tmp_path: Pat
     assert system.normalizer is not None
     system.normalizer.mean.fill_(0.3)
     system.normalizer.var.fill_(4.0)
-    cached = cache_latents(system, pictures, tmp_path, "test", cured, with_flips=True)
+    flipped = replace(encoding_of(cured), with_flips=True)
+    cached = cache_latents(system, pictures, tmp_path, "test", flipped)
     indices = torch.tensor([3, 1, 7])
     flips = torch.tensor([False, True, False])
     images = to_batch(pictures.fetch(indices), "cpu", flips)
@@ -136,12 +138,16 @@ def test_cached_latents_are_those_of_the_encoder(cured: RunConfig, tmp_path: Pat
     )
 
 
+def unflipped(config: RunConfig) -> Encoding:
+    return replace(encoding_of(config), with_flips=False)
+
+
 def test_the_cache_is_found_again_and_made_anew_for_other_weights(cured: RunConfig, tmp_path: Path):
     system = build_system(cured)
     pictures = load_pictures(cured.data, 0).test
 
     def files() -> dict[str, int]:
-        cache_latents(system, pictures, tmp_path, "test", cured, with_flips=False)
+        cache_latents(system, pictures, tmp_path, "test", unflipped(cured))
         return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.npy")}
 
     first = files()
@@ -153,7 +159,7 @@ def test_the_cache_is_found_again_and_made_anew_for_other_weights(cured: RunConf
     other = load_pictures(cured.data, 1).train
     few = replace(cured, run=replace(cured.run, precision="bf16"))
     for config, shown in ((exact, pictures), (few, pictures), (exact, other)):
-        cache_latents(system, shown, tmp_path, "test", config, with_flips=False)
+        cache_latents(system, shown, tmp_path, "test", unflipped(config))
     assert len(list(tmp_path.glob("*.npy"))) == 4
     assert not list(tmp_path.glob("*.partial"))
     assert np.load(next(tmp_path.glob("*.npy")), mmap_mode="r").dtype == np.float16
