@@ -13,6 +13,7 @@ from torch import Tensor
 from pelap.cli import main
 from pelap.core.errors import ConfigError
 from pelap.models.opening import open_model
+from pelap.training.recovery import cached_pictures
 from pelap.training.recovery.student import find_encode
 from pelap.training.recovery.student_training import RecoveryObjective
 from tiny_pipelines import PIPELINES
@@ -21,6 +22,7 @@ from two_processes import run_in_two_processes
 DATA = ["--data.source", "photos", "--data.size", "16"]
 SHORT = ["--batch-size", "8", "--num-pictures", "16"]
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+ON_CACHED_LATENTS = ["--parts", "denoiser", "--data.num-train", "16"]
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +92,16 @@ def test_quality_is_won_back_and_stock_diffusers_loads_it(
     assert "recovered for 30 steps" in (tmp_path / "one" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("more", [[], ON_CACHED_LATENTS], ids=["pictures", "cached latents"])
 def test_resumed_is_uninterrupted_bit_for_bit(
+    more: list[str],
     models: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
     pruned, output = models / "ldm-pruned", tmp_path / "stopped"
-    options = ["--steps", "9", "--teacher", str(models / "ldm"), "--checkpoint-every", "3"]
+    options = ["--steps", "9", "--teacher", str(models / "ldm"), "--checkpoint-every", "3", *more]
     assert recover(pruned, tmp_path / "whole", *options) == 0
     step, forward = 5, RecoveryObjective.forward
 
@@ -113,9 +117,9 @@ def test_resumed_is_uninterrupted_bit_for_bit(
     assert f"`pelap recover {pruned} --output {output} --steps 9" in told
     assert "goes on from step 3." in told
     assert not output.exists()
-    assert [p.name for p in (tmp_path / ".stopped.recovery" / "checkpoints").iterdir()] == [
-        "step_3"
-    ]
+    left = tmp_path / ".stopped.recovery"
+    assert [path.name for path in (left / "checkpoints").iterdir()] == ["step_3"]
+    assert len(list(left.glob("latents/*.npy"))) == (1 if more else 0)
     assert recover(pruned, output, *options, "--seed", "1") == 2
     assert "another seed" in capsys.readouterr().err
     assert recover(pruned, output, *options) == 0
@@ -125,6 +129,24 @@ def test_resumed_is_uninterrupted_bit_for_bit(
     assert files == expected
     assert without_speed(metrics(output)) == without_speed(metrics(whole))
     assert not (tmp_path / ".stopped.recovery").exists()
+
+
+def test_cached_latents_teach_what_pictures_teach(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pruned = models / "ldm-pruned"
+    options = ["--steps", "4", "--teacher", str(models / "ldm"), *ON_CACHED_LATENTS]
+    assert recover(pruned, tmp_path / "cached", *options) == 0
+    with monkeypatch.context() as patch:  # no room on the disk
+        patch.setattr(cached_pictures, "MOST_OF_DISK", 0.0)
+        assert recover(pruned, tmp_path / "fresh", *options) == 0
+    cached, fresh = (tensors(tmp_path / name, "unet") for name in ("cached", "fresh"))
+    before = tensors(pruned, "unet")
+    apart = sum(float((cached[name] - fresh[name]).square().sum()) for name in fresh)
+    moved = sum(float((before[name] - fresh[name]).square().sum()) for name in fresh)
+    assert 0 < apart < 1e-2 * moved  # they are kept in float16
+    kept = {path.name for path in (tmp_path / "cached").iterdir()}
+    assert kept == {path.name for path in (tmp_path / "fresh").iterdir()}
 
 
 def test_parts_pruned_trains_the_layers_at_the_latents_only(models: Path, tmp_path: Path):

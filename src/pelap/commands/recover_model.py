@@ -34,6 +34,7 @@ from pelap.models.model_pictures import describe_pictures, load_splits
 from pelap.models.saving import ChangedModel
 from pelap.models.unconditional import without_condition
 from pelap.training.preparation import check_tracker
+from pelap.training.recovery.cached_pictures import cache_pictures
 from pelap.training.recovery.low_memory import (
     check_device,
     checkpoint_gradients,
@@ -226,7 +227,7 @@ def _gather(
 def _ready(
     training: StudentTraining, shown: Sequence[Asked] | None, splits: Splits, folder: RunFolder
 ) -> StudentTraining:
-    """With the teacher's validation pictures drawn, and as little memory as was asked for."""
+    """With validation pictures drawn and latents cached, in as little memory as was asked for."""
     settings, accelerator, student = training.settings, training.accelerator, training.student
     image = to_batch(splits.test.fetch(torch.tensor([0])), "cpu")  # (1, 3, H, W)
     grid = None
@@ -239,7 +240,7 @@ def _ready(
     cannot = checkpoint_gradients(student) if settings.gradient_checkpointing else []
     if cannot:
         note(f"--gradient-checkpointing: {' and '.join(cannot)} has none.")
-    return replace(training, grid=grid)
+    return replace(training, grid=grid, cached=cache_pictures(training, folder, image))
 
 
 def _measure(

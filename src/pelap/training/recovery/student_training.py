@@ -17,9 +17,10 @@ from pelap.core.json_values import JsonObject
 from pelap.core.seeding import generator
 from pelap.data.pictures import Pictures, to_batch
 from pelap.families.conditioned import Told, bare
-from pelap.method.system import sample_moments
+from pelap.method.system import LatentDiffusion, sample_moments
 from pelap.models.conditions import Conditions
 from pelap.training.checkpoint import TrainingState
+from pelap.training.latent_cache import CachedLatents
 from pelap.training.loop import DivergenceError, Loop, Objective, restore
 from pelap.training.preparation import check_batch
 from pelap.training.recovery.adapters import merge_adapters
@@ -59,6 +60,13 @@ class StudentTraining:
     """What the denoisers are told of the pictures; None for nothing."""
     grid: ValidationGrid | None = None
     """Pictures drawn now and then; None for none."""
+    cached: CachedLatents | None = None
+    """Of the pictures, as the encoder gives them; None where they are encoded in each step."""
+
+    @property
+    def encoder(self) -> LatentDiffusion:
+        """What encodes the pictures: the teacher's, whose latents the student's follow from."""
+        return self.student.system if self.teacher is None else self.teacher.system
 
 
 def begin(training: StudentTraining, folder: RunFolder, described: JsonObject) -> None:
@@ -137,7 +145,7 @@ def train_student(training: StudentTraining, folder: RunFolder) -> None:
 
 def kept_files(folder: RunFolder) -> dict[str, bytes]:
     """What the finished model keeps of the folder, by path: metrics, grids, a tracker's files."""
-    others = (folder.checkpoints.name, SETTINGS_FILE)
+    others = (folder.checkpoints.name, folder.latents.name, SETTINGS_FILE)
     files = [path for path in folder.path.rglob("*") if path.is_file()]
     named = [(path.relative_to(folder.path), path) for path in files]
     return {str(name): path.read_bytes() for name, path in named if name.parts[0] not in others}
@@ -187,13 +195,13 @@ class RecoveryObjective(Objective):
     def forward(self, step: int, part: int = 0) -> RecoveryLosses:
         """The losses of one of the parts that this process takes its pictures in."""
         settings, training = self.settings, self.training
-        size, seed, pictures = settings.batch_size, settings.seed, training.pictures
-        share, num = self._share(part), len(pictures)
+        size, seed, num = settings.batch_size, settings.seed, len(training.pictures)
+        share = self._share(part)
         indices, flips = draw_pictures(step, num, size, seed, flip=training.flip, share=share)
-        images = to_batch(pictures.fetch(indices), training.accelerator.device, flips)
         told = self._tell(indices, step, share)
         with self._autocast():
-            batch = self._make_batch(images, step, share, told)
+            images, moments = self._encode(indices, flips)
+            batch = self._make_batch(images, moments, step, share, told)
         with self._autocast():  # anew: it would remember weights in bf16 without their gradients
             output = self.model(batch.latents, batch.noisy, batch.timesteps, batch.told)
         return recovery_losses(output, batch, settings.teacher_weight, settings.feature_weight)
@@ -223,8 +231,17 @@ class RecoveryObjective(Objective):
         return conditions.tell(indices, drops[share])
 
     @torch.no_grad()
+    def _encode(self, indices: Tensor, flips: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """Images (B, 3, H, W), None where latents are cached, and their moments (B, 2C, …)."""
+        training, device = self.training, self.training.accelerator.device
+        if training.cached is not None:
+            return None, training.cached.fetch(indices, flips).to(device)
+        images = to_batch(training.pictures.fetch(indices), device, flips)
+        return images, training.encoder.encode_moments(images)
+
+    @torch.no_grad()
     def _make_batch(
-        self, images: Tensor, step: int, share: slice, told: Told | None
+        self, images: Tensor | None, whole: Tensor, step: int, share: slice, told: Told | None
     ) -> RecoveryBatch:
         """Draw latents, timesteps and noise for the whole batch, and take this process's part.
 
@@ -234,11 +251,10 @@ class RecoveryObjective(Objective):
         noise.
         """
         student, teacher = self.training.student, self.training.teacher
-        device, system, size = images.device, student.system, self.settings.batch_size
+        device, system, size = whole.device, student.system, self.settings.batch_size
         carry: Callable[[Tensor], Tensor] = (
             teacher.to_student if teacher else lambda latents: latents
         )
-        whole = (teacher.system if teacher else system).encode_moments(images)  # (B, 2C, …)
         source = generator(self.settings.seed, "draws", step, device)
         shape = (size, whole.shape[1] // 2, *whole.shape[2:])
         latent_noise = torch.randn(shape, generator=source, device=device)[share]
@@ -246,7 +262,7 @@ class RecoveryObjective(Objective):
         num_timesteps = len(system.scheduler.alphas_cumprod)
         timesteps = torch.randint(num_timesteps, (size,), generator=source, device=device)[share]
         latents = decoded = noisy = target = prediction = features = None
-        if student.trains_decoder:
+        if student.trains_decoder and images is not None:
             own = whole if teacher is None else system.encode_moments(images)  # (B, 2K, …)
             latents = sample_moments(own, carry(latent_noise)).latents
             if teacher is not None:
