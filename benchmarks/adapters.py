@@ -69,12 +69,18 @@ class Training:
         return cls(pipeline, latents, words)
 
     def run(
-        self, trained: list[Any], steps: int, rate: float, predict: Callable[..., Tensor]
+        self,
+        trained: list[Any],
+        steps: int,
+        rate: float,
+        predict: Callable[..., Tensor],
+        seed: int = 0,
     ) -> None:
         """Train these parameters; `predict` gets noisy latents, timesteps, words and rows."""
         scheduler: Any = DDPMScheduler.from_config(self.pipeline.scheduler.config)
         optimizer = torch.optim.AdamW(trained)
-        for step, rows in batches(len(self.latents), 0, steps):
+        for number, rows in batches(len(self.latents), seed * steps, (seed + 1) * steps):
+            step = number - seed * steps
             schedule(optimizer, step, steps, rate)
             told = torch.where(torch.rand(len(rows)) < DROPOUT, len(SEEN), rows % len(SEEN))
             timesteps = torch.randint(1000, (len(rows),))
