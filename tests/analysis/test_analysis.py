@@ -61,9 +61,9 @@ def test_a_duplicate_is_redundant_though_leaving_it_out_costs():
         assert channel.leave_one_out_db > 0.5
         assert channel.leave_one_out_linear_db == pytest.approx(0, abs=1e-3)
     assert max(channel.r2 for channel in analysis.channels[1:3]) < 0.1
-    # Of two equal channels one goes first; the other is then the most important.
+    # Of two equal channels one goes first, by rounding; the other is then the most important.
     for name in ("conditional", "elimination"):
-        assert rankings(analysis)[name] == [0, 1, 2, 3]
+        assert rankings(analysis)[name] in ([0, 1, 2, 3], [3, 1, 2, 0])
     assert set(rankings(analysis)["redundancy"][2:]) == {0, 3}
     three = analysis.criterion("conditional").at(3)
     assert three.psnr_db == pytest.approx(analysis.psnr_db, abs=1e-3)
